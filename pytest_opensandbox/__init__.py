@@ -1,0 +1,93 @@
+"""A fresh, isolated OpenSandbox sandbox for each test that asks for one, gone afterwards."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_opensandbox.client import Client as Client
+    from pytest_opensandbox.errors import ApiError as ApiError
+    from pytest_opensandbox.errors import AuthError as AuthError
+    from pytest_opensandbox.errors import CommandError as CommandError
+    from pytest_opensandbox.errors import CommandLostError as CommandLostError
+    from pytest_opensandbox.errors import CommandStartError as CommandStartError
+    from pytest_opensandbox.errors import CommandTimeoutError as CommandTimeoutError
+    from pytest_opensandbox.errors import ConfigError as ConfigError
+    from pytest_opensandbox.errors import ConflictError as ConflictError
+    from pytest_opensandbox.errors import FileTooLargeError as FileTooLargeError
+    from pytest_opensandbox.errors import LeakWarning as LeakWarning
+    from pytest_opensandbox.errors import NotFoundError as NotFoundError
+    from pytest_opensandbox.errors import OpenSandboxError as OpenSandboxError
+    from pytest_opensandbox.errors import OpenSandboxWarning as OpenSandboxWarning
+    from pytest_opensandbox.errors import ProtocolError as ProtocolError
+    from pytest_opensandbox.errors import ReadyTimeoutError as ReadyTimeoutError
+    from pytest_opensandbox.errors import SandboxClosedError as SandboxClosedError
+    from pytest_opensandbox.errors import SandboxError as SandboxError
+    from pytest_opensandbox.errors import SandboxFailedError as SandboxFailedError
+    from pytest_opensandbox.errors import ServerStartError as ServerStartError
+    from pytest_opensandbox.errors import SkippedFileWarning as SkippedFileWarning
+    from pytest_opensandbox.errors import SweepError as SweepError
+    from pytest_opensandbox.errors import TransportError as TransportError
+    from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
+    from pytest_opensandbox.models import EXECD_PORT as EXECD_PORT
+    from pytest_opensandbox.models import Endpoint as Endpoint
+    from pytest_opensandbox.models import FileInfo as FileInfo
+    from pytest_opensandbox.models import FileUpload as FileUpload
+    from pytest_opensandbox.models import SandboxResponse as SandboxResponse
+    from pytest_opensandbox.models import Snapshot as Snapshot
+    from pytest_opensandbox.opts import EgressRule as EgressRule
+    from pytest_opensandbox.opts import NetworkPolicy as NetworkPolicy
+    from pytest_opensandbox.opts import SandboxOpts as SandboxOpts
+    from pytest_opensandbox.opts import label_value as label_value
+    from pytest_opensandbox.results import CommandResult as CommandResult
+    from pytest_opensandbox.sandbox import Sandbox as Sandbox
+
+_ROOMS = {
+    "client": ("Client",),
+    "errors": (
+        "ApiError",
+        "AuthError",
+        "CommandError",
+        "CommandLostError",
+        "CommandStartError",
+        "CommandTimeoutError",
+        "ConfigError",
+        "ConflictError",
+        "FileTooLargeError",
+        "LeakWarning",
+        "NotFoundError",
+        "OpenSandboxError",
+        "OpenSandboxWarning",
+        "ProtocolError",
+        "ReadyTimeoutError",
+        "SandboxClosedError",
+        "SandboxError",
+        "SandboxFailedError",
+        "ServerStartError",
+        "SkippedFileWarning",
+        "SweepError",
+        "TransportError",
+        "UnsafeArchiveError",
+    ),
+    "models": ("EXECD_PORT", "Endpoint", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
+    "opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
+    "results": ("CommandResult",),
+    "sandbox": ("Sandbox",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: pytest loads this package in every run, also where no test asks for a sandbox.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,340 @@
+"""Every exception and warning of the package, and the facts that each one carries.
+
+OpenSandboxError
+├── ConfigError                    a value that somebody typed: field, rule
+├── ServerStartError               the server process for ``embedded`` or ``docker`` did not come up
+├── TransportError                 no answer: method, url, timed_out
+├── ApiError                       an answer, not 2xx: status, code, message, request_id
+│   ├── AuthError                  401, 403
+│   ├── NotFoundError              404
+│   └── ConflictError              409
+├── ProtocolError                  2xx, but not what the specification promises
+├── FileTooLargeError              more bytes than the caller allowed: path, size_bytes, max_bytes
+├── UnsafeArchiveError             a tree from a sandbox that would have written outside its target: member
+├── SandboxError                   about one sandbox: sandbox_id
+│   ├── SandboxFailedError         went to Failed or Terminated while waiting: state, reason, message, logs
+│   ├── ReadyTimeoutError          also a TimeoutError: waited_seconds, attempts, last_state
+│   ├── CommandError               did not exit with 0: command, exit_code, stdout, stderr
+│   │   ├── CommandTimeoutError    also a TimeoutError: timeout_seconds
+│   │   └── CommandStartError      never ran: no shell, an identity that cannot be taken
+│   ├── CommandLostError           the answer ended before the command did: command_id
+│   └── SandboxClosedError         used after close()
+└── SweepError                     could not delete: sandbox_ids
+
+OpenSandboxWarning (a UserWarning)
+├── LeakWarning                    something may still be running
+└── SkippedFileWarning             a device, socket or FIFO that a copy leaves out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+TAIL_CHARACTERS = 2_000
+
+
+class OpenSandboxError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The facts travel with the text: xdist and process pools pickle exceptions.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConfigError(OpenSandboxError, ValueError):
+    """A value that breaks a rule; nothing was sent.
+
+    Attributes:
+        field: the option, argument or key that holds the value.
+        rule: what the value must be, as a phrase that follows "must".
+    """
+
+    def __init__(self, field: str, rule: str, value: object = None) -> None:
+        self.field = field
+        self.rule = rule
+        super().__init__(f"{field} must {rule}; got {value!r}")
+
+
+class ServerStartError(OpenSandboxError):
+    """A server that was to be started for this run did not come up; the text says what to use instead."""
+
+
+class TransportError(OpenSandboxError):
+    """No answer came: refused, reset, timed out or cut in the middle.
+
+    Attributes:
+        method: HTTP method of the request.
+        url: where it was sent, without credentials.
+        timed_out: whether the time for it was used up, so that the same again would take as long.
+    """
+
+    def __init__(self, message: str, *, method: str, url: str, timed_out: bool = False) -> None:
+        self.method = method
+        self.url = url
+        self.timed_out = timed_out
+        super().__init__(f"{method} {url}: {message}")
+
+
+class ApiError(OpenSandboxError):
+    """The server or the agent answered, and the answer is not a success.
+
+    Attributes:
+        status: HTTP status, 300 … 599.
+        code: the server's own code such as ``DOCKER::SANDBOX_NOT_FOUND``, or "".
+        message: the server's text, at most 2,000 characters.
+        request_id: value of ``X-Request-ID``, or "".
+        retry_after_seconds: what the server asked to wait, or None.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        *,
+        code: str = "",
+        message: str = "",
+        request_id: str = "",
+        method: str = "",
+        url: str = "",
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+        self.method = method
+        self.url = url
+        self.retry_after_seconds = retry_after_seconds
+        facts = " ".join(part for part in (str(status), code) if part)
+        trace = f" [request {request_id}]" if request_id else ""
+        super().__init__(f"{method} {url} answered {facts}: {message or 'no message'}{trace}".strip())
+
+
+class AuthError(ApiError):
+    """401 or 403: the key is missing, wrong or not allowed; no retry helps."""
+
+
+class NotFoundError(ApiError):
+    """404: no such sandbox, file, command or route."""
+
+
+class ConflictError(ApiError):
+    """409: not possible in the present state."""
+
+
+class ProtocolError(OpenSandboxError):
+    """A success whose content is not what the specification promises."""
+
+
+class FileTooLargeError(OpenSandboxError):
+    """A file is longer than the caller allowed.
+
+    Attributes:
+        path: path inside the sandbox.
+        size_bytes: its length.
+        max_bytes: the limit.
+    """
+
+    def __init__(self, path: str, *, size_bytes: int, max_bytes: int) -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self.max_bytes = max_bytes
+        super().__init__(
+            f"{path} has {size_bytes:,} bytes, the limit is {max_bytes:,}: raise the limit or copy to a file"
+        )
+
+
+class UnsafeArchiveError(OpenSandboxError):
+    """A tree that came out of a sandbox holds a member that would touch something outside its target.
+
+    Attributes:
+        member: name of the member as the archive has it.
+    """
+
+    def __init__(self, member: str, why: str) -> None:
+        self.member = member
+        super().__init__(f"refused to extract {member!r}: {why}; nothing was copied")
+
+
+class SandboxError(OpenSandboxError):
+    """About one sandbox.
+
+    Attributes:
+        sandbox_id: the server's id, "" where only an endpoint is known.
+    """
+
+    def __init__(self, message: str, *, sandbox_id: str = "") -> None:
+        self.sandbox_id = sandbox_id
+        super().__init__(message)
+
+
+class SandboxFailedError(SandboxError):
+    """The sandbox ended while somebody waited for it.
+
+    Attributes:
+        state: ``Failed``, ``Terminated`` or another final state.
+        reason: the server's word, such as ``CONTAINER_EXITED_ERROR``.
+        message: the server's sentence.
+        logs: the last lines of the sandbox's own log, or "".
+    """
+
+    def __init__(self, *, sandbox_id: str, state: str, reason: str = "", message: str = "", logs: str = "") -> None:
+        self.state = state
+        self.reason = reason
+        self.message = message
+        self.logs = logs
+        why = ": ".join(part for part in (reason, message) if part) or "the server gives no reason"
+        text = f"sandbox {sandbox_id} went to {state} instead of becoming ready ({why})"
+        super().__init__(text + _section("its log ends with", logs), sandbox_id=sandbox_id)
+
+
+class ReadyTimeoutError(SandboxError, TimeoutError):
+    """The sandbox was not ready in time.
+
+    Attributes:
+        waited_seconds: how long we waited.
+        attempts: how many times we looked.
+        last_state: the lifecycle state at the last look, or "".
+    """
+
+    def __init__(
+        self, *, sandbox_id: str, waited_seconds: float, attempts: int, last_state: str = "", last_error: str = ""
+    ) -> None:
+        self.waited_seconds = waited_seconds
+        self.attempts = attempts
+        self.last_state = last_state
+        text = (
+            f"sandbox {sandbox_id} was not ready after {waited_seconds:.1f} s and {attempts} looks"
+            f" (last state {last_state or 'unknown'}{'; ' + last_error if last_error else ''});"
+            " raise --opensandbox-ready-timeout if its image needs longer"
+        )
+        super().__init__(text, sandbox_id=sandbox_id)
+
+
+class CommandError(SandboxError):
+    """A command did not exit with 0.
+
+    Attributes:
+        command: text for the shell, or the argument list.
+        exit_code: 0 … 255, or minus the signal number, as ``subprocess`` says it.
+        stdout: captured text; the message shows its tail.
+        stderr: captured text; the message shows its tail.
+    """
+
+    def __init__(
+        self,
+        command: str | Sequence[str],
+        *,
+        exit_code: int,
+        stdout: str = "",
+        stderr: str = "",
+        sandbox_id: str = "",
+        outcome: str = "",
+    ) -> None:
+        self.command = command
+        self.exit_code = exit_code
+        self.stdout = stdout
+        self.stderr = stderr
+        text = f"{command!r} {outcome or f'exited with {exit_code}'}"
+        super().__init__(text + _section("stdout", stdout) + _section("stderr", stderr), sandbox_id=sandbox_id)
+
+
+class CommandTimeoutError(CommandError, TimeoutError):
+    """A command was ended because its time was up; stdout and stderr hold what it had written.
+
+    Attributes:
+        timeout_seconds: the time that it had.
+    """
+
+    def __init__(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout_seconds: float,
+        exit_code: int = -9,
+        stdout: str = "",
+        stderr: str = "",
+        sandbox_id: str = "",
+    ) -> None:
+        self.timeout_seconds = timeout_seconds
+        super().__init__(
+            command,
+            exit_code=exit_code,
+            stdout=stdout,
+            stderr=stderr,
+            sandbox_id=sandbox_id,
+            outcome=f"was ended after {timeout_seconds:g} s, its time limit",
+        )
+
+
+class CommandStartError(CommandError):
+    """A command never ran: the agent could not start a process for it."""
+
+    def __init__(self, command: str | Sequence[str], *, why: str, sandbox_id: str = "") -> None:
+        super().__init__(command, exit_code=-1, sandbox_id=sandbox_id, outcome=f"could not be started: {why}")
+
+
+class CommandLostError(SandboxError):
+    """The event stream ended before the command did; how it ended is not known, and it is not run again.
+
+    Attributes:
+        command_id: the agent's id of the command, or "" if not even that arrived.
+    """
+
+    def __init__(self, message: str, *, command_id: str = "", sandbox_id: str = "") -> None:
+        self.command_id = command_id
+        super().__init__(message, sandbox_id=sandbox_id)
+
+
+class SandboxClosedError(SandboxError):
+    """A handle was used after its sandbox had been deleted."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(
+            f"sandbox {sandbox_id} is closed; a sandbox from a test's own body ends with that test,"
+            " make longer-lived ones in a fixture",
+            sandbox_id=sandbox_id,
+        )
+
+
+class SweepError(OpenSandboxError):
+    """Sandboxes that could not be deleted.
+
+    Attributes:
+        sandbox_ids: their ids, in the order of the listing.
+    """
+
+    def __init__(self, sandbox_ids: Sequence[str], why: str) -> None:
+        self.sandbox_ids = tuple(sandbox_ids)
+        super().__init__(
+            f"{len(self.sandbox_ids)} sandboxes could not be deleted ({why}): {', '.join(self.sandbox_ids)}"
+        )
+
+
+class OpenSandboxWarning(UserWarning):
+    """Root of the package's warnings."""
+
+
+class LeakWarning(OpenSandboxWarning):
+    """A sandbox may still be running; the text names it and says when its lease ends."""
+
+
+class SkippedFileWarning(OpenSandboxWarning):
+    """A device, socket or FIFO that a copy leaves out."""
+
+
+def _rebuild(kind: type[OpenSandboxError], args: tuple[Any, ...], facts: dict[str, Any]) -> OpenSandboxError:
+    """Make an error again from its text and facts, without the arguments that first made it."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+def _section(title: str, text: str) -> str:
+    """Return the last part of ``text`` under a title, or nothing for an empty text."""
+    if not text:
+        return ""
+    cut = len(text) - TAIL_CHARACTERS
+    tail = text if cut <= 0 else f"[{cut:,} characters before this]\n{text[-TAIL_CHARACTERS:]}"
+    return f"\n--- {title} ---\n{tail.rstrip()}"
