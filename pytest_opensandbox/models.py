@@ -1,0 +1,265 @@
+"""What the server and the agent answer, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from pytest_opensandbox.errors import ConfigError, ProtocolError
+
+EXECD_PORT = 44772
+"""Port of the agent inside every sandbox."""
+
+FINAL_STATES = frozenset({"Failed", "Terminated"})
+"""States that no sandbox leaves."""
+
+_FRACTION = re.compile(r"\.(\d+)")
+
+
+@dataclass(frozen=True)
+class SandboxResponse:
+    """What the server says of one sandbox."""
+
+    id: str
+    """The server's id, opaque."""
+    state: str
+    """``Pending``, ``Running``, ``Paused``, ``Failed`` … ; servers may add words of their own."""
+    reason: str = ""
+    """Machine-readable reason of the state, or ""."""
+    message: str = ""
+    """Sentence about the state, or ""."""
+    image: str = ""
+    """Image reference; the answer to a create leaves it out."""
+    snapshot_id: str = ""
+    """Snapshot it was restored from, or ""."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Labels; on Docker those of the image are among them."""
+    created_at: datetime | None = None
+    """Time of creation, with time zone."""
+    expires_at: datetime | None = None
+    """When the server will end it; None for never."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the state is Running."""
+        return self.state == "Running"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will never run again."""
+        return self.state in FINAL_STATES
+
+    @classmethod
+    def from_wire(cls, body: Any) -> SandboxResponse:
+        """Read a sandbox; unknown fields and states are kept or ignored, never refused.
+
+        Raises:
+            ProtocolError: not an object, or it has no id.
+        """
+        if not isinstance(body, dict) or not body.get("id"):
+            raise ProtocolError(f"a sandbox must be an object with an id, the server sent {str(body)[:200]}")
+        status = _object(body.get("status"))
+        return cls(
+            id=str(body["id"]),
+            state=str(status.get("state") or ""),
+            reason=str(status.get("reason") or ""),
+            message=str(status.get("message") or ""),
+            image=str(_object(body.get("image")).get("uri") or ""),
+            snapshot_id=str(body.get("snapshotId") or ""),
+            metadata={str(key): str(value) for key, value in _object(body.get("metadata")).items()},
+            created_at=parse_time(body.get("createdAt")),
+            expires_at=parse_time(body.get("expiresAt")),
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sandbox's file system, kept."""
+
+    id: str
+    """The server's id, opaque."""
+    sandbox_id: str
+    """The sandbox it was taken from."""
+    state: str
+    """``Creating``, ``Ready``, ``Failed`` or ``Deleting``."""
+    name: str = ""
+    """Name given at creation, or ""."""
+    message: str = ""
+    """Sentence about the state, or ""."""
+
+    @classmethod
+    def from_wire(cls, body: Any) -> Snapshot:
+        """Read a snapshot.
+
+        Raises:
+            ProtocolError: not an object, or it has no id.
+        """
+        if not isinstance(body, dict) or not body.get("id"):
+            raise ProtocolError(f"a snapshot must be an object with an id, the server sent {str(body)[:200]}")
+        status = _object(body.get("status"))
+        return cls(
+            id=str(body["id"]),
+            sandbox_id=str(body.get("sandboxId") or ""),
+            state=str(status.get("state") or ""),
+            name=str(body.get("name") or ""),
+            message=str(status.get("message") or ""),
+        )
+
+
+Item = TypeVar("Item", SandboxResponse, Snapshot)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where one port of a sandbox can be reached; its headers belong to every request that goes there."""
+
+    url: str
+    """Base URL with scheme, without a trailing slash, perhaps with a path."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers to send on every request; may hold secrets."""
+    sandbox_id: str = ""
+    """The sandbox, "" for an endpoint made by hand from a URL."""
+
+    @property
+    def host(self) -> str:
+        """Host name or address."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """TCP port on that host."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+@dataclass(frozen=True)
+class FileUpload:
+    """One file to be written in a sandbox."""
+
+    path: str
+    """Absolute POSIX path inside the sandbox; parents are made."""
+    content: bytes | Path | BinaryIO = field(repr=False)
+    """Bytes, a local file, or an open binary file that can seek; read in pieces."""
+    mode: int = 0o644
+    """Permission bits, 0 … 0o777."""
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/") or "\0" in self.path:
+            raise ConfigError("path", "be an absolute path inside the sandbox", self.path)
+        if not 0 <= self.mode <= 0o777:
+            raise ConfigError("mode", "be permission bits, 0 to 0o777", oct(self.mode))
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What the agent says of one file."""
+
+    path: str
+    """Path inside the sandbox."""
+    size: int
+    """Bytes."""
+    modified_at: datetime | None = None
+    """Time of the last change, with time zone."""
+    type: str = "file"
+    """``file``, ``directory``, ``symlink`` or ``other``; agents before 1.0.18 do not say."""
+    mode: int = 0
+    """Permission bits."""
+    owner: str = ""
+    """User name inside the sandbox."""
+    group: str = ""
+    """Group name inside the sandbox."""
+
+    @classmethod
+    def from_wire(cls, body: Any) -> FileInfo:
+        """Read a file's entry; the wire writes a mode as a number whose decimal digits are octal.
+
+        Raises:
+            ProtocolError: not an object with a path and a size.
+        """
+        try:
+            return cls(
+                path=str(body["path"]),
+                size=int(body["size"]),
+                modified_at=parse_time(body.get("modified_at")),
+                type=str(body.get("type") or "file"),
+                mode=int(str(body.get("mode") or 0), 8),
+                owner=str(body.get("owner") or ""),
+                group=str(body.get("group") or ""),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise ProtocolError(
+                f"a file's entry must have a path and a size, the agent sent {str(body)[:200]}"
+            ) from exc
+
+
+def parse_time(text: Any) -> datetime | None:
+    """Read an RFC 3339 time with ``Z`` or an offset and any number of fractional digits.
+
+    Returns:
+        A time with a time zone (UTC where the text names none), or None for what is no time.
+    """
+    if not isinstance(text, str):
+        return None
+    text = _FRACTION.sub(lambda match: f".{match[1][:6]:0<6}", text.replace("Z", "+00:00").replace("z", "+00:00"))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def read_pages(get_page: Callable[[int], Any], from_wire: Callable[[Any], Item]) -> list[Item]:
+    """Read a listing to its end, page by page; a bare list is the only page.
+
+    Entries move from page to page when others come and go meanwhile, so each id counts once.
+
+    Args:
+        get_page: returns the JSON of a page; the first is number 1.
+        from_wire: reads one entry.
+
+    Returns:
+        The entries in the server's order.
+
+    Raises:
+        ProtocolError: a page is neither a list nor an object with ``items``.
+    """
+    found: dict[str, Item] = {}
+    for number in count(1):
+        items, more = _read_page(get_page(number))
+        known = len(found)
+        for item in map(from_wire, items):
+            found.setdefault(item.id, item)
+        # A page that brings nothing new ends it too, or a broken server would keep us for ever.
+        if not more or len(found) == known:
+            break
+    return list(found.values())
+
+
+def read_files(body: Any) -> Iterator[FileInfo]:
+    """Read a list of files' entries; null counts as none.
+
+    Raises:
+        ProtocolError: not a list, or an entry without path and size.
+    """
+    entries: Iterable[Any] = [] if body is None else body
+    if not isinstance(entries, list):
+        raise ProtocolError(f"a search must answer with a list, the agent sent {str(body)[:200]}")
+    return (FileInfo.from_wire(entry) for entry in entries)
+
+
+def _read_page(body: Any) -> tuple[list[Any], bool]:
+    """Return a page's items, and whether another page follows."""
+    items = body.get("items") if isinstance(body, dict) else body
+    if not isinstance(items, list):
+        raise ProtocolError(f"a listing must be a list or have items, the server sent {str(body)[:200]}")
+    return items, isinstance(body, dict) and bool(_object(body.get("pagination")).get("hasNextPage"))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,91 @@
+"""How one command ended and what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_opensandbox.errors import CommandError, CommandTimeoutError
+
+
+@dataclass(frozen=True, repr=False)
+class CommandResult:
+    """How one command ended and what it wrote."""
+
+    command: str | Sequence[str]
+    """Text for the shell, or the argument list."""
+    exit_code: int
+    """0 … 255, or minus the signal number, as ``subprocess`` says it."""
+    stdout_bytes: bytes = b""
+    """Standard output."""
+    stderr_bytes: bytes = b""
+    """Standard error."""
+    duration: float = 0.0
+    """Seconds from the request to the end of the command."""
+    signal: str | None = None
+    """Name such as ``SIGKILL`` where a signal ended it."""
+    timed_out: bool = False
+    """Whether its own time limit ended it."""
+    truncated: bool = False
+    """Whether the middle of a stream was left out because it was beyond the cap."""
+    exact: bool = False
+    """Whether the bytes are those that the command wrote; False where they come from the agent's line events."""
+    sandbox_id: str = ""
+    """Where it ran."""
+    command_id: str = ""
+    """The agent's id of the command; of use for one that still runs in the background."""
+
+    @property
+    def stdout(self) -> str:
+        """Standard output as text; bytes that are not UTF-8 become U+FFFD."""
+        return self.stdout_bytes.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """Standard error as text; bytes that are not UTF-8 become U+FFFD."""
+        return self.stderr_bytes.decode("utf-8", "replace")
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with 0 in its time."""
+        return self.exit_code == 0 and not self.timed_out
+
+    def check(self) -> CommandResult:
+        """Return the result itself if the command exited with 0.
+
+        Raises:
+            CommandTimeoutError: its time limit ended it.
+            CommandError: it exited otherwise; shows the tails of both streams.
+        """
+        __tracebackhide__ = True
+        if self.ok:
+            return self
+        if self.timed_out:
+            raise CommandTimeoutError(
+                self.command,
+                timeout_seconds=self.duration,
+                exit_code=self.exit_code,
+                stdout=self.stdout,
+                stderr=self.stderr,
+                sandbox_id=self.sandbox_id,
+            )
+        raise CommandError(
+            self.command,
+            exit_code=self.exit_code,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            sandbox_id=self.sandbox_id,
+            outcome=f"was ended by {self.signal}" if self.signal else "",
+        )
+
+    def __repr__(self) -> str:
+        facts = [f"{self.command!r}", f"exit_code={self.exit_code}"]
+        facts += [name for name in ("timed_out", "truncated") if getattr(self, name)]
+        facts += [
+            f"{name}={_shorten(text)!r}" for name, text in (("stdout", self.stdout), ("stderr", self.stderr)) if text
+        ]
+        return f"<CommandResult {' '.join(facts)}>"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]}…{text[-20:]}"

@@ -1,0 +1,66 @@
+"""The result of a command: text, truth, and what check() makes of it."""
+
+import pytest
+
+from pytest_opensandbox.errors import CommandError, CommandTimeoutError
+from pytest_opensandbox.results import CommandResult
+
+
+def test_bytes_are_text_too():
+    result = CommandResult("x", 0, stdout_bytes=b"a\xff\n", stderr_bytes="é".encode())
+
+    assert (result.stdout, result.stderr) == ("a\N{REPLACEMENT CHARACTER}\n", "é")
+
+
+@pytest.mark.parametrize(
+    ("result", "ok"),
+    [
+        pytest.param(CommandResult("x", 0), True, id="0"),
+        pytest.param(CommandResult("x", 3), False, id="3"),
+        pytest.param(CommandResult("x", -9, signal="SIGKILL"), False, id="signal"),
+        pytest.param(CommandResult("x", 0, timed_out=True), False, id="timed out"),
+    ],
+)
+def test_ok_is_0_in_time(result, ok):
+    assert result.ok is ok
+
+
+def test_check_returns_a_good_result():
+    result = CommandResult("x", 0)
+
+    assert result.check() is result
+
+
+def test_check_raises_with_the_command_its_exit_code_and_both_tails():
+    result = CommandResult(["a", "b c"], 3, b"out\n", b"err\n", sandbox_id="s1")
+
+    with pytest.raises(CommandError) as caught:
+        result.check()
+
+    text = str(caught.value)
+    assert "['a', 'b c'] exited with 3" in text
+    assert "--- stdout ---\nout" in text
+    assert "--- stderr ---\nerr" in text
+    assert (caught.value.exit_code, caught.value.stdout, caught.value.sandbox_id) == (3, "out\n", "s1")
+
+
+def test_check_names_a_signal():
+    with pytest.raises(CommandError, match="was ended by SIGSEGV"):
+        CommandResult("x", -11, signal="SIGSEGV").check()
+
+
+def test_check_raises_a_timeout_that_is_a_timeout_error():
+    result = CommandResult("x", -9, b"part", timed_out=True, duration=1.5)
+
+    with pytest.raises(TimeoutError) as caught:
+        result.check()
+
+    assert isinstance(caught.value, CommandTimeoutError)
+    assert caught.value.stdout == "part"
+
+
+def test_a_repr_is_short_and_says_what_matters():
+    result = CommandResult("x", 1, b"o" * 1000, truncated=True)
+
+    assert repr(result).startswith("<CommandResult 'x' exit_code=1 truncated stdout=")
+    assert len(repr(result)) < 200
