@@ -1,0 +1,161 @@
+"""The named waits: how they grow, when they end, and what they do not repeat."""
+
+import pytest
+
+from pytest_opensandbox.errors import ApiError, AuthError, NotFoundError, ReadyTimeoutError, TransportError
+from pytest_opensandbox.waits import RETRY_ATTEMPTS, poll_until_ready, retry_idempotent
+
+
+class Naps:
+    """Notes how long somebody wanted to sleep, and does not."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+class Script:
+    """A call that gives, or raises, one outcome after the other; the last one for ever."""
+
+    def __init__(self, *outcomes: object) -> None:
+        self.outcomes = list(outcomes)
+        self.calls = 0
+
+    def __call__(self) -> object:
+        outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
+        self.calls += 1
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def expired(waited: float, attempts: int) -> Exception:
+    return ReadyTimeoutError(sandbox_id="s", waited_seconds=waited, attempts=attempts)
+
+
+def no_answer(*, timed_out: bool = False) -> TransportError:
+    return TransportError("broken", method="GET", url="http://x", timed_out=timed_out)
+
+
+def test_a_first_look_that_finds_something_does_not_wait():
+    naps = Naps()
+
+    found = poll_until_ready(Script("ready"), budget_seconds=60, on_timeout=expired, sleep=naps)
+
+    assert (found, naps.seconds) == ("ready", [])
+
+
+def test_waits_begin_at_about_20_ms_grow_and_stay_under_a_second():
+    naps = Naps()
+
+    poll_until_ready(Script(*[None] * 30, "ready"), budget_seconds=600, on_timeout=expired, sleep=naps)
+
+    assert 0.015 <= naps.seconds[0] <= 0.02
+    assert max(naps.seconds) <= 1.0
+    assert min(naps.seconds[-5:]) >= 0.75
+    assert naps.seconds[10] > 5 * naps.seconds[0]
+
+
+def test_waits_have_jitter_so_that_workers_do_not_ask_in_step():
+    runs = []
+    for _ in range(2):
+        naps = Naps()
+        poll_until_ready(Script(*[None] * 20, "ready"), budget_seconds=600, on_timeout=expired, sleep=naps)
+        runs.append(naps.seconds)
+
+    assert runs[0] != runs[1]
+
+
+def test_a_used_up_budget_raises_what_the_caller_made_of_it():
+    look = Script(None)
+
+    with pytest.raises(ReadyTimeoutError) as caught:
+        poll_until_ready(look, budget_seconds=0.3, on_timeout=expired)
+
+    assert caught.value.attempts == look.calls > 3
+    assert caught.value.waited_seconds > 0.15
+
+
+def test_a_budget_ends_with_a_look_and_not_with_a_sleep():
+    naps = Naps()
+
+    # With sleeps that take no time, the waits of one round show how the budget is cut up.
+    with pytest.raises(ReadyTimeoutError):
+        poll_until_ready(Script(*[None] * 4, expired(0, 5)), budget_seconds=0.06, on_timeout=expired, sleep=naps)
+
+    assert all(nap < 0.06 for nap in naps.seconds)
+
+
+def test_what_a_look_raises_ends_the_wait_at_once():
+    look = Script(None, AuthError(401), "never")
+
+    with pytest.raises(AuthError):
+        poll_until_ready(look, budget_seconds=60, on_timeout=expired, sleep=Naps())
+
+    assert look.calls == 2
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(no_answer(), id="broken connection"),
+        pytest.param(ApiError(429), id="429"),
+        pytest.param(ApiError(502), id="502"),
+        pytest.param(ApiError(503), id="503"),
+        pytest.param(ApiError(500, code="DOCKER::SANDBOX_DELETE_FAILED"), id="failed delete"),
+    ],
+)
+def test_passing_trouble_is_retried(trouble):
+    call = Script(trouble, trouble, "done")
+
+    assert retry_idempotent(call, sleep=Naps()) == "done"
+    assert call.calls == 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(no_answer(timed_out=True), id="time-out, which may take as long again"),
+        pytest.param(ApiError(400), id="400"),
+        pytest.param(AuthError(401), id="401"),
+        pytest.param(NotFoundError(404), id="404"),
+        pytest.param(ApiError(500), id="500"),
+        pytest.param(ApiError(504), id="504"),
+    ],
+)
+def test_lasting_trouble_is_not_retried(trouble):
+    call = Script(trouble, "never")
+
+    with pytest.raises(type(trouble)):
+        retry_idempotent(call, sleep=Naps())
+
+    assert call.calls == 1
+
+
+def test_the_last_error_comes_out_when_retries_do_not_help():
+    call = Script(ApiError(502), ApiError(502), ApiError(502), ApiError(503, message="last"))
+    naps = Naps()
+
+    with pytest.raises(ApiError, match="last"):
+        retry_idempotent(call, sleep=naps)
+
+    assert call.calls == RETRY_ATTEMPTS
+    assert [round(nap * 2) / 2 for nap in naps.seconds][-1] in (1.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        pytest.param(3.0, 3.0, 3.75, id="seconds"),
+        pytest.param(0.0, 0.0, 0.0, id="none"),
+        pytest.param(86_400.0, 60.0, 75.0, id="a day is capped"),
+    ],
+)
+def test_retry_after_is_honoured_within_reason(asked, least, most):
+    naps = Naps()
+
+    retry_idempotent(Script(ApiError(429, retry_after_seconds=asked), "done"), sleep=naps)
+
+    assert least <= naps.seconds[0] <= most
