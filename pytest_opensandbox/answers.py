@@ -1,0 +1,98 @@
+"""A successful answer whose body is read when somebody asks for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from pytest_opensandbox.errors import ProtocolError
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Most that is read of a body that is no file and no stream of events."""
+
+
+class Answer:
+    """An answer with a 2xx status; as a context manager it lets go of its connection at the end.
+
+    Args:
+        status: HTTP status, 200 … 299.
+        headers: headers; names ignore case.
+        read_some: returns the next bytes, however few, b"" at the end; takes the seconds that it may last, or None.
+        close: lets go of the connection.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        *,
+        read_some: Callable[[float | None], bytes],
+        close: Callable[[], None],
+    ) -> None:
+        self.status = status
+        """HTTP status, 200 … 299."""
+        self.headers = headers
+        """Headers; names ignore case."""
+        self._read_some = read_some
+        self._close = close
+
+    @property
+    def length(self) -> int | None:
+        """What ``Content-Length`` promises, bytes; None where it is missing or no number."""
+        text = self.headers.get("Content-Length") or ""
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def chunks(self, *, timeout: Callable[[], float] | None = None) -> Iterator[bytes]:
+        """Yield the body as it arrives.
+
+        Args:
+            timeout: asked before each read how long it may last; seconds. Default: as for the request.
+
+        Raises:
+            TransportError: the connection broke, was silent for too long, or ended before its time.
+        """
+        while piece := self._read_some(timeout() if timeout else None):
+            yield piece
+
+    def read(self, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+        """Return the whole body and give the connection back.
+
+        Raises:
+            ProtocolError: longer than ``max_bytes``.
+            TransportError: it broke off.
+        """
+        body = bytearray()
+        with self:
+            for piece in self.chunks():
+                body += piece
+                if len(body) > max_bytes:
+                    raise ProtocolError(f"an answer has more than {max_bytes:,} bytes")
+        return bytes(body)
+
+    def json(self) -> Any:
+        """Return the body as JSON, None for an empty one.
+
+        Raises:
+            ProtocolError: no JSON, or too long.
+            TransportError: it broke off.
+        """
+        body = self.read()
+        try:
+            return json.loads(body.decode("utf-8")) if body.strip() else None
+        except (ValueError, RecursionError):
+            shown = body[:200].decode("utf-8", "replace")
+            raise ProtocolError(f"an answer must be JSON, this one begins with {shown!r}") from None
+
+    def close(self) -> None:
+        """Let go of the connection, without reading the rest."""
+        self._close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

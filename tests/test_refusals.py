@@ -1,0 +1,96 @@
+"""Error bodies: every shape that servers send, and those that no server should."""
+
+import pytest
+
+from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError
+from pytest_opensandbox.refusals import api_error, read_error, read_retry_after
+
+
+def refuse(status: int, body: bytes, **headers: str) -> ApiError:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return api_error(status, named, body, method="GET", url="http://h/v1/x")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        pytest.param(b'{"code":"A::B","message":"why"}', "A::B", "why", id="code and message"),
+        pytest.param(
+            b'{"detail":[{"loc":["body","timeout"],"msg":"too small"},{"loc":["query","page"],"msg":"bad"}]}',
+            "",
+            "body.timeout: too small; query.page: bad",
+            id="validation",
+        ),
+        pytest.param(b'{"detail":"Not Found"}', "", "Not Found", id="no such route"),
+        pytest.param(b'{"detail":{"code":"A::B","message":"why"}}', "A::B", "why", id="older servers"),
+        pytest.param(b"Internal Server Error", "", "Internal Server Error", id="plain text"),
+        pytest.param(b"<html><h1>502</h1></html>", "", "<html><h1>502</h1></html>", id="HTML"),
+        pytest.param(b'{"error":"no token"}', "", "no token", id="the agent's own 401"),
+        pytest.param(b"", "", "", id="empty"),
+        pytest.param(b"\xff\xfe oops", "", "\N{REPLACEMENT CHARACTER}" * 2 + " oops", id="not UTF-8"),
+        pytest.param(b'{"code":', "", '{"code":', id="cut JSON"),
+        pytest.param(b'["a"]', "", '["a"]', id="a list"),
+        pytest.param(b"null", "", "null", id="null"),
+        pytest.param(b'{"code":7,"message":{"a":1}}', "7", '{"a": 1}', id="other types"),
+        pytest.param(b'{"detail":["odd",null,{"msg":"m"}]}', "", "odd; ; m", id="odd validation"),
+        pytest.param(b"[" * 100_000, "", "[" * 100_000, id="deeper than any stack"),
+    ],
+)
+def test_every_shape_of_an_error_body_is_read(body, code, message):
+    assert read_error(body) == (code, message)
+
+
+def test_an_error_carries_the_facts_and_shows_them():
+    error = refuse(404, b'{"code":"DOCKER::SANDBOX_NOT_FOUND","message":"Sandbox x not found."}', X_Request_ID="r1")
+
+    assert (error.status, error.code, error.message, error.request_id) == (
+        404,
+        "DOCKER::SANDBOX_NOT_FOUND",
+        "Sandbox x not found.",
+        "r1",
+    )
+    assert str(error) == ("GET http://h/v1/x answered 404 DOCKER::SANDBOX_NOT_FOUND: Sandbox x not found. [request r1]")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AuthError), (403, AuthError), (404, NotFoundError), (409, ConflictError), (500, ApiError)],
+)
+def test_the_status_decides_the_class(status, kind):
+    assert type(refuse(status, b"")) is kind
+
+
+def test_an_empty_body_is_explained_by_its_status():
+    assert refuse(503, b"").message == "Service Unavailable"
+
+
+def test_a_redirect_says_where_it_leads_and_what_to_do():
+    error = refuse(307, b"", Location="https://h/v1/x")
+
+    assert "redirects are not followed" in error.message
+    assert "https://h/v1/x" in error.message
+
+
+def test_a_message_is_cut_and_cannot_steer_a_terminal():
+    error = refuse(500, b"\x1b[31mred\x9b" + b"x" * 10_000)
+
+    assert len(error.message) == 2_000
+    assert "\x1b" not in error.message
+    assert "\x9b" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        pytest.param("7", 7.0, id="seconds"),
+        pytest.param("-3", 0.0, id="negative"),
+        pytest.param("Mon, 23 Nov 2026 12:00:30 GMT", 30.0, id="a date, by the server's own clock"),
+        pytest.param("Mon, 23 Nov 2026 11:00:00 GMT", 0.0, id="a date that is past"),
+        pytest.param("soon", None, id="no number and no date"),
+        pytest.param("inf", None, id="infinity"),
+        pytest.param("nan", None, id="not a number"),
+        pytest.param(None, None, id="missing"),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value, seconds):
+    assert read_retry_after(value, "Mon, 23 Nov 2026 12:00:00 GMT") == seconds
