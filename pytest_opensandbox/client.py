@@ -1,0 +1,146 @@
+"""The client: the lifecycle operations of a server, and with them those of the agent in each sandbox."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_opensandbox.addresses import endpoint_url
+from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.execd import CommandCalls
+from pytest_opensandbox.files import FileCalls
+from pytest_opensandbox.keys import masked
+from pytest_opensandbox.models import EXECD_PORT, Endpoint, SandboxResponse
+from pytest_opensandbox.readiness import Looks, ReadyWait
+from pytest_opensandbox.sandboxes import CREATE_TIMEOUT_SECONDS, SandboxCalls, sandbox_path
+from pytest_opensandbox.snapshots import SnapshotCalls
+from pytest_opensandbox.transport import REQUEST_TIMEOUT_SECONDS, Timeouts, Transport
+from pytest_opensandbox.waits import retry_idempotent
+
+
+class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
+    """Talks to one OpenSandbox server and to the agents in its sandboxes; safe to use from several threads.
+
+    Args:
+        lifecycle_url: the server, with or without ``/v1``.
+        api_key: its key, None where it needs none; never shown, and sent to the server and its own proxy alone.
+        use_server_proxy: reach sandboxes through the server, where they cannot be reached directly.
+        request_timeout: seconds between two bytes of an ordinary answer.
+        create_timeout: seconds that a create may take.
+        ca_bundle: file with the certificates to trust, None for the usual ones.
+
+    Raises:
+        ConfigError: the URL or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        lifecycle_url: str,
+        api_key: str | None = None,
+        *,
+        use_server_proxy: bool = False,
+        request_timeout: float = REQUEST_TIMEOUT_SECONDS,
+        create_timeout: float = CREATE_TIMEOUT_SECONDS,
+        ca_bundle: str | None = None,
+    ) -> None:
+        # First of all, so that no frame of ours shows the key in a traceback.
+        api_key = masked(api_key)
+        self._transport = Transport(lifecycle_url, api_key, request_timeout=request_timeout, ca_bundle=ca_bundle)
+        self._use_server_proxy = use_server_proxy
+        self._create_timeout = create_timeout
+
+    def get_endpoint(self, sandbox_id: str, port: int) -> Endpoint:
+        """Return where a port of a sandbox can be reached; nothing needs to listen there yet.
+
+        Args:
+            sandbox_id: the sandbox.
+            port: TCP port inside it, 1 … 65,535.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+            ProtocolError: the answer is not an address.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}/endpoints/{port}.
+        """
+        return retry_idempotent(lambda: self._look_up(sandbox_id, port))
+
+    def discover_execd(self, sandbox_id: str) -> Endpoint:
+        """Return where the agent of a sandbox can be reached; raises as ``get_endpoint``."""
+        return self.get_endpoint(sandbox_id, EXECD_PORT)
+
+    def wait_ready(self, sandbox_id: str, *, timeout: float = 60.0) -> SandboxResponse:
+        """Return a sandbox as soon as commands can run in it; see ``wait_ready_endpoint``."""
+        return self.wait_ready_endpoint(sandbox_id, timeout=timeout)[0]
+
+    def wait_ready_endpoint(
+        self, sandbox_id: str, *, timeout: float = 60.0, known: SandboxResponse | None = None
+    ) -> tuple[SandboxResponse, Endpoint]:
+        """Return a sandbox and its agent's endpoint as soon as commands can run in it.
+
+        Args:
+            sandbox_id: the sandbox.
+            timeout: one budget for all looks and waits; seconds.
+            known: what ``create_sandbox`` returned, which saves a request.
+
+        Raises:
+            SandboxFailedError: it ended; carries the server's reason and the end of its logs.
+            ReadyTimeoutError: the time is up; says what was wrong at the last look.
+            AuthError: the key is missing or wrong.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+        """
+        looks = Looks(
+            state=lambda seconds: self._look_at(sandbox_id, self._transport.within(seconds)),
+            endpoint=lambda seconds: self._look_up(sandbox_id, EXECD_PORT, self._transport.within(seconds)),
+            ping=lambda endpoint, seconds: self.ping(endpoint, timeout=seconds),
+            logs=lambda: self.diagnostics(sandbox_id),
+        )
+        return ReadyWait(sandbox_id, looks, known=known).wait(timeout)
+
+    def server_version(self) -> str:
+        """Return the server's version.
+
+        Raises:
+            ApiError: it does not say.
+            TransportError: no answer.
+
+        Source: opensandbox_server.main, GET /version; below the server's address, not below ``/v1``.
+        """
+        answer = retry_idempotent(lambda: self._transport.request("GET", f"{self._transport.root}/version").json())
+        return str(answer.get("version") or "") if isinstance(answer, dict) else ""
+
+    def close(self) -> None:
+        """Close all connections; sandboxes stay."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client {self._transport.root}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client holds connections and a key: make another one where it is needed")
+
+    def _look_up(self, sandbox_id: str, port: int, timeout: Timeouts | None = None) -> Endpoint:
+        """Ask for an endpoint once."""
+        path = f"{sandbox_path(sandbox_id)}/endpoints/{port:d}"
+        params = [("use_server_proxy", "true")] if self._use_server_proxy else None
+        body = self._transport.request("GET", path, params=params, timeout=timeout).json()
+        address = body.get("endpoint") if isinstance(body, dict) else None
+        headers = body.get("headers") if isinstance(body, dict) else None
+        if not isinstance(address, str) or not isinstance(headers or {}, dict):
+            raise ProtocolError(f"an endpoint must be an object with an address, the server sent {str(body)[:200]}")
+        return Endpoint(
+            url=endpoint_url(address, scheme=urlsplit(self._transport.root).scheme),
+            headers={str(name): str(value) for name, value in (headers or {}).items()},
+            sandbox_id=sandbox_id,
+        )

@@ -1,0 +1,64 @@
+"""A file on its way out of a sandbox, in pieces, counted against what was promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+from pytest_opensandbox.answers import Answer
+from pytest_opensandbox.errors import ProtocolError
+
+
+class Download:
+    """An open download; iterate over it once, and close it or use it as a context manager.
+
+    Args:
+        path: of the file, for messages.
+        answer: the agent's answer, unread.
+        size: bytes that must come, -1 where nobody knows.
+    """
+
+    def __init__(self, path: str, answer: Answer, *, size: int) -> None:
+        self.path = path
+        """Path inside the sandbox."""
+        self.size = size
+        """How long the file, or the part asked for, is; bytes, -1 where the agent does not say."""
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the content in pieces of at most 64 KiB.
+
+        Raises:
+            ProtocolError: more or fewer bytes came than were promised.
+            TransportError: the connection broke.
+        """
+        received = 0
+        for piece in self._answer.chunks():
+            received += len(piece)
+            if 0 <= self.size < received:
+                break
+            yield piece
+        if self.size >= 0 and received != self.size:
+            raise ProtocolError(f"{self.path}: {self.size:,} bytes were promised, {received:,} or more came")
+
+    def read(self) -> bytes:
+        """Return the whole content and close.
+
+        Raises:
+            ProtocolError: more or fewer bytes came than were promised.
+            TransportError: the connection broke.
+        """
+        with self:
+            return b"".join(self)
+
+    def close(self) -> None:
+        """Let go of the connection, also in the middle of the file."""
+        self._answer.close()
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

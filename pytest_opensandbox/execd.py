@@ -1,0 +1,217 @@
+"""What the agent inside a sandbox can be asked to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pytest_opensandbox.addresses import path_segment
+from pytest_opensandbox.answers import Answer
+from pytest_opensandbox.commands import MAX_STREAM_BYTES, CommandRequest, CommandRun
+from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
+from pytest_opensandbox.events import EventParser
+from pytest_opensandbox.models import Endpoint
+from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.streams import Callback
+from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, Transport
+
+FIRST_BYTE_SECONDS = 30.0
+"""How long the agent may take to begin its answer; some runtimes accept a command and then say nothing."""
+SILENCE_SECONDS = 20.0
+"""How long it may say nothing after that; it sends a ping every 3 s."""
+GRACE_SECONDS = 10.0
+"""How long after its time limit a command is given up; the agent should have ended it before."""
+
+_INTERRUPT_TIMEOUTS = (2.0, 8.0)  # The agent waits 3 s between SIGTERM and SIGKILL before it answers.
+_STATUS_TIMEOUTS = (2.0, 5.0)
+
+
+class CommandCalls:
+    """The agent's operations on commands; part of the client."""
+
+    _transport: Transport
+
+    def ping(self, endpoint: Endpoint | str, *, timeout: float = 5.0) -> None:
+        """Return if the agent answers.
+
+        Args:
+            endpoint: the agent.
+            timeout: seconds to connect, and again for the answer.
+
+        Raises:
+            ApiError: something else answers there.
+            TransportError: nothing does.
+
+        Source: specs/execd-api.yaml, GET /ping.
+        """
+        connect = min(timeout, CONNECT_TIMEOUT_SECONDS)
+        self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read()
+
+    def run_command(
+        self,
+        endpoint: Endpoint | str,
+        command: str | Sequence[str],
+        *,
+        cwd: str | None = None,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        background: bool = False,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+        max_bytes: int = MAX_STREAM_BYTES,
+    ) -> CommandResult:
+        r"""Run a command and return when the agent says that it ended, without waiting for the connection to end.
+
+        Args:
+            endpoint: the agent.
+            command: text for the sandbox's shell; a list is an argument list, of which no word meets the shell.
+            cwd: working directory, which must exist; the agent expands ``~`` and ``$NAME`` in it.
+            timeout: seconds until the agent kills it with its children; None for no limit.
+            env: variables on top of the sandbox's own.
+            uid: numeric user to run as.
+            gid: numeric group to run as; needs ``uid``, whose number is the default.
+            background: return as soon as it was started; the result then only holds ``command_id``.
+            on_stdout: called with each line as it comes, without its end; what it raises ends the command.
+            on_stderr: as ``on_stdout``.
+            max_bytes: most that is kept of each stream, the middle of a longer one is left out; bytes, > 0.
+
+        Returns:
+            The result with ``exact=False``: the agent tells lines, not bytes. So the final newline is missing,
+            ``\r`` ends a line, and bytes that are not UTF-8 are U+FFFD. ``timed_out`` says that the limit ended it.
+
+        Raises:
+            CommandStartError: the agent could not start it.
+            CommandTimeoutError: the agent did not end it in time, so we did; holds what it had written.
+            CommandLostError: the answer ended before the command did; it is not run again.
+            ApiError: the agent refuses, for example a directory that does not exist.
+            TransportError: the agent does not answer.
+            ProtocolError: the agent's events are not what the specification promises.
+            ConfigError: an argument breaks a rule.
+
+        Source: specs/execd-api.yaml, POST /command; measured with execd 1.0.19.
+        """
+        request = CommandRequest(
+            command=command, cwd=cwd, timeout=timeout, env=env, uid=uid, gid=gid, background=background
+        )
+        run = CommandRun(
+            request,
+            sandbox_id=endpoint.sandbox_id if isinstance(endpoint, Endpoint) else "",
+            max_bytes=max_bytes,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+        )
+        return self._perform(endpoint, run)
+
+    def interrupt(self, endpoint: Endpoint | str, command_id: str) -> bool:
+        """End a command and its children: SIGTERM, after 3 s SIGKILL.
+
+        Args:
+            endpoint: the agent.
+            command_id: the agent's id of the command.
+
+        Returns:
+            Whether it was running.
+
+        Raises:
+            ApiError: the agent refuses.
+            TransportError: the agent does not answer within 8 s.
+
+        Source: specs/execd-api.yaml, DELETE /command.
+        """
+        try:
+            query = [("id", command_id)]
+            self._transport.ask(endpoint, "DELETE", "/command", params=query, timeout=_INTERRUPT_TIMEOUTS).read()
+        except ApiError as exc:
+            # 500 is how the agent says that it knows no such command, or that it has ended.
+            if exc.status in (404, 500):
+                return False
+            raise
+        return True
+
+    def _perform(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
+        try:
+            return self._follow(endpoint, run)
+        except (CommandStartError, ApiError):
+            raise
+        except CommandLostError as exc:
+            raise self._explained(endpoint, run, exc) from None
+        except BaseException:
+            # Nobody waits for it any more, and closing the connection does not end it.
+            self._end(endpoint, run)
+            raise
+
+    def _follow(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
+        limit = run.request.timeout
+
+        def patience() -> float:
+            silence = SILENCE_SECONDS if run.command_id else FIRST_BYTE_SECONDS
+            if limit is None or run.request.background:
+                return silence
+            left = limit + GRACE_SECONDS - run.elapsed
+            if left <= 0:
+                raise run.timed_out(limit)
+            return min(silence, left)
+
+        try:
+            answer = self._start(endpoint, run, patience())
+            with answer:
+                result = _until_end(run, answer.chunks(timeout=patience))
+        except TransportError as exc:
+            if not run.command_id:
+                raise
+            if exc.timed_out:
+                patience()
+            raise run.lost(f"the connection broke before it ended ({exc})") from exc
+        if result is None:
+            raise run.lost("the answer ended before the command did")
+        return result
+
+    def _start(self, endpoint: Endpoint | str, run: CommandRun, seconds: float) -> Answer:
+        try:
+            return self._transport.ask(
+                endpoint,
+                "POST",
+                "/command",
+                json=run.request.to_wire(),
+                headers={"Accept": "text/event-stream"},
+                timeout=(CONNECT_TIMEOUT_SECONDS, seconds),
+            )
+        except ApiError as exc:
+            if exc.status == 500 and exc.code == "RUNTIME_ERROR":
+                raise CommandStartError(run.request.command, why=exc.message, sandbox_id=run.sandbox_id) from exc
+            raise
+
+    def _explained(self, endpoint: Endpoint | str, run: CommandRun, error: CommandLostError) -> CommandLostError:
+        """Ask the agent what became of a command whose events broke off; one that still runs is ended."""
+        try:
+            path = f"/command/status/{path_segment('command_id', run.command_id)}"
+            status = self._transport.ask(endpoint, "GET", path, timeout=_STATUS_TIMEOUTS).json()
+        except OpenSandboxError:
+            status = None
+        if not isinstance(status, dict) or status.get("running") is not False:
+            self._end(endpoint, run)
+            return error
+        known = f"{error}; the agent says that it exited with {status.get('exit_code')}, its output may be incomplete"
+        return CommandLostError(known, command_id=run.command_id, sandbox_id=run.sandbox_id)
+
+    def _end(self, endpoint: Endpoint | str, run: CommandRun) -> None:
+        """Interrupt on the way out of a failure, which must not be hidden by another."""
+        try:
+            if run.command_id:
+                self.interrupt(endpoint, run.command_id)
+        except OpenSandboxError:
+            return
+
+
+def _until_end(run: CommandRun, chunks: Iterator[bytes]) -> CommandResult | None:
+    """Take in events until the one that ends the command; the agent keeps the connection open for another second."""
+    parser = EventParser()
+    for chunk in chunks:
+        for event in parser.feed(chunk):
+            if result := run.take(event):
+                return result
+    for event in parser.finish():
+        if result := run.take(event):
+            return result
+    return None

@@ -1,0 +1,242 @@
+"""What a server can be asked to do with sandboxes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Literal
+from urllib.parse import urlencode
+
+from pytest_opensandbox.addresses import path_segment
+from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError
+from pytest_opensandbox.models import SandboxResponse, parse_time, read_pages
+from pytest_opensandbox.opts import SandboxOpts, check_label
+from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, Timeouts, Transport
+from pytest_opensandbox.waits import retry_idempotent
+
+PAGE_SIZE = 200
+"""Entries on a page, the most that servers give."""
+CREATE_TIMEOUT_SECONDS = 300.0
+"""How long a create may take; on Docker the image is pulled meanwhile."""
+DIAGNOSTICS_CHARACTERS = 65_536
+"""Most that is kept of a sandbox's logs, its end."""
+
+_NO_DIAGNOSTICS_STATUSES = frozenset({400, 404, 405, 501})
+_NO_LOGS = "(no logs)"
+
+
+class SandboxCalls:
+    """The lifecycle operations on sandboxes; part of the client."""
+
+    _transport: Transport
+    _create_timeout: float = CREATE_TIMEOUT_SECONDS
+
+    def create_sandbox(self, opts: SandboxOpts) -> SandboxResponse:
+        """Create a sandbox; sent once, because a second try could create a second one.
+
+        Args:
+            opts: what to create.
+
+        Returns:
+            The sandbox, not yet ready; see ``wait_ready``.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer; a sandbox may have been created, look for it by its metadata.
+            ProtocolError: the answer is not a sandbox.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes.
+        """
+        timeout = (CONNECT_TIMEOUT_SECONDS, self._create_timeout)
+        answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
+        return SandboxResponse.from_wire(answer.json())
+
+    def get_sandbox(self, sandbox_id: str) -> SandboxResponse:
+        """Return what the server says of a sandbox.
+
+        Raises:
+            NotFoundError: no such sandbox, perhaps no longer.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}.
+        """
+        return retry_idempotent(lambda: self._look_at(sandbox_id))
+
+    def list_sandboxes(
+        self, metadata: Mapping[str, str] | None = None, *, states: Iterable[str] = ()
+    ) -> list[SandboxResponse]:
+        """Return all sandboxes that have all of these labels, and one of these states.
+
+        Args:
+            metadata: labels; None or none of them for every sandbox.
+            states: such as ``Running``; none of them for every state.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes.
+        """
+        # The labels are a query inside one parameter of the query.
+        query = [("metadata", urlencode(dict(metadata)))] if metadata else []
+        query += [("state", state) for state in states]
+
+        def get_page(number: int) -> object:
+            params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
+            return retry_idempotent(lambda: self._transport.request("GET", "/sandboxes", params=params).json())
+
+        return read_pages(get_page, SandboxResponse.from_wire)
+
+    def delete_sandbox(self, sandbox_id: str) -> bool:
+        """Delete a sandbox with all that runs in it.
+
+        Returns:
+            Whether there was one; False where it was already gone.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, DELETE /sandboxes/{sandboxId}.
+        """
+        path = sandbox_path(sandbox_id)
+        try:
+            retry_idempotent(lambda: self._transport.request("DELETE", path).read())
+        except NotFoundError:
+            return False
+        return True
+
+    def renew(self, sandbox_id: str, seconds: float) -> datetime:
+        """Let a sandbox live for so long from now on, by the server's clock.
+
+        Args:
+            sandbox_id: the sandbox.
+            seconds: more than 0; fewer than it has left shorten its life.
+
+        Returns:
+            When it will end, with time zone.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it has no end, or its state forbids it.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/renew-expiration.
+        """
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise ConfigError("seconds", "be more than 0", seconds)
+        moment = datetime.fromtimestamp(self._transport.server_time() + seconds, timezone.utc)
+        body = {"expiresAt": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        path = f"{sandbox_path(sandbox_id)}/renew-expiration"
+        # The time is absolute, so that asking twice does no harm.
+        answer = retry_idempotent(lambda: self._transport.request("POST", path, json=body).json())
+        return (parse_time(answer.get("expiresAt")) if isinstance(answer, dict) else None) or moment
+
+    def pause(self, sandbox_id: str) -> None:
+        """Freeze a sandbox; Kubernetes keeps its file system alone, and takes its time.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it does not run.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/pause.
+        """
+        self._transport.request("POST", f"{sandbox_path(sandbox_id)}/pause").read()
+
+    def resume(self, sandbox_id: str) -> None:
+        """Let a paused sandbox run again; ask for its endpoints again, they may have changed.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it is not paused.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/resume.
+        """
+        self._transport.request("POST", f"{sandbox_path(sandbox_id)}/resume").read()
+
+    def patch_metadata(self, sandbox_id: str, changes: Mapping[str, str | None]) -> SandboxResponse:
+        """Change labels of a sandbox.
+
+        Args:
+            sandbox_id: the sandbox.
+            changes: new values; None removes a label; what is not named stays.
+
+        Raises:
+            ConfigError: a label breaks the rules.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, PATCH /sandboxes/{sandboxId}/metadata.
+        """
+        for key, value in changes.items():
+            check_label(key, value or "")
+        path = f"{sandbox_path(sandbox_id)}/metadata"
+        body = dict(changes)
+        return SandboxResponse.from_wire(
+            retry_idempotent(lambda: self._transport.request("PATCH", path, json=body).json())
+        )
+
+    def diagnostics(
+        self, sandbox_id: str, kind: Literal["logs", "events"] = "logs", *, scope: str | None = None
+    ) -> str:
+        """Return a sandbox's own log or the runtime's events about it, as far as the server has them.
+
+        Args:
+            sandbox_id: the sandbox.
+            kind: ``logs`` or ``events``.
+            scope: the server's word for which of them; default ``container`` and ``runtime``.
+
+        Returns:
+            Text, at most its last 65,536 characters; "" where the server has none or does not know the operation.
+
+        Raises:
+            AuthError: the key is missing or wrong.
+            ApiError: the server failed.
+            TransportError: no answer.
+
+        Source: specs/diagnostic-api.yml, GET /sandboxes/{sandboxId}/diagnostics/{kind}.
+        """
+        path = f"{sandbox_path(sandbox_id)}/diagnostics/{kind}"
+        params = [("scope", scope or ("container" if kind == "logs" else "runtime"))]
+        try:
+            body = self._transport.request("GET", path, params=params).read()
+        except ApiError as exc:
+            if exc.status in _NO_DIAGNOSTICS_STATUSES:
+                return ""
+            raise
+        return _diagnostics_text(body)[-DIAGNOSTICS_CHARACTERS:]
+
+    def _look_at(self, sandbox_id: str, timeout: Timeouts | None = None) -> SandboxResponse:
+        """Ask for a sandbox once."""
+        answer = self._transport.request("GET", sandbox_path(sandbox_id), timeout=timeout)
+        return SandboxResponse.from_wire(answer.json())
+
+
+def sandbox_path(sandbox_id: str) -> str:
+    """Return the path of a sandbox below the API's.
+
+    Raises:
+        ConfigError: not an id.
+    """
+    return f"/sandboxes/{path_segment('sandbox_id', sandbox_id)}"
+
+
+def _diagnostics_text(body: bytes) -> str:
+    """Return the text inside the JSON of newer servers, or the text that older ones send."""
+    text = body.decode("utf-8", "replace")
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    if isinstance(parsed, dict) and "delivery" in parsed:
+        text = str(parsed.get("content") or "")
+    return "" if text.strip() == _NO_LOGS else text

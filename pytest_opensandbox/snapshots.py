@@ -1,0 +1,90 @@
+"""What a server can be asked to do with snapshots."""
+
+from __future__ import annotations
+
+from pytest_opensandbox.addresses import path_segment
+from pytest_opensandbox.errors import NotFoundError
+from pytest_opensandbox.models import Snapshot, read_pages
+from pytest_opensandbox.transport import Transport
+from pytest_opensandbox.waits import retry_idempotent
+
+PAGE_SIZE = 200
+"""Entries on a page, the most that servers give."""
+
+
+class SnapshotCalls:
+    """The lifecycle operations on snapshots; part of the client.
+
+    A snapshot keeps a sandbox's whole file system, and never expires.
+    """
+
+    _transport: Transport
+
+    def create_snapshot(self, sandbox_id: str, name: str | None = None) -> Snapshot:
+        """Begin a snapshot of a running sandbox; it is of use when its state is ``Ready``.
+
+        Args:
+            sandbox_id: the source.
+            name: to find it by.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it does not run, or this runtime cannot.
+            ApiError: the server refuses.
+            TransportError: no answer; a snapshot may have been made.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/snapshots.
+        """
+        path = f"/sandboxes/{path_segment('sandbox_id', sandbox_id)}/snapshots"
+        body = {} if name is None else {"name": name}
+        return Snapshot.from_wire(self._transport.request("POST", path, json=body).json())
+
+    def get_snapshot(self, snapshot_id: str) -> Snapshot:
+        """Return what the server says of a snapshot.
+
+        Raises:
+            NotFoundError: no such snapshot.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /snapshots/{snapshotId}.
+        """
+        path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
+        return Snapshot.from_wire(retry_idempotent(lambda: self._transport.request("GET", path).json()))
+
+    def list_snapshots(self, sandbox_id: str | None = None, name: str | None = None) -> list[Snapshot]:
+        """Return all snapshots, or those of one sandbox, or of one name.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /snapshots.
+        """
+        query = [(key, value) for key, value in (("sandboxId", sandbox_id), ("name", name)) if value is not None]
+
+        def get_page(number: int) -> object:
+            params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
+            return retry_idempotent(lambda: self._transport.request("GET", "/snapshots", params=params).json())
+
+        return read_pages(get_page, Snapshot.from_wire)
+
+    def delete_snapshot(self, snapshot_id: str) -> bool:
+        """Delete a snapshot.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ConflictError: it is still being made, or a sandbox was made from it and runs.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, DELETE /snapshots/{snapshotId}.
+        """
+        path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
+        try:
+            retry_idempotent(lambda: self._transport.request("DELETE", path).read())
+        except NotFoundError:
+            return False
+        return True
