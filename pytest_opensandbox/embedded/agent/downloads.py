@@ -1,0 +1,174 @@
+"""Downloads: a whole file, a range of its bytes, or some of its lines."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain, islice
+from typing import BinaryIO
+from urllib.parse import quote
+
+from bottle import HTTPResponse, http_date
+
+from . import answers, paths
+from .answers import RefusedError, failure
+from .calls import BAD_BODY, Call
+from .entries import EntryError
+from .files import unusable
+
+CHUNK_BYTES = 262_144
+_DIRECTORY_BYTES = 2**63 - 1
+"""What ExecD claims for the length of a directory."""
+
+
+class BadRangeError(ValueError):
+    """A Range header that is not ``bytes=a-b``."""
+
+
+def download(call: Call) -> HTTPResponse:
+    """Answer ``GET /files/download``; a directory gets ExecD's answer, which is broken.
+
+    Raises:
+        RefusedError: 400, no path or lines and bytes at once; 404, no such file; 500, it cannot be read.
+    """
+    path = call.needed("path")
+    by_line = bool(call.query("offset") or call.query("limit"))
+    wanted = call.header("Range")
+    try:
+        resolved = paths.expand(path)
+    except paths.UnknownVariableError as exc:
+        raise RefusedError(500, "RUNTIME_ERROR", f"error resolving file path: {path}. {exc}") from exc
+    if by_line and wanted:
+        text = "line-based reading (offset/limit) and byte range (Range header) are mutually exclusive"
+        raise RefusedError(400, BAD_BODY, text)
+    try:
+        if stat.S_ISDIR(os.stat(resolved).st_mode) and not by_line:
+            return _directory(resolved)
+        file = open(resolved, "rb")  # noqa: SIM115 - closed by the body that is sent
+    except OSError as exc:
+        raise unusable(EntryError(failure("open", exc), missing=isinstance(exc, FileNotFoundError))) from exc
+    if by_line:
+        return _some_lines(call, file)
+    return _bytes(resolved, file, wanted)
+
+
+def _bytes(path: str, file: BinaryIO, wanted: str) -> HTTPResponse:
+    status = os.fstat(file.fileno())
+    headers = {"Content-Type": "application/octet-stream", "Content-Disposition": _disposition(path)}
+    if not wanted:
+        headers |= {
+            "Accept-Ranges": "bytes",
+            "Content-Length": str(status.st_size),
+            "Last-Modified": http_date(status.st_mtime),
+        }
+        return HTTPResponse(_between(file, 0, status.st_size), 200, headers)
+    try:
+        span = first_range(wanted, status.st_size)
+    except BadRangeError:
+        file.close()
+        return HTTPResponse(RefusedError(416, "UNKNOWN").body(), 416, headers)
+    if span is None:
+        file.close()
+        headers |= {"Content-Type": answers.TEXT_TYPE, "Content-Range": f"bytes */{status.st_size}"}
+        return HTTPResponse(b"invalid range: failed to overlap\n", 416, headers)
+    start, end = span
+    headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{status.st_size}"}
+    return HTTPResponse(_between(file, start, end), 206, headers)
+
+
+def first_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return start and end of the first range of a header that lies within a file; the end is exclusive.
+
+    Args:
+        header: ``bytes=2-5``, ``bytes=2-``, ``bytes=-5``, or several of them.
+        size: of the file, in bytes.
+
+    Returns:
+        None when every range begins past the end of the file.
+
+    Raises:
+        BadRangeError: no such header.
+    """
+    if not header.startswith("bytes="):
+        raise BadRangeError(header)
+    spans = [_span(text.strip(), size) for text in header.removeprefix("bytes=").split(",") if text.strip()]
+    return next((span for span in spans if span[0] < size), None)
+
+
+def _span(text: str, size: int) -> tuple[int, int]:
+    first, dash, last = (part.strip() for part in text.partition("-"))
+    numbers = [part for part in (first, last) if part]
+    if not dash or not numbers or not all(part.isascii() and part.isdigit() for part in numbers):
+        raise BadRangeError(text)
+    if not first:
+        return size - min(int(last), size), size
+    if last and int(last) < int(first):
+        raise BadRangeError(text)
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def _some_lines(call: Call, file: BinaryIO) -> HTTPResponse:
+    """Return lines by number, counted from 1, without carriage returns and without the final line break."""
+    try:
+        offset, limit = _line_number(call, "offset") or 1, _line_number(call, "limit")
+    except RefusedError:
+        file.close()
+        raise
+    pieces = _joined(file, offset, limit)
+    first, second = next(pieces, b""), next(pieces, None)
+    body = first if second is None else chain([first, second], pieces)
+    return HTTPResponse(body, 200, {"Content-Type": answers.TEXT_TYPE})
+
+
+def _line_number(call: Call, name: str) -> int | None:
+    text = call.query(name)
+    if not text:
+        return None
+    number = call.number(name)
+    if number is None or number < 1:
+        raise RefusedError(400, BAD_BODY, f"invalid query parameter '{name}': {text}")
+    return number
+
+
+def _joined(file: BinaryIO, offset: int, limit: int | None) -> Iterator[bytes]:
+    """Yield the wanted lines in pieces of a good size."""
+    end = None if limit is None else offset - 1 + limit
+    piece = bytearray()
+    with closing(file):
+        for number, line in enumerate(islice(file, offset - 1, end)):
+            piece += (b"\n" if number else b"") + line.rstrip(b"\r\n")
+            if len(piece) >= CHUNK_BYTES:
+                yield bytes(piece)
+                piece.clear()
+    yield bytes(piece)
+
+
+def _between(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    with closing(file):
+        file.seek(start)
+        while start < end:
+            data = file.read(min(CHUNK_BYTES, end - start))
+            if not data:
+                return
+            start += len(data)
+            yield data
+
+
+def _disposition(path: str) -> str:
+    name = os.path.basename(path)
+    if name.isascii() and name.isprintable():
+        return f'attachment; filename="{name}"'
+    encoded = quote(name, safe="$&+,:;=@", errors="surrogateescape")
+    return f"attachment; filename=\"{encoded}\"; filename*=UTF-8''{encoded}"
+
+
+def _directory(path: str) -> HTTPResponse:
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": _disposition(path),
+        "Content-Length": str(_DIRECTORY_BYTES),
+    }
+    return HTTPResponse(b"", 500, headers)

@@ -1,0 +1,163 @@
+"""One file or directory as ExecD describes it, and the modes and owners that it takes."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+from . import paths
+from .answers import failure, timestamp
+from .calls import Fields
+
+
+class EntryError(Exception):
+    """An operation on a file that failed; the text is ExecD's.
+
+    Attributes:
+        missing: whether it failed because something is not there.
+    """
+
+    def __init__(self, text: str, *, missing: bool = False) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Permission:
+    """Owner, group and mode that a request asks for; empty and 0 leave them as they are."""
+
+    owner: str = ""
+    group: str = ""
+    mode: int = 0
+    """Decimal digits that are read as octal: 755 is rwxr-xr-x."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Permission:
+        """Take the permission out of a JSON object."""
+        return cls(fields.text("owner"), fields.text("group"), fields.number("mode", "int") or 0)
+
+    def apply(self, path: str) -> None:
+        """Set mode, then owner and group.
+
+        Raises:
+            EntryError: digits that are not octal, no such file, an unknown user or group, or not allowed.
+        """
+        if self.mode:
+            bits = octal(self.mode)
+            try:
+                os.chmod(path, bits)
+            except OSError as exc:
+                raise EntryError(failure("chmod", exc), missing=isinstance(exc, FileNotFoundError)) from exc
+        if self.owner or self.group:
+            uid, gid = _user_id(self.owner), _group_id(self.group)
+            try:
+                os.chown(path, uid, gid)
+            except OSError as exc:
+                text = f"failed to set owner/group for {path}: {failure('chown', exc)}"
+                raise EntryError(text, missing=isinstance(exc, FileNotFoundError)) from exc
+
+
+def octal(digits: int) -> int:
+    """Return the permission bits that decimal digits spell: 755 is 0o755; set-id and sticky bits are dropped.
+
+    Raises:
+        EntryError: a digit 8 or 9, or a negative number.
+    """
+    try:
+        bits = int(str(digits), 8)
+    except ValueError:
+        bits = -1
+    if bits < 0:
+        raise EntryError(f'strconv.ParseUint: parsing "{digits}": invalid syntax')
+    return bits & 0o777
+
+
+def describe(path: str, status: os.stat_result) -> dict[str, Any]:
+    """Return what ExecD tells about a file; ``status`` is that of the entry itself, not of a link's target."""
+    return {
+        "path": path,
+        "type": _kind(status.st_mode),
+        "size": status.st_size,
+        "modified_at": timestamp(status.st_mtime_ns),
+        "created_at": timestamp(status.st_ctime_ns),
+        "owner": _user_name(status.st_uid),
+        "group": _group_name(status.st_gid),
+        "mode": int(f"{status.st_mode & 0o777:o}"),
+    }
+
+
+def look_up(path: str) -> dict[str, Any]:
+    """Return what ExecD tells about the file at a path.
+
+    Raises:
+        EntryError: no such file, or a path that means nothing.
+    """
+    try:
+        resolved = paths.absolute(path)
+        return describe(resolved, os.lstat(resolved))
+    except paths.UnknownVariableError as exc:
+        raise EntryError(f"invalid path {path}: {exc}") from exc
+    except FileNotFoundError as exc:
+        raise EntryError(f"file not found: {path}: {failure('lstat', exc)}", missing=True) from exc
+    except OSError as exc:
+        raise EntryError(f"error accessing file {path}: {failure('lstat', exc)}") from exc
+
+
+def make_folders(path: str) -> None:
+    """Make a directory and those above it that are missing.
+
+    Raises:
+        EntryError: something on the way is no directory, or may not be written to.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as exc:
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        raise EntryError(f"mkdir {path}: not a directory") from exc
+    except OSError as exc:
+        raise EntryError(failure("mkdir", exc)) from exc
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "symlink"
+    if stat.S_ISDIR(mode):
+        return "directory"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _user_id(name: str) -> int:
+    if not name:
+        return -1
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError as exc:
+        raise EntryError(f"failed to lookup user {name}: user: unknown user {name}") from exc
+
+
+def _group_id(name: str) -> int:
+    if not name:
+        return -1
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as exc:
+        raise EntryError(f"failed to lookup group {name}: group: unknown group {name}") from exc

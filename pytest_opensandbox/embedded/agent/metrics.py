@@ -1,0 +1,74 @@
+"""Processor and memory figures of the machine, from ``/proc``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bottle import HTTPResponse
+
+from . import answers
+from .calls import Call
+
+_SAMPLE_SECONDS = 1.0
+_PAUSE_SECONDS = 1.0
+
+
+def once(call: Call) -> HTTPResponse:
+    """Answer ``GET /metrics``; it takes a second, for processor use is measured over one."""
+    return answers.json_answer(_figures())
+
+
+def watch(call: Call) -> HTTPResponse:
+    """Answer ``GET /metrics/watch``: figures every two seconds, one JSON object a line."""
+    return answers.stream(_lines(call))
+
+
+def _lines(call: Call) -> Iterator[bytes]:
+    while not call.is_gone():
+        time.sleep(_PAUSE_SECONDS)
+        yield answers.encode(_figures()) + b"\n"
+
+
+def _figures() -> dict[str, Any]:
+    now = time.time_ns() // 1_000_000
+    used = _used_percent()
+    memory = _memory_kib()
+    free = sum(memory.get(name, 0) for name in ("MemFree", "Buffers", "Cached", "SReclaimable"))
+    total = memory.get("MemTotal", 0)
+    return {
+        "cpu_count": len(os.sched_getaffinity(0)),
+        "cpu_used_pct": _plain(used),
+        "mem_total_mib": _plain(total / 1024),
+        "mem_used_mib": _plain((total - free) / 1024),
+        "timestamp": now,
+    }
+
+
+def _used_percent() -> float:
+    busy, total = _ticks()
+    time.sleep(_SAMPLE_SECONDS)
+    busy_later, total_later = _ticks()
+    if total_later == total:
+        return 0.0
+    return max(0.0, min(100.0, 100.0 * (busy_later - busy) / (total_later - total)))
+
+
+def _ticks() -> tuple[int, int]:
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, idle, iowait, irq, softirq, steal = (int(word) for word in file.readline().split()[1:9])
+    busy = user + nice + system + irq + softirq + steal
+    return busy, busy + idle + iowait
+
+
+def _memory_kib() -> dict[str, int]:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        pairs = [line.split(":", 1) for line in file]
+    return {name: int(value.split()[0]) for name, value in pairs}
+
+
+def _plain(number: float) -> float:
+    """Write whole numbers without a fraction, as Go does."""
+    return int(number) if number.is_integer() else number
