@@ -1,0 +1,92 @@
+"""Start the embedded server: one JSON line on standard output, then it serves until standard input closes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from pytest_opensandbox.embedded.obstacles import StartError, check_platform
+
+_READ_BYTES = 4096
+_BACKLOG = 512
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server.
+
+    Args:
+        arguments: the command line without the program's name; None for this process's own.
+
+    Returns:
+        Exit status: 0 after standard input closed or a signal came, 1 if the server cannot run here.
+    """
+    parser = argparse.ArgumentParser(prog="python -m pytest_opensandbox.embedded", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="loopback port to listen on; a free one by default")
+    port: int = parser.parse_args(arguments).port
+    for number in _SIGNALS:
+        signal.signal(number, _end)
+    try:
+        check_platform()
+        _run(port)
+    except StartError as error:
+        _say({"error": str(error), "cause": error.cause})
+        return 1
+    return 0
+
+
+def _run(port: int) -> None:
+    """Serve until standard input closes, then end every sandbox."""
+    from pytest_opensandbox.embedded.house import House  # lazily: it needs what check_platform has looked for
+
+    house, key = House(), secrets.token_hex(16)
+    try:
+        house.prepare()
+        listener = _listen(port)
+        # Before the HTTP library is loaded: requests that come meanwhile wait in the listener's queue.
+        _say({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "api_key": key})
+        house.open(listener, key)
+        _wait_for_end()
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        house.close()
+
+
+def _listen(port: int) -> socket.socket:
+    """Return a socket that listens on loopback.
+
+    Raises:
+        StartError: the port is taken.
+    """
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise StartError(f"cannot listen on port {port}: {error}", "another program has the port") from error
+
+
+def _wait_for_end() -> None:
+    """Return when standard input has closed."""
+    while os.read(sys.stdin.fileno(), _READ_BYTES):
+        pass
+
+
+def _say(line: dict[str, str]) -> None:
+    """Write one line of JSON to standard output."""
+    print(json.dumps(line), flush=True)  # noqa: T201 - this line is how the server tells where it is
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the process in good order."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

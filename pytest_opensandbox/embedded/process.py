@@ -1,0 +1,206 @@
+"""One running sandbox: bubblewrap's process, the agent's socket and token, what it prints and how it ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_opensandbox.embedded.agent_socket import AgentSocket
+from pytest_opensandbox.embedded.background import Background
+from pytest_opensandbox.embedded.bubblewrap import PATH, Bubblewrap
+from pytest_opensandbox.embedded.host import LIBRARIES, Interpreter
+from pytest_opensandbox.embedded.log import Log
+
+END_SECONDS = 10
+
+_READ_BYTES = 65536
+_FREEZE_SECONDS = 5
+_BOOT = f"import sys; sys.path[:0] = [{LIBRARIES!r}]; from opensandbox_agent.__main__ import main; main()"
+# The directory of libpython is for this interpreter alone: the agent's commands must not inherit it.
+_BOOT_SHARED = f"""import os
+path = os.environ.pop("LD_LIBRARY_PATH").partition(":")[2]
+if path: os.environ["LD_LIBRARY_PATH"] = path
+{_BOOT}"""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What it takes to start sandboxes; one per server."""
+
+    bubblewrap: Bubblewrap
+    interpreter: Interpreter
+    directory: Path
+    background: Background
+    # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
+    starter: ThreadPoolExecutor
+
+
+class SandboxProcess:
+    """A sandbox from its start to its end.
+
+    Attributes:
+        token: what the agent asks for in ``X-EXECD-ACCESS-TOKEN``.
+        agent: its socket.
+        log: what the agent and the entrypoint print.
+        exit_code: None while it runs; 128 + n after signal n.
+        ended: set when it has ended and nothing of it is left.
+    """
+
+    def __init__(self, workshop: Workshop, name: str, on_end: Callable[[], None]) -> None:
+        self.token = secrets.token_hex(16)
+        self.agent = AgentSocket(workshop.directory, name)
+        self.log = Log()
+        self.exit_code: int | None = None
+        self.ended = threading.Event()
+        self._workshop = workshop
+        self._on_end = on_end
+        self._frozen: list[int] = []
+
+    def start(self, entrypoint: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start bubblewrap with the agent in it, which runs the entrypoint.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        output, writing = os.pipe2(os.O_CLOEXEC)
+        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._bwrap = self._workshop.starter.submit(
+                self._workshop.bubblewrap.start,
+                self._command(entrypoint, lifeline),
+                environment=self._environment(environment),
+                fds=(self.agent.listener.fileno(), lifeline),
+                output=writing,
+            ).result()
+        except OSError:
+            self._let_go(output)
+            raise
+        finally:
+            os.close(writing)
+            os.close(lifeline)
+            self.agent.listener.close()
+        self._workshop.background.call(self._follow, output)
+        threading.Thread(target=self._wait, args=(output,), name="end of a sandbox", daemon=True).start()
+
+    def freeze(self) -> None:
+        """Stop every process of the sandbox, parents first, until none is left that runs.
+
+        Raises:
+            OSError: the kernel does not tell which processes these are.
+        """
+        if not os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children"):
+            raise OSError("no /proc/PID/task/TID/children in this kernel")
+        deadline = time.monotonic() + _FREEZE_SECONDS
+        seen: set[int] = set()
+        while time.monotonic() < deadline:
+            states = {pid: _state(pid) for pid in _descendants(self._bwrap.pid)}
+            for pid in states.keys() - seen:
+                seen.add(pid)
+                if states[pid] not in "TZ":  # one that was stopped before stays stopped when the others go on
+                    self._frozen.append(pid)
+                    _signal(pid, signal.SIGSTOP)
+            if states and all(state in "TZ" for state in states.values()):  # none: bubblewrap has only just started
+                return
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        """Let the frozen processes go on, children first, so that no parent sees a stopped child."""
+        for pid in reversed(self._frozen):
+            _signal(pid, signal.SIGCONT)
+        self._frozen.clear()
+
+    def kill(self) -> None:
+        """End every process of the sandbox; ``ended`` tells when they are gone."""
+        if self._bwrap.returncode is None:
+            # Process 1 of the namespace takes all others with it, and bubblewrap ends when it has.
+            _signal(next(_children(self._bwrap.pid), self._bwrap.pid), signal.SIGKILL)
+
+    def _command(self, entrypoint: Sequence[str], lifeline: int) -> list[str]:
+        """Return the command line of the agent; it is visible on the host."""
+        python = self._workshop.interpreter
+        boot = _BOOT_SHARED if python.library_path else _BOOT
+        fds = ("--listen-fd", str(self.agent.listener.fileno()), "--lifeline-fd", str(lifeline))
+        return [python.executable, "-I", "-S", "-c", boot, *fds, "--", *entrypoint]
+
+    def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of the agent, which hands down all but its token to what it starts."""
+        environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **wanted, "EXECD_ACCESS_TOKEN": self.token}
+        if shared := self._workshop.interpreter.library_path:
+            environment["LD_LIBRARY_PATH"] = f"{shared}:{environment.get('LD_LIBRARY_PATH', '')}"
+        return environment
+
+    def _follow(self, output: int) -> None:
+        """Read the output as it comes, in the background loop."""
+        os.set_blocking(output, False)
+        self._workshop.background.loop.add_reader(output, self._read, output)
+
+    def _wait(self, output: int) -> None:
+        """Wait for the end, in a thread of its own: a descriptor for that is more than older kernels have."""
+        self._bwrap.wait()
+        self._workshop.background.call(self._finish, output)
+
+    def _read(self, output: int) -> bool:
+        """Take what there is to read; say whether there may be more."""
+        try:
+            data = os.read(output, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self.log.write(data)
+        else:
+            self._workshop.background.loop.remove_reader(output)
+        return bool(data)
+
+    def _finish(self, output: int) -> None:
+        """Record the end and let go of everything, in the background loop."""
+        while self._read(output):
+            pass
+        self._workshop.background.loop.remove_reader(output)
+        self._let_go(output)
+        status = self._bwrap.returncode
+        self.exit_code = status if status >= 0 else 128 - status
+        self._on_end()
+        self.ended.set()
+
+    def _let_go(self, output: int) -> None:
+        os.close(output)
+        os.close(self._lifeline)
+        self.agent.close()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield every process below this one, parents before their children."""
+    generation = list(_children(pid))
+    while generation:
+        yield from generation
+        generation = [child for parent in generation for child in _children(parent)]
+
+
+def _children(pid: int) -> Iterator[int]:
+    try:
+        for task in os.scandir(f"/proc/{pid}/task"):
+            yield from map(int, Path(task.path, "children").read_text().split())
+    except OSError:
+        return  # ended in the meantime, and its children with it or handed to process 1, which is looked at again
+
+
+def _state(pid: int) -> str:
+    """Return the letter for a process's state, Z for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # ended on its own

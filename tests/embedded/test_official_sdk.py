@@ -1,0 +1,90 @@
+"""A client that nobody here wrote speaks to the embedded server: the official SDK."""
+
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import pytest
+from opensandbox.config import ConnectionConfigSync
+from opensandbox.models.filesystem import SearchEntry, WriteEntry
+from opensandbox.models.sandboxes import SandboxFilter
+from opensandbox.sync.manager import SandboxManagerSync
+from opensandbox.sync.sandbox import SandboxSync
+
+from pytest_opensandbox.managed import start_embedded
+
+
+@pytest.fixture(scope="module")
+def server():
+    with start_embedded() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["direct", "through the server's proxy"])
+def connection(server, request):
+    return ConnectionConfigSync(
+        api_key=server.api_key,
+        domain=urlsplit(server.url).netloc,
+        protocol="http",
+        use_server_proxy=request.param,
+        request_timeout=timedelta(seconds=30),
+    )
+
+
+@pytest.fixture(scope="module")
+def sdk(connection):
+    box = SandboxSync.create(
+        "host", connection_config=connection, timeout=timedelta(minutes=5), metadata={"made-by": "sdk"}, env={"A": "1"}
+    )
+    try:
+        yield box
+    finally:
+        box.kill()
+        box.close()
+
+
+def test_the_sdk_runs_a_command(sdk):
+    execution = sdk.commands.run("echo out-$A; echo err >&2; exit 3")
+
+    assert [message.text for message in execution.logs.stdout] == ["out-1"]
+    assert [message.text for message in execution.logs.stderr] == ["err"]
+    assert execution.exit_code == 3
+
+
+def test_the_sdk_writes_and_reads_files(sdk):
+    sdk.files.write_files([WriteEntry(path="/workspace/sdk/a.txt", data="alpha\n", mode=640)])
+
+    assert sdk.files.read_file("/workspace/sdk/a.txt") == "alpha\n"
+    assert sdk.files.get_file_info(["/workspace/sdk/a.txt"])["/workspace/sdk/a.txt"].mode == 640
+
+
+def test_the_sdk_searches_files(sdk):
+    sdk.files.write_files([WriteEntry(path="/workspace/found/b.sh", data="x", mode=755)])
+
+    found = sdk.files.search(SearchEntry(path="/workspace/found", pattern="*.sh"))
+
+    assert [entry.path for entry in found] == ["/workspace/found/b.sh"]
+
+
+def test_the_sdk_renews(sdk):
+    before = sdk.get_info().expires_at
+
+    sdk.renew(timedelta(minutes=30))
+
+    assert sdk.get_info().expires_at > before
+
+
+def test_the_sdk_finds_its_sandbox_by_metadata(sdk, connection):
+    with SandboxManagerSync.create(connection) as manager:
+        listed = manager.list_sandbox_infos(SandboxFilter(metadata={"made-by": "sdk"}))
+
+    assert sdk.id in [info.id for info in listed.sandbox_infos]
+
+
+def test_the_sdk_kills(connection):
+    box = SandboxSync.create("host", connection_config=connection, timeout=timedelta(minutes=5))
+
+    box.kill()
+
+    with SandboxManagerSync.create(connection) as manager:
+        assert box.id not in [info.id for info in manager.list_sandbox_infos(SandboxFilter()).sandbox_infos]
+    box.close()

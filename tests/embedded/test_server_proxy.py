@@ -1,0 +1,214 @@
+"""The two ways to a port in a sandbox: its own loopback port, and the server's proxy."""
+
+import hashlib
+import json
+import threading
+import time
+
+import pytest
+import requests
+
+from tests.embedded.machine import running_server, wait_until
+
+ECHO = r"""
+import http.server, json, sys, time
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/slow":
+            self.send_response(200); self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
+            for part in (b"first", b"second"):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part)); self.wfile.flush(); time.sleep(0.5)
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        if self.path == "/cut":
+            self.send_response(200); self.send_header("Content-Length", "100"); self.end_headers()
+            self.wfile.write(b"x")
+            self.close_connection = True
+            return
+        said = {"method": self.command, "path": self.path, "headers": dict(self.headers), "length": len(body)}
+        data = json.dumps(said).encode()
+        self.send_response(302 if self.path == "/moved" else 200)
+        if self.path == "/moved": self.send_header("Location", "/elsewhere?a=b")
+        self.send_header("Set-Cookie", "a=1"); self.send_header("Set-Cookie", "b=2")
+        self.send_header("Content-Length", str(len(data))); self.end_headers(); self.wfile.write(data)
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = answer
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Echo).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def machine():
+    with running_server() as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def sandbox(machine):
+    """A sandbox with a service on port 8000."""
+    sandbox_id = machine.create(env={"ECHO": ECHO})
+    machine.run(sandbox_id, 'nohup python3 -c "$ECHO" > /tmp/log 2>&1 &')
+    knock = "exec 3<>/dev/tcp/127.0.0.1/8000"
+    assert wait_until(lambda: machine.run(sandbox_id, knock).exit_code == 0), machine.run(sandbox_id, "cat /tmp/log")
+    return sandbox_id
+
+
+@pytest.fixture(params=[False, True], ids=["directly", "through the server"])
+def port(machine, sandbox, request):
+    """Base URL and headers of a way to any port."""
+
+    def find(number):
+        query = "?use_server_proxy=true" if request.param else ""
+        found = machine.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/{number}{query}").json()
+        headers = {"OPEN-SANDBOX-API-KEY": machine.api_key} if request.param else found["headers"]
+        return f"http://{found['endpoint']}", headers
+
+    return find
+
+
+@pytest.fixture
+def through_server(machine, sandbox):
+    def send(method, path, **options):
+        return machine.request(method, f"/v1/sandboxes/{sandbox}/proxy{path}", allow_redirects=False, **options)
+
+    return send
+
+
+def test_the_agent_answers(port):
+    url, headers = port(44772)
+
+    answer = requests.get(f"{url}/ping", headers=headers, timeout=10)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_the_agent_wants_its_token(port):
+    url, _ = port(44772)
+
+    assert requests.get(f"{url}/ping", timeout=10).status_code == 401
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
+def test_a_service_answers(port, method):
+    url, headers = port(8000)
+
+    answer = requests.request(method, f"{url}/a%20b/c?x=1&x=%2F&y", headers=headers, data=b"12345", timeout=10)
+
+    said = answer.json()
+    assert (said["method"], said["path"]) == (method, "/a%20b/c?x=1&x=%2F&y")
+    assert said["length"] == 5 or method == "GET"
+
+
+def test_an_answer_arrives_piece_by_piece(port):
+    """Events must not wait for the end of their stream."""
+    url, headers = port(8000)
+
+    with requests.get(f"{url}/slow", headers=headers, stream=True, timeout=10) as answer:
+        pieces = [(time.monotonic(), piece) for piece in answer.iter_content(None)]
+
+    assert [piece for _, piece in pieces] == [b"first", b"second"]
+    assert pieces[1][0] - pieces[0][0] > 0.2
+
+
+def test_a_body_that_is_cut_is_not_passed_off_as_whole(port):
+    url, headers = port(8000)
+
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(f"{url}/cut", headers=headers, timeout=10)
+
+
+def test_large_bodies_pass_unchanged(port):
+    url, headers = port(44772)
+    content = bytes(range(256)) * 64 * 1024  # 16 MiB
+    metadata = ("metadata", json.dumps({"path": "/tmp/large", "mode": 644}), "application/json")
+
+    files = {"metadata": metadata, "file": ("file", content)}
+    assert requests.post(f"{url}/files/upload", headers=headers, files=files, timeout=60).status_code == 200
+    got = requests.get(f"{url}/files/download?path=/tmp/large", headers=headers, timeout=60).content
+
+    assert hashlib.sha256(got).digest() == hashlib.sha256(content).digest()
+
+
+def test_nothing_listening_is_a_bad_gateway(machine, sandbox, through_server):
+    refused = through_server("GET", "/8001/")
+
+    assert (refused.status_code, refused.json()["code"]) == (502, "BACKEND_CONNECTION_FAILED")
+
+
+def test_a_sandbox_that_has_ended_is_a_bad_gateway(machine):
+    made = machine.request(
+        "POST", "/v1/sandboxes", json={"image": {"uri": "host"}, "entrypoint": ["true"], "resourceLimits": {"cpu": "1"}}
+    ).json()
+    path = f"/v1/sandboxes/{made['id']}"
+    assert wait_until(lambda: machine.request("GET", path).json()["status"]["state"] == "Terminated")
+
+    refused = machine.request("GET", f"{path}/proxy/44772/ping")
+
+    assert (refused.status_code, refused.json()["code"]) == (502, "BACKEND_CONNECTION_FAILED")
+
+
+def test_credentials_stop_at_the_proxy(machine, through_server):
+    secret = {"Authorization": "Bearer s", "Cookie": "c=s", "X-Forwarded-For": "1.2.3.4", "X-Kept": "yes"}
+
+    said = through_server("GET", "/8000/", headers={"OPEN-SANDBOX-API-KEY": machine.api_key, **secret}).json()[
+        "headers"
+    ]
+
+    received = {name.lower(): value for name, value in said.items()}
+    assert received["x-kept"] == "yes"
+    assert "1.2.3.4" not in received.values()
+    assert not {"authorization", "cookie", "open-sandbox-api-key"} & received.keys()
+    assert machine.api_key not in received.values()
+
+
+def test_repeated_headers_stay_repeated(through_server):
+    cookies = through_server("GET", "/8000/").raw.headers.getlist("Set-Cookie")
+
+    assert cookies == ["a=1", "b=2"]
+
+
+def test_a_redirect_stays_inside_the_proxy(sandbox, through_server):
+    moved = through_server("GET", "/8000/moved")
+
+    assert moved.headers["Location"] == f"/v1/sandboxes/{sandbox}/proxy/8000/elsewhere?a=b"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+def test_some_methods_are_not_routed(through_server, method):
+    assert through_server(method, "/8000/").status_code == 405
+
+
+def test_a_websocket_is_refused(machine, through_server):
+    headers = {"OPEN-SANDBOX-API-KEY": machine.api_key, "Connection": "Upgrade", "Upgrade": "websocket"}
+
+    assert through_server("GET", "/8000/", headers=headers).status_code == 400
+
+
+def test_an_unknown_sandbox_is_not_found(machine):
+    refused = machine.request("GET", "/v1/sandboxes/none/proxy/44772/ping")
+
+    assert (refused.status_code, refused.json()["code"]) == (404, "DOCKER::SANDBOX_NOT_FOUND")
+
+
+def test_many_streams_do_not_keep_others_waiting(machine, sandbox):
+    """A suite may follow dozens of commands at once through the proxy."""
+    url = f"{machine.url}/v1/sandboxes/{sandbox}/proxy/44772"
+    headers = {"OPEN-SANDBOX-API-KEY": machine.api_key}
+    open_streams = []
+
+    def follow():
+        stream = requests.post(f"{url}/command", headers=headers, json={"command": "sleep 3"}, stream=True, timeout=30)
+        open_streams.append(stream)
+
+    threads = [threading.Thread(target=follow) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert requests.get(f"{url}/ping", headers=headers, timeout=2).status_code == 200
+
+    for stream in open_streams:
+        stream.close()
+    assert len(open_streams) == 40

