@@ -1,0 +1,207 @@
+"""A tree survives the way through a tar, and a hostile tar touches nothing."""
+
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_opensandbox.archives import extract_tree, pack_tree
+from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, SkippedFileWarning, UnsafeArchiveError
+
+MEBIBYTE = 1024 * 1024
+
+
+def packed(source: Path) -> io.BytesIO:
+    archive = io.BytesIO()
+    pack_tree(source, archive)
+    archive.seek(0)
+    return archive
+
+
+def archive_of(*members: tarfile.TarInfo, content: bytes = b"") -> io.BytesIO:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for member in members:
+            member.size = len(content) if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(content))
+    archive.seek(0)
+    return archive
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.linkname = link
+    return info
+
+
+def description(root: Path) -> dict[str, tuple[str, int, bytes]]:
+    """Say of everything below a directory what it is, its permissions and its content."""
+    return {str(path.relative_to(root)): _describe(path) for path in sorted(root.rglob("*"))}
+
+
+def _describe(path: Path) -> tuple[str, int, bytes]:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return "link", 0, os.fsencode(os.readlink(path))
+    if stat.S_ISDIR(mode):
+        return "directory", stat.S_IMODE(mode), b""
+    return "file", stat.S_IMODE(mode), path.read_bytes()
+
+
+names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) <= 60
+)
+modes = st.sampled_from([0o400, 0o600, 0o644, 0o664, 0o755, 0o777])
+trees = st.recursive(
+    st.tuples(st.just("file"), st.binary(max_size=2000), modes) | st.tuples(st.just("link"), names),
+    lambda inner: st.tuples(st.just("directory"), st.dictionaries(names, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+def plant(path: Path, tree) -> None:
+    if tree[0] == "link":
+        path.symlink_to(tree[1])
+    elif tree[0] == "file":
+        path.write_bytes(tree[1])
+        path.chmod(tree[2])
+    else:
+        path.mkdir()
+        for name, inner in tree[1].items():
+            plant(path / name, inner)
+
+
+@settings(max_examples=60, deadline=None)
+@given(entries=st.dictionaries(names, trees, max_size=4))
+def test_a_tree_comes_back_as_it_was(tmp_path_factory, entries):
+    source = tmp_path_factory.mktemp("source") / "root"
+    plant(source, ("directory", entries))
+    target = source.parent / "target"
+
+    extract_tree(packed(source), target, max_bytes=MEBIBYTE)
+
+    assert description(target) == description(source)
+
+
+def test_a_directory_without_write_permission_gets_its_content(tmp_path):
+    source = tmp_path / "source"
+    (source / "closed").mkdir(parents=True)
+    (source / "closed/file").write_text("x")
+    (source / "closed").chmod(0o555)
+
+    extract_tree(packed(source), tmp_path / "target", max_bytes=MEBIBYTE)
+
+    assert (tmp_path / "target/closed/file").read_text() == "x"
+    assert stat.S_IMODE((tmp_path / "target/closed").stat().st_mode) == 0o555
+
+
+def test_special_files_are_left_out_with_a_warning(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    os.mkfifo(source / "pipe")
+    (source / "file").write_text("x")
+
+    with pytest.warns(SkippedFileWarning, match="pipe"):
+        archive = packed(source)
+
+    with tarfile.open(fileobj=archive) as tar:
+        assert tar.getnames() == ["file"]
+
+
+def test_a_target_that_exists_is_merged_into(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "new").write_text("new")
+    (source / "both").write_text("from the sandbox")
+    (target / "both").write_text("from before")
+    (target / "old").write_text("old")
+
+    extract_tree(packed(source), target, max_bytes=MEBIBYTE)
+
+    assert {path.name: path.read_text() for path in target.iterdir()} == {
+        "new": "new",
+        "both": "from the sandbox",
+        "old": "old",
+    }
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param([member("/etc/evil")], id="absolute name"),
+        pytest.param([member("../evil")], id="climbing name"),
+        pytest.param([member("a/../../evil")], id="name that climbs in the middle"),
+        pytest.param([member("out", tarfile.SYMTYPE, "/etc"), member("out/evil")], id="through an absolute link"),
+        pytest.param([member("in", tarfile.SYMTYPE, "sub"), member("in/evil")], id="through a link that stays inside"),
+        pytest.param([member("out", tarfile.SYMTYPE, "/etc/passwd")], id="absolute link"),
+        pytest.param([member("out", tarfile.SYMTYPE, "../outside")], id="climbing link"),
+        pytest.param([member("a/out", tarfile.SYMTYPE, "b/../../../outside")], id="link that climbs late"),
+        pytest.param([member("out", tarfile.LNKTYPE, "/etc/passwd")], id="absolute hard link"),
+        pytest.param([member("out", tarfile.LNKTYPE, "../outside")], id="climbing hard link"),
+        pytest.param([member("disk", tarfile.BLKTYPE)], id="block device"),
+        pytest.param([member("null", tarfile.CHRTYPE)], id="character device"),
+        pytest.param([member("pipe", tarfile.FIFOTYPE)], id="FIFO"),
+    ],
+)
+def test_a_hostile_member_stops_everything(tmp_path, members):
+    target = tmp_path / "target"
+
+    with pytest.raises(UnsafeArchiveError, match="refused to extract"):
+        extract_tree(archive_of(member("innocent"), *members), target, max_bytes=MEBIBYTE)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_was_in_the_target_before_leads_nobody_out(tmp_path):
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    outside.mkdir()
+    target.mkdir()
+    (target / "cache").symlink_to(outside)
+
+    with pytest.raises(UnsafeArchiveError, match="leads outside"):
+        extract_tree(archive_of(member("cache/evil")), target, max_bytes=MEBIBYTE)
+
+    assert list(outside.iterdir()) == []
+
+
+def test_a_file_link_that_was_in_the_target_before_is_replaced(tmp_path):
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    outside.write_text("mine")
+    target.mkdir()
+    (target / "file").symlink_to(outside)
+
+    extract_tree(archive_of(member("file"), content=b"theirs"), target, max_bytes=MEBIBYTE)
+
+    assert (outside.read_text(), (target / "file").read_text()) == ("mine", "theirs")
+
+
+def test_setuid_bits_are_dropped(tmp_path):
+    info = member("tool")
+    info.mode = 0o6755
+
+    extract_tree(archive_of(info, content=b"#!/bin/sh\n"), tmp_path / "target", max_bytes=MEBIBYTE)
+
+    assert stat.S_IMODE((tmp_path / "target/tool").stat().st_mode) == 0o755
+
+
+def test_more_bytes_than_allowed_are_refused_before_any_is_written(tmp_path):
+    archive = archive_of(member("a"), member("b"), content=b"x" * 600)
+
+    with pytest.raises(FileTooLargeError, match="1,000"):
+        extract_tree(archive, tmp_path / "target", max_bytes=1000)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_archive_is_no_archive(tmp_path):
+    whole = archive_of(member("file"), content=b"x" * 5000).getvalue()
+
+    with pytest.raises(ProtocolError, match="no complete tar archive"):
+        extract_tree(io.BytesIO(whole[:3000]), tmp_path / "target", max_bytes=MEBIBYTE)
