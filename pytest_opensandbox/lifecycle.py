@@ -1,0 +1,228 @@
+"""The life of a sandbox: created with its run's tags and a short lease, made ready, kept alive, deleted."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pytest_opensandbox.client import Client
+from pytest_opensandbox.errors import ApiError, NotFoundError, OpenSandboxError, TransportError
+from pytest_opensandbox.models import Endpoint, SandboxResponse
+from pytest_opensandbox.opts import SandboxOpts, label_value
+
+TAG_RUN = "pytest-opensandbox.run"
+TAG_WORKER = "pytest-opensandbox.worker"
+TAG_PROJECT = "pytest-opensandbox.project"
+TAG_TEST = "pytest-opensandbox.test"
+TAG_CREATE = "pytest-opensandbox.create"
+
+_AMBIGUOUS_STATUSES = frozenset({502, 504})
+_RENEWALS_PER_LEASE = 4
+
+
+@dataclass(frozen=True)
+class RunTags:
+    """Who is asking: the labels by which a run's sandboxes are found again."""
+
+    run_id: str
+    """Unique for one pytest run, the same on all its workers."""
+    worker_id: str = "main"
+    """``main`` or the xdist worker's name."""
+    project: str = ""
+    """Name of the project under test."""
+
+    def metadata(self, *, test: str = "") -> dict[str, str]:
+        """Return the labels for one create; the last of them is unique to it."""
+        tags = {
+            TAG_RUN: self.run_id,
+            TAG_WORKER: self.worker_id,
+            TAG_PROJECT: label_value(self.project) if self.project else "",
+            TAG_TEST: label_value(test) if test else "",
+        }
+        return {key: value for key, value in tags.items() if value} | {TAG_CREATE: secrets.token_hex(8)}
+
+
+class Ledger:
+    """What was created and what became of it; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._created: list[str] = []
+        self._gone: set[str] = set()
+
+    @property
+    def created(self) -> tuple[str, ...]:
+        """Ids of all sandboxes, in the order of their creation."""
+        with self._lock:
+            return tuple(self._created)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Ids of the sandboxes that nobody has deleted yet."""
+        with self._lock:
+            return tuple(sandbox_id for sandbox_id in self._created if sandbox_id not in self._gone)
+
+    def add(self, sandbox_id: str) -> None:
+        """Note a creation."""
+        with self._lock:
+            self._created.append(sandbox_id)
+
+    def strike(self, sandbox_ids: Iterable[str]) -> None:
+        """Note that these no longer exist."""
+        with self._lock:
+            self._gone.update(sandbox_ids)
+
+
+class Lease:
+    """Keeps sandboxes alive for as long as this process lives, from one daemon thread.
+
+    Args:
+        client: asks the server.
+        seconds: how long a sandbox may outlive its last renewal.
+    """
+
+    def __init__(self, client: Client, *, seconds: int) -> None:
+        self.seconds = seconds
+        self._client = client
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def hold(self, sandbox_id: str) -> None:
+        """Renew this sandbox from now on."""
+        with self._lock:
+            self._held.add(sandbox_id)
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._keep, name="opensandbox-lease", daemon=True)
+                self._thread.start()
+
+    def release(self, sandbox_id: str) -> None:
+        """Renew this sandbox no longer."""
+        with self._lock:
+            self._held.discard(sandbox_id)
+
+    def stop(self) -> None:
+        """End the thread; what is still held ends with its lease."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def renew_all(self) -> None:
+        """Renew every sandbox that is held; one that is gone is dropped, other trouble waits for the next turn."""
+        with self._lock:
+            held = list(self._held)
+        for sandbox_id in held:
+            try:
+                self._client.renew(sandbox_id, self.seconds)
+            except NotFoundError:
+                self.release(sandbox_id)
+            except OpenSandboxError:
+                continue
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(self.seconds / _RENEWALS_PER_LEASE):
+            self.renew_all()
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A sandbox that is ready: what the server says of it, and where its agent is."""
+
+    response: SandboxResponse
+    """State, metadata, times."""
+    endpoint: Endpoint
+    """The agent."""
+    image: str
+    """What it was made from."""
+
+
+class Lifecycle:
+    """Creates sandboxes that cannot be forgotten, and deletes them.
+
+    Args:
+        client: talks to the server.
+        tags: go on every create.
+        lease_seconds: time to live of every sandbox, renewed while this process lives; whole seconds, 60 … 86,400.
+        ready_timeout: how long a sandbox may take to become ready; seconds.
+    """
+
+    def __init__(self, client: Client, *, tags: RunTags, lease_seconds: int = 120, ready_timeout: float = 60.0) -> None:
+        self.client = client
+        self.tags = tags
+        self.ready_timeout = ready_timeout
+        self.ledger = Ledger()
+        self.lease = Lease(client, seconds=lease_seconds)
+
+    def launch(self, opts: SandboxOpts, *, test: str = "") -> Launched:
+        """Create a sandbox and wait until commands can run in it; what does not become ready is deleted.
+
+        Args:
+            opts: what to create; its timeout is replaced by the lease.
+            test: name of the test that asks, kept as a label.
+
+        Raises:
+            ApiError: the server refuses.
+            SandboxFailedError: it ended before it was ready.
+            ReadyTimeoutError: it was not ready in time.
+            TransportError: the server does not answer.
+        """
+        tagged = replace(opts, metadata={**opts.metadata, **self.tags.metadata(test=test)}, timeout=self.lease.seconds)
+        created = self._create(tagged)
+        try:
+            self.lease.hold(created.id)
+            response, endpoint = self.client.wait_ready_endpoint(created.id, timeout=self.ready_timeout, known=created)
+        except BaseException:
+            self._discard(created.id)
+            raise
+        return Launched(response, endpoint, opts.image or opts.snapshot_id or "")
+
+    def delete(self, sandbox_id: str) -> None:
+        """Delete a sandbox; one that is already gone is fine.
+
+        Raises:
+            ApiError: the server refuses; the sandbox stays in the ledger.
+            TransportError: the server does not answer; the sandbox stays in the ledger.
+        """
+        self.lease.release(sandbox_id)
+        self.client.delete_sandbox(sandbox_id)
+        self.ledger.strike([sandbox_id])
+
+    def close(self) -> None:
+        """Stop renewing; deletes nothing."""
+        self.lease.stop()
+
+    def _create(self, opts: SandboxOpts) -> SandboxResponse:
+        """Create once; where the answer was lost, look for what it may have made by its unique tag."""
+        try:
+            created = self.client.create_sandbox(opts)
+        except (TransportError, ApiError) as exc:
+            found = self._find(opts) if _may_have_created(exc) else []
+            if not found:
+                raise
+            created = found[0]
+        except BaseException:
+            for stray in self._find(opts):
+                self._discard(stray.id)
+            raise
+        self.ledger.add(created.id)
+        return created
+
+    def _find(self, opts: SandboxOpts) -> list[SandboxResponse]:
+        try:
+            return self.client.list_sandboxes({TAG_CREATE: opts.metadata[TAG_CREATE]})
+        except OpenSandboxError:
+            return []
+
+    def _discard(self, sandbox_id: str) -> None:
+        """Delete on the way out of a failure, which must not be hidden by another; the sweep finds what stays."""
+        try:
+            self.delete(sandbox_id)
+        except OpenSandboxError:
+            return
+
+
+def _may_have_created(error: TransportError | ApiError) -> bool:
+    return isinstance(error, TransportError) or error.status in _AMBIGUOUS_STATUSES

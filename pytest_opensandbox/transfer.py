@@ -1,0 +1,221 @@
+"""Copies files and trees between the host and a sandbox, whatever their names are."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from pytest_opensandbox.archives import extract_tree, pack_tree
+from pytest_opensandbox.client import Client
+from pytest_opensandbox.downloads import Download
+from pytest_opensandbox.errors import ConfigError, FileTooLargeError, NotFoundError
+from pytest_opensandbox.models import Endpoint, FileUpload
+from pytest_opensandbox.results import CommandResult
+
+MAX_BYTES = 4 * 1024**3
+"""Most that one get takes in; bytes."""
+
+Run = Callable[[Sequence[str]], CommandResult]
+"""Runs an argument list in the sandbox and returns how it ended."""
+
+_UNCOUNTED = ("/proc/", "/sys/")
+_KIND = 'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
+_PLACE = """\
+mkdir -p -- "$2" || exit
+if [ -d "$3" ]; then echo "$3 is a directory" >&2; exit 1; fi
+cat <"$1" >"$3" && chmod "$4" -- "$3" && rm -f -- "$1"
+"""
+_UNPACK = """\
+if [ ! -d "$2" ]; then mkdir -p -- "$2" && chmod "$3" -- "$2" || exit; fi
+tar -x -o -p -f "$1" -C "$2" && rm -f -- "$1"
+"""
+
+
+class Transfer:
+    """The way in and out of one sandbox.
+
+    Args:
+        client: talks to the agent.
+        endpoint: the agent.
+        run: runs what the file operations cannot express.
+    """
+
+    def __init__(self, client: Client, endpoint: Endpoint, run: Run) -> None:
+        self._client = client
+        self._endpoint = endpoint
+        self._run = run
+
+    def put(self, src: bytes | str | os.PathLike[str], dst: str, *, mode: int | None = None) -> None:
+        """Write bytes, text, a local file or a local tree to ``dst``.
+
+        Args:
+            src: bytes; text, written as UTF-8; or a path object that names a file or a directory.
+            dst: absolute path in the sandbox; for a directory it becomes the root of the tree.
+            mode: permission bits, 0 … 0o777; default those of the source, 0o644 for bytes and text.
+
+        Raises:
+            ConfigError: ``dst`` is not absolute, or ``mode`` was given for a tree.
+            FileNotFoundError: no such local file.
+            CommandError: the sandbox could not unpack a tree; it needs ``tar``.
+            ApiError: the agent refuses.
+            ProtocolError: what arrived has another size.
+        """
+        _check_path("dst", dst)
+        if isinstance(src, (bytes, str)):
+            content = src.encode() if isinstance(src, str) else src
+            self._put_file(content, dst, 0o644 if mode is None else mode)
+        elif (local := Path(src)).is_dir():
+            if mode is not None:
+                raise ConfigError("mode", "be left out for a directory, whose files keep their own", mode)
+            self._put_tree(local, dst)
+        else:
+            self._put_file(local, dst, local.stat().st_mode & 0o777 if mode is None else mode)
+
+    def read(self, path: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+        """Return the content of one file.
+
+        Args:
+            path: absolute path in the sandbox; a symbolic link is followed.
+            max_bytes: refuse a longer file; bytes.
+
+        Raises:
+            NotFoundError: no such path.
+            ConfigError: ``path`` is not absolute, or not a file.
+            FileTooLargeError: more than ``max_bytes``.
+        """
+        kind, size = self._look(path, max_bytes)
+        if kind == "directory":
+            raise ConfigError("dst", "be given, because a directory has no bytes of its own", path)
+        # The kernel's own files say that they are empty, and the agent sends what they say.
+        if size == 0 and path.startswith(_UNCOUNTED):
+            return self._run(["cat", "--", path]).check().stdout_bytes
+        with self._readable(path) as source, self._client.download_file(self._endpoint, source) as download:
+            return b"".join(_limited(download, path, max_bytes))
+
+    def get(self, path: str, dst: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Path:
+        """Copy a file or a tree to the host.
+
+        Args:
+            path: absolute path in the sandbox; a symbolic link is followed.
+            dst: local path; a directory becomes its content, a file is written to it, or into it where it is a
+                directory.
+            max_bytes: most that is taken; bytes.
+
+        Returns:
+            The local path that was written.
+
+        Raises:
+            NotFoundError: no such path.
+            ConfigError: ``path`` is not absolute, or is a device, socket or FIFO.
+            FileTooLargeError: more than ``max_bytes``.
+            UnsafeArchiveError: the tree would touch something outside ``dst``.
+            CommandError: the sandbox could not pack a tree; it needs ``tar``.
+        """
+        kind, _ = self._look(path, max_bytes)
+        if kind == "directory":
+            return self._get_tree(path, Path(dst), max_bytes)
+        return self._get_file(path, Path(dst), max_bytes)
+
+    def _put_file(self, content: bytes | Path, dst: str, mode: int) -> None:
+        if _is_plain(dst):
+            self._client.upload_files(self._endpoint, [FileUpload(dst, content, mode)])
+            return
+        with self._scratch("file") as scratch:
+            self._client.upload_files(self._endpoint, [FileUpload(scratch, content, mode)])
+            self._run(["sh", "-c", _PLACE, "sh", scratch, str(PurePosixPath(dst).parent), dst, f"{mode:o}"]).check()
+
+    def _put_tree(self, source: Path, dst: str) -> None:
+        root_mode = f"{source.stat().st_mode & 0o777:o}"
+        with tempfile.NamedTemporaryFile() as archive, self._scratch("tar") as scratch:
+            pack_tree(source, archive)  # type: ignore[arg-type]  # typeshed: a wrapper that behaves as a BinaryIO
+            archive.flush()
+            self._client.upload_files(self._endpoint, [FileUpload(scratch, Path(archive.name), 0o600)])
+            self._run(["sh", "-c", _UNPACK, "sh", scratch, dst, root_mode]).check()
+
+    def _get_file(self, path: str, dst: Path, max_bytes: int) -> Path:
+        target = dst / PurePosixPath(path).name if dst.is_dir() else dst
+        with self._readable(path) as source:
+            mode = self._client.files_info(self._endpoint, [source])[source].mode
+            with target.open("wb") as file:
+                self._copy(source, file, max_bytes)
+        target.chmod(mode & 0o777 or 0o644)
+        return target
+
+    def _get_tree(self, path: str, dst: Path, max_bytes: int) -> Path:
+        with tempfile.TemporaryFile() as archive, self._scratch("tar") as scratch:
+            self._run(["tar", "-c", "-f", scratch, "-C", path, "."]).check()
+            self._copy(scratch, archive, max_bytes)
+            archive.seek(0)
+            extract_tree(archive, dst, max_bytes=max_bytes)
+        return dst
+
+    def _copy(self, source: str, file: BinaryIO, max_bytes: int) -> None:
+        with self._client.download_file(self._endpoint, source) as download:
+            for chunk in _limited(download, source, max_bytes):
+                file.write(chunk)
+
+    def _look(self, path: str, max_bytes: int) -> tuple[str, int]:
+        """Return whether a path is a file or a directory, links followed, and its size where the agent says it."""
+        _check_path("path", path)
+        kind, size = self._ask(path)
+        if kind == "other":
+            raise ConfigError("path", "be a file or a directory, it is a device, socket or FIFO", path)
+        if kind == "file" and size > max_bytes:
+            raise FileTooLargeError(path, size_bytes=size, max_bytes=max_bytes)
+        return kind, size
+
+    def _ask(self, path: str) -> tuple[str, int]:
+        if _is_plain(path):
+            info = self._client.files_info(self._endpoint, [path])[path]
+            if info.type in ("file", "directory"):
+                return info.type, info.size
+        kind = self._run(["sh", "-c", _KIND, "sh", path]).check().stdout.strip()
+        if not kind:
+            raise NotFoundError(404, code="FILE_NOT_FOUND", message=f"no such file in the sandbox: {path}")
+        return kind, 0
+
+    @contextmanager
+    def _readable(self, path: str) -> Iterator[str]:
+        """Yield a path under which the agent reads the file: itself, or a copy where the agent would alter the name."""
+        if _is_plain(path):
+            yield path
+            return
+        with self._scratch("copy") as scratch:
+            self._run(["cp", "-p", "--", path, scratch]).check()
+            yield scratch
+
+    @contextmanager
+    def _scratch(self, suffix: str) -> Iterator[str]:
+        """Yield the name of a file in the sandbox that is gone afterwards."""
+        path = f"/tmp/.opensandbox-{secrets.token_hex(8)}.{suffix}"  # noqa: S108 - in the sandbox, unguessable
+        try:
+            yield path
+        finally:
+            self._client.remove_files(self._endpoint, [path])
+
+
+def _limited(download: Download, path: str, max_bytes: int) -> Iterator[bytes]:
+    """Yield what arrives, and stop where it is more than allowed: a sandbox need not say how much it sends."""
+    if download.size > max_bytes:
+        raise FileTooLargeError(path, size_bytes=download.size, max_bytes=max_bytes)
+    arrived = 0
+    for chunk in download:
+        arrived += len(chunk)
+        if arrived > max_bytes:
+            raise FileTooLargeError(path, size_bytes=arrived, max_bytes=max_bytes)
+        yield chunk
+
+
+def _is_plain(path: str) -> bool:
+    """Whether the agent takes the path as it is: it expands ``$NAME`` also in file names."""
+    return "$" not in path
+
+
+def _check_path(field: str, path: str) -> None:
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise ConfigError(field, "be an absolute path inside the sandbox", path)
