@@ -1,0 +1,164 @@
+"""Turns the text that users typed into one frozen Settings, and knows which place each value came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.keys import MaskedKey, masked
+from pytest_opensandbox.options import (
+    API_KEY_ENV,
+    EMBEDDED,
+    EMBEDDED_IMAGE,
+    OPTIONS,
+    PROTOCOL_ENV,
+    SERVER_IMAGE,
+    Option,
+)
+from pytest_opensandbox.opts import SandboxOpts, label_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that one run was told, read and checked once."""
+
+    url: str
+    """``embedded``, ``docker``, or the http(s) URL of a server, without a slash at its end."""
+    image: str
+    """Image of a sandbox whose test asks for no other."""
+    resources: Mapping[str, str]
+    """Limits of a sandbox whose test asks for no others, such as ``{"cpu": "500m", "memory": "512Mi"}``."""
+    lease_seconds: int
+    """How long a sandbox outlives a pytest that was killed; 60 … 86,400."""
+    ready_timeout_seconds: float
+    """How long a sandbox may take to become ready; > 0."""
+    command_timeout_seconds: float
+    """How long a command may take unless something nearer says otherwise; > 0."""
+    server_proxy: bool
+    """Whether the sandboxes are reached through the server's proxy."""
+    project: str
+    """Name of the project under test, as a legal label value."""
+    api_key: MaskedKey | None = None
+    """Key of the server, or None; its repr hides it."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """``flag``, ``environment``, ``ini`` or ``default`` for each option's name."""
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """Read the settings of a run from its flags, its ini file and the environment.
+
+    Raises:
+        pytest.UsageError: a value breaks a rule; names the place it was read from.
+    """
+    try:
+        flags = {option.name: config.getoption(option.dest) for option in OPTIONS}
+        inis = {option.name: _ini_text(config, option) for option in OPTIONS}
+        return read_settings(flags=flags, environ=os.environ, inis=inis, project=config.rootpath.name)
+    except ConfigError as exc:
+        raise pytest.UsageError(f"opensandbox: {exc}") from None
+
+
+def read_settings(
+    *,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    inis: Mapping[str, str | None],
+    project: str = "",
+) -> Settings:
+    """Read the settings from the three places; an earlier place wins, an empty variable counts as not set.
+
+    Args:
+        flags: text by option name; None where not given.
+        environ: environment variables.
+        inis: text by option name; None where not given.
+        project: name of the project under test, any text.
+
+    Raises:
+        ConfigError: a value breaks a rule; names the flag, variable or ini key.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for option in OPTIONS:
+        text, source = _first_present(option, flags, environ, inis)
+        values[option.name] = None if text is None else _parse(option, text, source)
+        sources[option.name] = source
+    if values["image"] is None:
+        values["image"] = EMBEDDED_IMAGE if values["url"] == EMBEDDED else SERVER_IMAGE
+    _check_limits(values["resources"], sources["resources"])
+    return Settings(
+        url=values["url"],
+        image=values["image"],
+        resources=values["resources"],
+        lease_seconds=values["lease"],
+        ready_timeout_seconds=values["ready_timeout"],
+        command_timeout_seconds=values["command_timeout"],
+        server_proxy=values["server_proxy"],
+        project=label_value(project) if project else "",
+        api_key=_key(environ),
+        sources=sources,
+    )
+
+
+def place_of(option: Option, source: str) -> str:
+    """Return the name by which a user knows the place: the flag, the variable, the ini key or "default"."""
+    return {"flag": option.flag, "environment": option.env, "ini": option.ini}.get(source, source)
+
+
+def _first_present(
+    option: Option, flags: Mapping[str, str | None], environ: Mapping[str, str], inis: Mapping[str, str | None]
+) -> tuple[str | None, str]:
+    # An empty flag or ini key is somebody's word; an empty variable is how CI systems spell "not set".
+    places = (
+        ("flag", flags.get(option.name)),
+        ("environment", _environment_text(option, environ) or None),
+        ("ini", inis.get(option.name)),
+    )
+    return next(((text, source) for source, text in places if text is not None), (option.default, "default"))
+
+
+def _environment_text(option: Option, environ: Mapping[str, str]) -> str:
+    text = environ.get(option.env, "")
+    if option.name != "url" or not text or "://" in text or text in (EMBEDDED, "docker"):
+        return text
+    protocol = environ.get(PROTOCOL_ENV) or "http"
+    if protocol not in ("http", "https"):
+        raise ConfigError(PROTOCOL_ENV, "be http or https", protocol)
+    return f"{protocol}://{text}"
+
+
+def _key(environ: Mapping[str, str]) -> MaskedKey | None:
+    try:
+        return masked(environ.get(API_KEY_ENV)) or None
+    except ConfigError as exc:
+        raise ConfigError(API_KEY_ENV, exc.rule, "***") from None
+
+
+def _ini_text(config: pytest.Config, option: Option) -> str | None:
+    try:
+        value = config.getini(option.ini)
+    except TypeError:
+        # pytest's own TOML table checks types: a bare number is not the text that every other ini file has.
+        raise ConfigError(option.ini, "be text in quotes", "another type") from None
+    return None if value is None else str(value)
+
+
+def _parse(option: Option, text: str, source: str) -> Any:
+    try:
+        return option.parse(text)
+    except ValueError as exc:
+        shown = "***" if "@" in text else text
+        raise ConfigError(place_of(option, source), str(exc), shown) from None
+
+
+def _check_limits(resources: Mapping[str, str], source: str) -> None:
+    try:
+        SandboxOpts(image=EMBEDDED_IMAGE, resource_limits=resources)
+    except ConfigError as exc:
+        option = next(option for option in OPTIONS if option.name == "resources")
+        text = ",".join(f"{name}={value}" for name, value in resources.items())
+        raise ConfigError(f"{place_of(option, source)}: {exc.field}", exc.rule, text) from None

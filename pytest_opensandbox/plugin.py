@@ -1,0 +1,171 @@
+"""The hooks of pytest and xdist that this plugin implements, a few lines each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Protocol
+
+import pytest
+
+from pytest_opensandbox import hookspecs, report
+from pytest_opensandbox.config import settings_of
+from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
+from pytest_opensandbox.options import add_options
+from pytest_opensandbox.recipe import MARKER_HELP
+from pytest_opensandbox.session import RUN, Run
+from pytest_opensandbox.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity
+
+__all__ = ["opensandbox_client", "opensandbox_settings", "sandbox", "sandbox_factory"]
+
+_WORKERS = pytest.StashKey[Workers]()
+
+
+class _Gateway(Protocol):
+    id: str
+
+
+class _Node(Protocol):
+    """What xdist's controller knows of one worker."""
+
+    config: pytest.Config
+    gateway: _Gateway
+    workerinput: dict[str, Any]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the flags and ini keys."""
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker and read the settings; nothing is started."""
+    config.addinivalue_line("markers", MARKER_HELP)
+    run_id, worker_id = identity(config)
+    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id)
+    config.stash[RUN] = run
+    config.stash[_WORKERS] = Workers(run)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say where sandboxes come from; no I/O."""
+    return report.header(config.stash[RUN])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the markers of the tests that will run; a worker leaves the complaint to its controller."""
+    run = config.stash[RUN]
+    try:
+        run.read_markers(items)
+    except pytest.UsageError as exc:
+        if not run.is_worker:
+            raise
+        hand_up(config, usage_error=str(exc))
+        items.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Complain in a worker's stead: xdist would show its UsageError as an internal error, without the text."""
+    result = yield
+    if session.config.stash[_WORKERS].usage_error:
+        raise pytest.UsageError(session.config.stash[_WORKERS].usage_error)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Know which test is running."""
+    with item.config.stash[RUN].test(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Know that a test's own body is running."""
+    with item.config.stash[RUN].part(body=True):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
+    """Know that a fixture is being set up, even where a test's body asked for it."""
+    with request.config.stash[RUN].part(body=False):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the story of a failed test's sandboxes, and a worker's tally for the controller."""
+    if not item.config.getoption("fulltrace"):
+        report.hide_own_frames(call)
+    outcome = yield
+    run = item.config.stash[RUN]
+    if outcome.failed:
+        report.add_sections(outcome, run, item)
+    if run.is_worker and outcome.when == "teardown" and run.tally.used:
+        setattr(outcome, TALLY_KEY, run.tally.to_wire())
+    return outcome
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Take a worker's tally from its report, so that a crash later on does not lose it."""
+    node: _Node | None = getattr(report, "node", None)
+    if node is not None:
+        node.config.stash[_WORKERS].hear(node.gateway.id, getattr(report, TALLY_KEY, None))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Close, sweep and stop."""
+    # trylast: fixtures end in pytest's own sessionfinish after Ctrl-C, and xdist stops its workers in a plain one.
+    _finish(session.config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what became of the sandboxes, where there were any."""
+    workers, settings = config.stash[_WORKERS], config.stash[RUN].settings
+    lines = report.summary(
+        workers.tally, lease_seconds=settings.lease_seconds, crashed=workers.crashed, error=workers.error
+    )
+    if lines and terminalreporter.verbosity >= 0:
+        terminalreporter.write_sep("=", "opensandbox")
+    for text, markup in lines:
+        terminalreporter.write_line(text, **markup)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Do what a second Ctrl-C may have kept ``pytest_sessionfinish`` from; nothing where that has run."""
+    if RUN in config.stash:
+        _finish(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: _Node) -> None:
+    """Tell a worker of xdist which run it belongs to."""
+    node.config.stash[_WORKERS].hand_down(node.gateway.id, node.workerinput)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: _Node, error: object) -> None:
+    """Take a worker's last tally, or sweep what it left when it died."""
+    workers = node.config.stash[_WORKERS]
+    output: dict[str, Any] | None = getattr(node, "workeroutput", None)
+    workers.hear(node.gateway.id, (output or {}).get(TALLY_KEY))
+    workers.usage_error = (output or {}).get(USAGE_ERROR_KEY) or workers.usage_error
+    # xdist also calls an interrupted worker down with an error; one that said goodbye has cleaned up after itself.
+    workers.down(node.gateway.id, died=bool(error) and output is None)
+
+
+def _finish(config: pytest.Config) -> None:
+    run = config.stash[RUN]
+    config.stash[_WORKERS].finish()
+    run.finish()
+    hand_up(config, tally=run.tally)

@@ -1,0 +1,105 @@
+"""What a test may ask of its sandbox: the arguments of the marker and of the factory, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_opensandbox.config import Settings
+from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.opts import NetworkPolicy, SandboxOpts
+
+MARKER = "sandbox"
+MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network")
+MARKER_HELP = (
+    "sandbox(*, image=None, env=None, resources=None, timeout=None, network=None): what the 'sandbox' fixture makes "
+    "for this test: an image reference; a mapping of environment variables; limits such as "
+    "{'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may reach. "
+    "The nearest marker that names an argument wins."
+)
+
+_DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is asked of one sandbox; None leaves it to the options.
+
+    Raises:
+        ConfigError: a value breaks a rule; names the argument.
+    """
+
+    image: str | None = None
+    """Image reference."""
+    env: Mapping[str, str] | None = None
+    """Environment of everything that runs in it."""
+    resources: Mapping[str, str] | None = None
+    """Limits such as ``{"cpu": "1", "memory": "1Gi"}``."""
+    timeout: float | None = None
+    """How long a command may take that names no limit itself; seconds."""
+    network: object = None
+    """``"none"`` or False for nothing, host names, or a ``NetworkPolicy``; None for whatever the server allows."""
+    snapshot: str | None = None
+    """Id of a snapshot to restore, instead of an image."""
+
+    def __post_init__(self) -> None:
+        _check_timeout(self.timeout)
+        _policy(self.network)
+
+    def opts(self, settings: Settings) -> SandboxOpts:
+        """Return the request, with the options where the recipe says nothing.
+
+        Raises:
+            ConfigError: a value breaks a rule of the server.
+        """
+        image = settings.image if self.image is None and self.snapshot is None else self.image
+        return SandboxOpts(
+            image=image,
+            snapshot_id=self.snapshot,
+            env={} if self.env is None else self.env,
+            resource_limits=settings.resources if self.resources is None else self.resources,
+            network_policy=_policy(self.network),
+            timeout=settings.lease_seconds,
+        )
+
+    def command_timeout(self, settings: Settings) -> float:
+        """Return how long a command may take that names no limit itself; seconds."""
+        return settings.command_timeout_seconds if self.timeout is None else float(self.timeout)
+
+
+def read_markers(marks: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Recipe:
+    """Read a test's markers; for each argument the nearest marker that names it wins.
+
+    Args:
+        marks: positional and keyword arguments of each marker, nearest first.
+
+    Raises:
+        ConfigError: a positional or unknown argument, or a value that breaks a rule.
+    """
+    nearest: dict[str, Any] = {}
+    known = ", ".join(MARKER_ARGUMENTS)
+    for positional, named in marks:
+        if positional:
+            raise ConfigError(f"@pytest.mark.{MARKER}", f"be given by name ({known})", positional[0])
+        for name, value in named.items():
+            if name not in MARKER_ARGUMENTS:
+                raise ConfigError(f"an argument of @pytest.mark.{MARKER}", f"be one of {known}", name)
+            nearest.setdefault(name, value)
+    return Recipe(**nearest)
+
+
+def _check_timeout(timeout: object) -> None:
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and 0 < timeout <= _DAY_SECONDS):  # type: ignore[operator]  # number says so
+        raise ConfigError("timeout", "be seconds, more than 0 and at most 86400", timeout)
+
+
+def _policy(network: object) -> NetworkPolicy | None:
+    if network is None or isinstance(network, NetworkPolicy):
+        return network
+    if network is False or network == "none":
+        return NetworkPolicy()
+    if isinstance(network, (list, tuple, set, frozenset)):
+        return NetworkPolicy.only(*network)
+    raise ConfigError("network", "be 'none', a list of host names or a NetworkPolicy", network)

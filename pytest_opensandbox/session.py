@@ -1,0 +1,281 @@
+"""What one pytest process holds for its run: the tags, the way to a server, and the sandboxes that tests asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pluggy
+import pytest
+
+from pytest_opensandbox.config import Settings
+from pytest_opensandbox.connection import Connection
+from pytest_opensandbox.errors import AuthError, ConfigError, OpenSandboxError, TransportError
+from pytest_opensandbox.opts import NetworkPolicy, SandboxOpts
+from pytest_opensandbox.recipe import MARKER, Recipe, read_markers
+from pytest_opensandbox.tally import Tally
+
+if TYPE_CHECKING:
+    from pytest_opensandbox.client import Client
+    from pytest_opensandbox.lifecycle import Lifecycle
+    from pytest_opensandbox.sandbox import Sandbox
+    from pytest_opensandbox.sweep import SweepReport
+
+RUN = pytest.StashKey["Run"]()
+"""Where a process's part of the run lies in ``config.stash``."""
+
+_RECIPE = pytest.StashKey[Recipe]()
+
+
+class Run:
+    """This process's part of a run: all of it, one worker's, or what the controller of workers does.
+
+    Args:
+        config: pytest's configuration.
+        settings: what the run was told.
+        run_id: the same in all processes of the run.
+        worker_id: ``main`` or the xdist worker's name.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, *, run_id: str, worker_id: str) -> None:
+        self.config = config
+        self.settings = settings
+        self.run_id = run_id
+        self.worker_id = worker_id
+        self.connection = Connection(settings)
+        self.error = ""
+        """Why the sweep at the end stopped early, or ""."""
+        self.test_started = 0.0
+        """``time.monotonic()`` when the test that is running began; seconds."""
+        self._lifecycle: Lifecycle | None = None
+        self._final = Tally()
+        self._item: pytest.Item | None = None
+        self._in_body = False
+        self._open: list[Sandbox] = []
+        self._recent: list[Sandbox] = []
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether another process controls this one."""
+        return hasattr(self.config, "workerinput")
+
+    @property
+    def tally(self) -> Tally:
+        """What became of this process's sandboxes so far."""
+        if self._lifecycle is None:
+            return self._final
+        created, left = self._lifecycle.ledger.created, self._lifecycle.ledger.left
+        return Tally(created=len(created), deleted=len(created) - len(left), left=left)
+
+    def read_markers(self, items: Sequence[pytest.Item]) -> None:
+        """Read what each test asks for, before anything runs.
+
+        Raises:
+            pytest.UsageError: a marker breaks a rule; names the test.
+        """
+        for item in items:
+            marks = [(mark.args, mark.kwargs) for mark in item.iter_markers(MARKER)]
+            if not marks:
+                continue
+            try:
+                recipe = read_markers(marks)
+                recipe.opts(self.settings)
+            except ConfigError as exc:
+                raise pytest.UsageError(f"{item.nodeid}: {exc}") from None
+            item.stash[_RECIPE] = recipe
+
+    def recipe_of(self, node: pytest.Item) -> Recipe:
+        """Return what a test's markers ask for."""
+        return node.stash.get(_RECIPE, Recipe())
+
+    @contextmanager
+    def test(self, item: pytest.Item) -> Iterator[None]:
+        """Know which test is running, from its set-up to its teardown."""
+        self._item = item
+        self._recent = list(self._open)
+        self.test_started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._item = None
+
+    @contextmanager
+    def part(self, *, body: bool) -> Iterator[None]:
+        """Know whether a test's own body is running, or a fixture that it may have asked for."""
+        before, self._in_body = self._in_body, body
+        try:
+            yield
+        finally:
+            self._in_body = before
+
+    def used_by_test(self) -> list[Sandbox]:
+        """Return the sandboxes that the running test created or ran a command in, oldest first."""
+        return [box for box in self._recent if _last_use(box) >= self.test_started]
+
+    def client(self) -> Client:
+        """Return the client of the run's server.
+
+        Raises:
+            ServerStartError: no server can be had.
+        """
+        return self.connection.client()
+
+    def make(self, recipe: Recipe) -> Sandbox:
+        """Create a sandbox; one that a test's own body asks for goes with that test.
+
+        Raises:
+            ConfigError: the recipe, or a hook's change to it, breaks a rule.
+            ServerStartError: no server can be had.
+            OpenSandboxError: the server refuses, or the sandbox does not become ready.
+        """
+        opts = self._changed_by_hooks(recipe.opts(self.settings))
+        box = self._launch(opts, command_timeout=recipe.command_timeout(self.settings))
+        try:
+            if self._in_body and self._item is not None:
+                self._item.addfinalizer(lambda: self.close_box(box))
+            self._hook.pytest_opensandbox_created(config=self.config, sandbox=box, nodeid=self._nodeid)
+        except BaseException:
+            self.close_box(box)
+            raise
+        return box
+
+    def close_box(self, box: Sandbox) -> None:
+        """Delete one sandbox; what cannot be deleted now is left to the sweep, so that no test fails for it."""
+        try:
+            box.close()
+        except OpenSandboxError:
+            return
+
+    def close_boxes(self) -> None:
+        """Delete every sandbox that is still open, the newest first."""
+        for box in reversed(list(self._open)):
+            self.close_box(box)
+
+    def finish(self) -> None:
+        """Delete what is open, sweep what is this process's to sweep, stop its server; safe to call again."""
+        if self._lifecycle is not None:
+            self.close_boxes()
+            self._lifecycle.close()
+            # Where the server could not be reached at all, asking it again would only make the user wait.
+            final = self.tally if self.connection.is_refused else self._swept(self.tally)
+            self._lifecycle, self._final = None, final
+        self.connection.close()
+
+    def sweep(self, *, worker_id: str | None = None) -> SweepReport:
+        """Delete what the whole run, or one of its workers, left on the server.
+
+        Raises:
+            ServerStartError: no server can be had.
+        """
+        # Lazy: only a run that asked for a sandbox pays for HTTP.
+        from pytest_opensandbox.sweep import sweep
+
+        client = self._lifecycle.client if self._lifecycle else self.client()
+        return sweep(client, run_id=self.run_id, worker_id=worker_id)
+
+    @property
+    def _nodeid(self) -> str:
+        return self._item.nodeid if self._item is not None else ""
+
+    @property
+    def _hook(self) -> pluggy.HookRelay:
+        # A test's own relay, so that the conftest.py of a directory speaks for the tests in it only.
+        return self._item.ihook if self._item is not None else self.config.hook
+
+    def _changed_by_hooks(self, opts: SandboxOpts) -> SandboxOpts:
+        changed = self._hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)
+        if changed is None:
+            return opts
+        if not isinstance(changed, SandboxOpts):
+            raise ConfigError("what pytest_opensandbox_opts returns", "be SandboxOpts or None", changed)
+        return changed
+
+    def _launch(self, opts: SandboxOpts, *, command_timeout: float) -> Sandbox:
+        # Lazy, as above.
+        from pytest_opensandbox.sandbox import Sandbox
+
+        lifecycle = self._begin()
+        try:
+            box = Sandbox.launch(lifecycle, opts, test=self._nodeid, command_timeout=command_timeout)
+        except (AuthError, TransportError) as exc:
+            if lifecycle.ledger.created:
+                raise
+            raise self.connection.refuse(exc) from exc
+        self._open.append(box)
+        self._recent.append(box)
+        box.call_on_close(self._forget)
+        return box
+
+    def _begin(self) -> Lifecycle:
+        # Lazy, as above.
+        from pytest_opensandbox.lifecycle import Lifecycle, RunTags
+
+        client = self.connection.client()
+        if self._lifecycle is None:
+            self._lifecycle = Lifecycle(
+                client,
+                tags=RunTags(self.run_id, self.worker_id, self.settings.project),
+                lease_seconds=self.settings.lease_seconds,
+                ready_timeout=self.settings.ready_timeout_seconds,
+            )
+        return self._lifecycle
+
+    def _forget(self, box: Sandbox) -> None:
+        if box in self._open:
+            self._open.remove(box)
+        self._hook.pytest_opensandbox_closed(config=self.config, sandbox=box)
+
+    def _swept(self, tally: Tally) -> Tally:
+        """Return the tally after this process's own sweep; a worker of a shared server leaves it to the controller."""
+        if self.is_worker and not self.connection.owns_server:
+            return tally
+        report = self.sweep()
+        self.error = "" if self.connection.owns_server else report.error
+        # A server that is ours takes with it what a sweep could not delete.
+        left = () if self.connection.owns_server else report.left
+        return tally.after_sweep(deleted=report.deleted, left=left, complete=not self.error)
+
+
+class SandboxFactory:
+    """Makes sandboxes; call it, and use the result as a context manager or leave its end to pytest."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __call__(
+        self,
+        image: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        resources: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        network: NetworkPolicy | Sequence[str] | str | bool | None = None,
+        snapshot: str | None = None,
+    ) -> Sandbox:
+        """Create a sandbox and return it once commands can run in it.
+
+        Args:
+            image: image reference; default ``--opensandbox-image``.
+            env: environment of everything that runs in it.
+            resources: limits such as ``{"cpu": "1", "memory": "1Gi"}``; default ``--opensandbox-resources``.
+            timeout: seconds that a command may take; default ``--opensandbox-command-timeout``.
+            network: "none" or False for no network, host names for those only; None for what the server allows.
+            snapshot: id of a snapshot to restore, instead of an image.
+
+        Raises:
+            ConfigError: an argument breaks a rule.
+            ServerStartError: no server can be had.
+            ApiError: the server refuses.
+            SandboxFailedError: it ended before it was ready.
+            ReadyTimeoutError: it was not ready in time.
+            TransportError: the server does not answer.
+        """
+        recipe = Recipe(image=image, env=env, resources=resources, timeout=timeout, network=network, snapshot=snapshot)
+        return self._run.make(recipe)
+
+
+def _last_use(box: Sandbox) -> float:
+    """Return when a sandbox was made or began its last command; ``time.monotonic()`` seconds."""
+    return max([box.started, *(record.started for record in box.history)])

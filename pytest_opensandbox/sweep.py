@@ -1,0 +1,89 @@
+"""Finds and deletes what one run, or one of its workers, left on the server; touches nobody else's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_opensandbox.client import Client
+from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, SweepError
+from pytest_opensandbox.lifecycle import TAG_RUN, TAG_WORKER
+from pytest_opensandbox.waits import poll_until_ready
+
+# Listings flap: a sandbox whose creation was under way may show up only in the next one.
+_QUIET_LISTINGS = 2
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep found."""
+
+    deleted: tuple[str, ...] = ()
+    """Ids of the sandboxes that it deleted, in the order of deletion."""
+    left: tuple[str, ...] = ()
+    """Ids of the sandboxes that it could not delete; they end with their lease."""
+    error: str = ""
+    """Why it stopped early, or ""."""
+
+
+def sweep(client: Client, *, run_id: str, worker_id: str | None = None, budget_seconds: float = 20.0) -> SweepReport:
+    """Delete the sandboxes of one run, until two listings in a row show nothing new.
+
+    Args:
+        client: asks the server.
+        run_id: the run whose sandboxes go; never empty, so that no sweep reaches another run.
+        worker_id: only those of this worker; None for all.
+        budget_seconds: when to give up on what cannot be deleted; seconds, > 0.
+
+    Returns:
+        What was deleted and what is left; trouble is part of it, never raised.
+
+    Raises:
+        ValueError: an empty run id.
+    """
+    if not run_id:
+        raise ValueError("run_id must not be empty: a sweep without one would reach other runs")
+    tags = {TAG_RUN: run_id} | ({TAG_WORKER: worker_id} if worker_id else {})
+    broom = _Broom(client, tags)
+    error = ""
+    try:
+        poll_until_ready(broom.pass_once, budget_seconds=budget_seconds, on_timeout=broom.give_up)
+    except OpenSandboxError as exc:
+        error = str(exc)
+    return SweepReport(tuple(broom.deleted), tuple(broom.stuck), error)
+
+
+class _Broom:
+    """One sweep under way."""
+
+    def __init__(self, client: Client, tags: dict[str, str]) -> None:
+        self.deleted: dict[str, None] = {}
+        self.stuck: dict[str, str] = {}
+        self._client = client
+        self._tags = tags
+        self._quiet = 0
+
+    def pass_once(self) -> bool | None:
+        """List, delete what is new; True once enough listings were quiet."""
+        found = [box.id for box in self._client.list_sandboxes(self._tags) if box.id not in self.deleted]
+        self.stuck = {sandbox_id: why for sandbox_id, why in self.stuck.items() if sandbox_id in found}
+        for sandbox_id in found:
+            self._delete(sandbox_id)
+        self._quiet = 0 if found else self._quiet + 1
+        return self._quiet >= _QUIET_LISTINGS or None
+
+    def give_up(self, waited_seconds: float, attempts: int) -> SweepError:
+        """Say what stays."""
+        reasons = "; ".join(dict.fromkeys(self.stuck.values())) or "new ones kept appearing"
+        return SweepError(list(self.stuck), f"after {waited_seconds:.1f} s and {attempts} listings: {reasons}")
+
+    def _delete(self, sandbox_id: str) -> None:
+        try:
+            self._client.delete_sandbox(sandbox_id)
+        except AuthError as exc:
+            self.stuck[sandbox_id] = str(exc)
+            raise
+        except ApiError as exc:
+            self.stuck[sandbox_id] = str(exc)
+        else:
+            self.stuck.pop(sandbox_id, None)
+            self.deleted[sandbox_id] = None

@@ -1,0 +1,82 @@
+"""The hooks that a conftest.py may implement."""
+
+import pytest
+
+# Not about where sandboxes come from: a server that runs already saves each test the start of one.
+pytestmark = pytest.mark.usefixtures("server")
+
+
+def test_opts_changes_what_is_asked_for(pytester):
+    pytester.makeconftest("""
+        import dataclasses
+
+        def pytest_opensandbox_opts(opts, nodeid):
+            return dataclasses.replace(opts, env={**opts.env, "TEST": nodeid.rpartition("::")[2]})
+    """)
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.sandbox(env={"A": "1"})
+        def test_it(sandbox):
+            assert sandbox.run("echo $A $TEST").stdout == "1 test_it\\n"
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=1)
+
+
+def test_opts_that_returns_something_else_is_told_so(pytester):
+    pytester.makeconftest("def pytest_opensandbox_opts(opts): return {'image': 'host'}")
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["opensandbox: what pytest_opensandbox_opts returns must be SandboxOpts or None; *"])
+
+
+def test_created_and_closed_see_the_handle(pytester):
+    pytester.makeconftest("""
+        def pytest_opensandbox_created(sandbox, nodeid):
+            sandbox.put(b"prepared", "/tmp/mark")
+            print(f"created for {nodeid}")
+
+        def pytest_opensandbox_closed(sandbox):
+            print(f"closed {sandbox.closed} after {len(sandbox.history)} commands")
+    """)
+    pytester.makepyfile("""
+        def test_it(sandbox):
+            assert sandbox.run("cat /tmp/mark").stdout == "prepared"
+    """)
+
+    result = pytester.runpytest_subprocess("-s")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*created for *.py::test_it", "*closed True after 1 commands"])
+
+
+def test_a_hook_of_a_directory_speaks_for_the_tests_in_it_only(pytester):
+    for name in ("one", "two"):
+        folder = pytester.mkpydir(name)
+        (folder / "test_it.py").write_text("def test_it(sandbox): print('in', __name__)\n")
+    (pytester.path / "one" / "conftest.py").write_text(
+        "def pytest_opensandbox_created(nodeid): print('hook', nodeid)\n"
+    )
+
+    result = pytester.runpytest_subprocess("-s")
+
+    result.assert_outcomes(passed=2)
+    assert [line for line in result.outlines if "hook" in line] != []
+    assert "hook two" not in result.stdout.str()
+
+
+def test_a_hook_that_fails_leaves_no_sandbox_behind(pytester, server):
+    pytester.makeconftest("def pytest_opensandbox_created(sandbox): raise RuntimeError('not prepared')")
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E *RuntimeError: not prepared", "opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
+    assert server.sandboxes() == []

@@ -1,0 +1,277 @@
+"""Ctrl-C, crashes and kills: pytest skips teardowns then, and a sandbox that nobody deletes costs money."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SIGINT_HERE = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+
+
+def assert_interrupted_and_clean(result, server):
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert server.sandboxes() == []
+
+
+def test_ctrl_c_while_a_sandbox_becomes_ready_leaves_nothing(pytester, server):
+    pytester.makeconftest(f"""
+        from pytest_opensandbox import Client
+
+        def wait(self, *args, **kwargs):
+            {SIGINT_HERE}
+
+        Client.wait_ready_endpoint = wait
+    """)
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    assert_interrupted_and_clean(result, server)
+    result.stdout.fnmatch_lines(["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
+
+
+def test_ctrl_c_between_the_creation_and_its_answer_leaves_nothing(pytester, server):
+    pytester.makeconftest(f"""
+        from pytest_opensandbox import Client
+
+        create = Client.create_sandbox
+
+        def create_and_interrupt(self, opts):
+            create(self, opts)
+            {SIGINT_HERE}
+
+        Client.create_sandbox = create_and_interrupt
+    """)
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    assert_interrupted_and_clean(result, server)
+
+
+def test_ctrl_c_in_the_set_up_of_the_sandbox_leaves_nothing(pytester, server):
+    pytester.makeconftest(f"""
+        def pytest_opensandbox_created(sandbox):
+            {SIGINT_HERE}
+    """)
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    assert_interrupted_and_clean(result, server)
+
+
+@pytest.mark.parametrize("fixture", ["sandbox", "sandbox_factory"])
+def test_ctrl_c_in_the_set_up_of_a_later_fixture_leaves_nothing(pytester, server, fixture):
+    pytester.makepyfile(f"""
+        import pytest
+
+        @pytest.fixture
+        def later({fixture}):
+            if callable({fixture}):
+                {fixture}()
+            {SIGINT_HERE}
+
+        def test_it(later): pass
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    assert_interrupted_and_clean(result, server)
+    result.stdout.fnmatch_lines(["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
+
+
+@pytest.mark.parametrize("fixture", ["sandbox", "sandbox_factory"])
+def test_ctrl_c_in_a_test_leaves_nothing(pytester, server, fixture):
+    pytester.makepyfile(f"""
+        def test_it({fixture}):
+            if callable({fixture}):
+                {fixture}()
+            {SIGINT_HERE}
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    assert_interrupted_and_clean(result, server)
+    result.stdout.fnmatch_lines(["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
+
+
+def test_after_ctrl_c_a_fixtures_teardown_still_has_its_sandbox(pytester, server):
+    pytester.makepyfile(f"""
+        import pytest
+
+        @pytest.fixture
+        def logged(sandbox):
+            yield
+            print("last words:", sandbox.run("cat /tmp/log").stdout)
+
+        def test_it(sandbox, logged):
+            sandbox.run("echo farewell > /tmp/log")
+            {SIGINT_HERE}
+    """)
+
+    result = pytester.runpytest_subprocess("-s")
+
+    assert_interrupted_and_clean(result, server)
+    result.stdout.fnmatch_lines(["*last words: farewell"])
+
+
+def test_a_second_ctrl_c_in_a_teardown_leaves_nothing(pytester, server):
+    pytester.makepyfile(f"""
+        import pytest
+
+        @pytest.fixture
+        def slow(sandbox):
+            yield
+            {SIGINT_HERE}
+
+        def test_it(slow):
+            {SIGINT_HERE}
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    assert result.ret != 0
+    assert server.sandboxes() == []
+
+
+def test_a_session_that_is_stopped_by_pytest_exit_leaves_nothing(pytester, server):
+    pytester.makepyfile("""
+        import pytest
+
+        def test_it(sandbox): pytest.exit("enough", returncode=7)
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    assert result.ret == 7
+    assert server.sandboxes() == []
+
+
+def test_what_a_handle_cannot_delete_the_sweep_does(pytester, server):
+    pytester.makeconftest("""
+        from pytest_opensandbox import Client
+        from pytest_opensandbox.errors import TransportError
+
+        delete = Client.delete_sandbox
+        calls = []
+
+        def fail_once(self, sandbox_id):
+            calls.append(sandbox_id)
+            if len(calls) == 1:
+                raise TransportError("cut", method="DELETE", url="http://test")
+            return delete(self, sandbox_id)
+
+        Client.delete_sandbox = fail_once
+    """)
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["opensandbox: 1 created, 0 deleted, 1 swept, 0 left"])
+    assert server.sandboxes() == []
+
+
+def test_what_nobody_can_delete_is_named_with_the_end_of_its_lease(pytester, server):
+    pytester.makeconftest("""
+        from pytest_opensandbox import Client
+        from pytest_opensandbox.errors import AuthError
+
+        def fail(self, sandbox_id):
+            raise AuthError(403, message="not yours")
+
+        Client.delete_sandbox = fail
+    """)
+    pytester.makepyfile("def test_it(sandbox): print('id', sandbox.id)")
+
+    result = pytester.runpytest_subprocess("-s")
+
+    left = server.sandboxes()
+    with server.client() as client:
+        for sandbox_id in left:
+            client.delete_sandbox(sandbox_id)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "opensandbox: 1 created, 0 deleted, 0 swept, 1 left",
+            f"still running until ??:??:??, when their lease ends: {left[0]}",
+            "the sweep stopped early: *not yours*",
+        ]
+    )
+
+
+def test_the_sweep_leaves_other_runs_alone(pytester, server):
+    pytester.makepyfile("""
+        from pytest_opensandbox import SandboxOpts
+
+        def test_it(sandbox, opensandbox_client):
+            tags = {"pytest-opensandbox.run": "another", "pytest-opensandbox.worker": "main"}
+            opensandbox_client.create_sandbox(SandboxOpts(image="host", metadata=tags))
+    """)
+
+    pytester.runpytest_subprocess()
+
+    with server.client() as client:
+        left = client.list_sandboxes({"pytest-opensandbox.run": "another"})
+        for box in left:
+            client.delete_sandbox(box.id)
+    assert len(left) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_pytest_that_is_killed_takes_its_embedded_server_along(pytester, number):
+    pytester.makepyfile("""
+        import pathlib, time
+
+        def test_it(sandbox):
+            pathlib.Path("ready").touch()
+            time.sleep(60)
+    """)
+    process = pytester.popen([sys.executable, "-m", "pytest"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for((pytester.path / "ready").exists)
+    family = descendants(process.pid)
+
+    process.send_signal(number)
+    process.wait()
+
+    assert "bwrap" in family.values()
+    wait_for(lambda: not any(is_alive(pid, name) for pid, name in family.items()))
+
+
+def wait_for(condition, *, seconds=20):
+    """Return once the condition holds; how long that takes says nothing about the plugin."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.02)
+
+
+def descendants(pid):
+    """Return the processes that a process has started, and those that they have, as names by id."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        name, _, parent = process_facts(int(entry.name))
+        if parent == pid:
+            found |= {int(entry.name): name} | descendants(int(entry.name))
+    return found
+
+
+def is_alive(pid, name):
+    """Say whether a process runs under that id and name; one that nobody has waited for is dead all the same."""
+    found, state, _ = process_facts(pid)
+    return found == name and state != "Z"
+
+
+def process_facts(pid):
+    """Return name, state and parent's id of a process; of one that is gone nothing."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "", "", 0
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    state, parent = rest.split()[:2]
+    return name, state, int(parent)

@@ -1,0 +1,152 @@
+"""What a user reads: header, a failed test's section, junit's file, the summary."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+FAILING = """
+    def test_failing(sandbox):
+        sandbox.run("echo before; echo trouble >&2; exit 3")
+        sandbox.run(["printf", "\\\\033[31mred\\\\007\\\\000"])
+        assert not "the end"
+"""
+
+
+def test_the_header_says_where_sandboxes_come_from_and_who_said_so(pytester, monkeypatch):
+    monkeypatch.setenv("OPENSANDBOX_COMMAND_TIMEOUT", "7")
+    pytester.makeini("[pytest]\nopensandbox_lease = 90")
+
+    result = pytester.runpytest_subprocess("--opensandbox-image=host")
+
+    shown = next(line for line in result.outlines if line.startswith("opensandbox:"))
+    assert shown.rpartition("=")[0] == (
+        "opensandbox: embedded (default), image=host (flag), lease=90 s (ini), "
+        "command_timeout=7 s (OPENSANDBOX_COMMAND_TIMEOUT), isolation=bubblewrap namespaces, run"
+    )
+
+
+@pytest.mark.parametrize("workers", [pytest.param((), id="one process"), pytest.param(("-n2",), id="two workers")])
+def test_a_failed_test_tells_what_happened_in_its_sandbox(pytester, server, workers):
+    pytester.makepyfile(FAILING)
+
+    result = pytester.runpytest_subprocess(*workers)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- sandbox * (host) -*",
+            "id=*, image=host, running; 2 commands",
+            "$ echo before; echo trouble >&2; exit 3",
+            "  [[]exit 3, * s[]]",
+            "  stdout| before",
+            "  stderr| trouble",
+            "$ printf '*",
+            "  [[]exit 0, * s[]]",
+            r"  stdout| \x1b[[]31mred\x07\x00",
+        ],
+        consecutive=True,
+    )
+
+
+def test_a_test_that_passes_tells_nothing(pytester, server):
+    pytester.makepyfile("def test_it(sandbox): sandbox.run('echo hi')")
+
+    result = pytester.runpytest_subprocess("-rA")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*- sandbox *")
+
+
+def test_a_fixture_that_fails_after_using_the_sandbox_tells_it_too(pytester, server):
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture
+        def prepared(sandbox):
+            sandbox.run("make ready", check=True)
+
+        def test_it(prepared): pass
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*- sandbox * (host) -*", "$ make ready", "  [[]exit *"])
+
+
+def test_of_a_shared_sandbox_a_failed_test_tells_its_own_commands_only(pytester, server):
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def shared(sandbox_factory): return sandbox_factory()
+
+        @pytest.fixture(scope="module")
+        def other(sandbox_factory): return sandbox_factory()
+
+        def test_first(shared, other): shared.run("echo first")
+
+        def test_second(shared, other):
+            shared.run("echo second")
+            raise RuntimeError
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.stdout.fnmatch_lines(["id=*; 1 command", "$ echo second"])
+    result.stdout.no_fnmatch_line("$ echo first")
+    assert result.stdout.str().count("- sandbox ") == 1
+
+
+@pytest.mark.parametrize("workers", [pytest.param((), id="one process"), pytest.param(("-n2",), id="two workers")])
+def test_junits_file_stays_valid_and_holds_the_story(pytester, server, workers):
+    pytester.makepyfile(FAILING)
+
+    pytester.runpytest_subprocess("--junitxml=report.xml", *workers)
+
+    properties = ElementTree.parse(pytester.path / "report.xml").findall(".//testcase/properties/property")
+    assert [item.get("name").split()[0] for item in properties] == ["sandbox"]
+    assert "$ echo before; echo trouble >&2; exit 3" in properties[0].get("value")
+
+
+def test_a_failed_command_shows_the_test_not_the_plugins_own_lines(pytester, server):
+    pytester.makepyfile("""
+        def test_it(sandbox):
+            sandbox.run("echo trouble >&2; exit 3", check=True)
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*sandbox.run*", "E *CommandError: *exited with 3"])
+    result.stdout.no_fnmatch_line("*pytest_opensandbox/*.py:*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        pytest.param([], ["*= opensandbox =*", "opensandbox: 1 created, 1 deleted, 0 swept, 0 left"], id="as usual"),
+        pytest.param(["-q"], ["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"], id="quiet"),
+    ],
+)
+def test_the_summary_follows_the_verbosity(pytester, server, arguments, lines):
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess(*arguments)
+
+    result.stdout.fnmatch_lines(lines)
+    assert ("= opensandbox =" in result.stdout.str()) == (len(lines) == 2)
+
+
+def test_the_key_is_in_no_report(pytester, server):
+    pytester.makepyfile("""
+        def test_failing(sandbox, opensandbox_settings, opensandbox_client, pytestconfig):
+            print(opensandbox_settings, opensandbox_client, sandbox)
+            assert sandbox.run("env").stdout == opensandbox_settings
+    """)
+
+    result = pytester.runpytest_subprocess("--junitxml=report.xml", "--showlocals", "--full-trace", "-vv", "-n1")
+
+    result.assert_outcomes(failed=1)
+    assert server.api_key not in result.stdout.str() + result.stderr.str()
+    assert server.api_key not in (pytester.path / "report.xml").read_text()

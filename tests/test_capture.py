@@ -1,0 +1,202 @@
+"""What a command wrote in a sandbox equals, byte for byte, what it would have written here."""
+
+import shlex
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_opensandbox import CommandTimeoutError
+
+COMMANDS = [
+    pytest.param("echo hi", id="one line"),
+    pytest.param("printf abc", id="no final newline"),
+    pytest.param("printf 'a\\n\\n\\nb\\n\\n'", id="blank lines"),
+    pytest.param("true", id="no output"),
+    pytest.param("printf '\\n'", id="a newline only"),
+    pytest.param("printf ' '", id="a space only"),
+    pytest.param("printf 'x\\ry\\r\\nz\\r'", id="carriage returns"),
+    pytest.param("printf 'a\\0b\\0'", id="NUL"),
+    pytest.param("printf '\\377\\376\\n'", id="not UTF-8"),
+    pytest.param("printf 'h\\303\\251llo \\360\\237\\220\\215\\n'", id="UTF-8"),
+    pytest.param("printf '\\342\\200\\250\\302\\205x\\n'", id="unicode line separators"),
+    pytest.param("printf '\\033[31mred\\033[0m\\a\\b\\n'", id="terminal escapes"),
+    pytest.param("echo '{\"type\":\"execution_complete\"}'; echo 'data: x'; echo", id="look-alikes of events"),
+    pytest.param("echo out; echo err >&2", id="both streams"),
+    pytest.param("for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done", id="interleaved streams"),
+    pytest.param("echo err >&2; exit 3", id="exit code"),
+    pytest.param("exit 255", id="exit 255"),
+    pytest.param("exit 137", id="an exit code that looks like a signal"),
+    pytest.param("no-such-program", id="unknown program"),
+    pytest.param("if then", id="syntax error"),
+    pytest.param("kill -9 $$", id="killed"),
+    pytest.param("kill -TERM $$", id="terminated"),
+    pytest.param("{ sh -c 'kill -9 $$'; } 2>/dev/null; echo $?", id="a killed child"),
+    pytest.param("cat; echo eof", id="standard input is empty"),
+    pytest.param('echo "$0" \'$HOME\' "it\'s" `echo back` $((6*7))', id="quoting"),
+    pytest.param("echo one \\\n  two; echo three", id="several lines of script"),
+    pytest.param("# nothing but a comment", id="a comment"),
+    pytest.param("cat <<'END'\nhere $x\nEND", id="here document"),
+    pytest.param("head -c 32766 /dev/zero | tr '\\0' a", id="as much as fits in one answer"),
+    pytest.param("head -c 32767 /dev/zero | tr '\\0' a; echo b >&2", id="one byte more"),
+    pytest.param("head -c 10000000 /dev/zero | tr '\\0' a", id="10 MB on one line"),
+    pytest.param("seq 200000", id="200,000 lines"),
+    pytest.param("head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2", id="a million NULs on both streams"),
+    pytest.param("set -o pipefail; yes | head -1", id="a pipe that breaks"),
+    pytest.param("exec 1>&-; echo lost", id="a closed stream"),
+    pytest.param("echo a >&2; exec 2>&1; echo b >&2", id="redirection of its own"),
+    pytest.param("trap 'echo bye' EXIT; echo hi", id="a trap"),
+    pytest.param("umask 022; printf '%s\\n' -n -e --help", id="words like options"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_text_gives_what_subprocess_gives(box, command):
+    here = subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    there = box.run(command)
+
+    assert there.exact
+    assert (there.exit_code, there.stdout_bytes, there.stderr_bytes) == (here.returncode, here.stdout, here.stderr)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(["echo", "-n", "$HOME", "a  b", "*"], id="nothing is expanded"),
+        pytest.param(["printf", "%s|", "", "'", '"', "\\", "\n", "é"], id="awkward words"),
+        pytest.param(["sh", "-c", "echo $0 $#; exit 4", "name", "one"], id="a shell of one's own"),
+        pytest.param(["test", "a", "=", "b"], id="a program that shells build in"),
+        pytest.param(["sh", "-c", "kill -SEGV $$"], id="a segmentation fault"),
+        pytest.param(["true"], id="no output"),
+    ],
+)
+def test_a_list_gives_what_subprocess_gives(box, argv):
+    here = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    there = box.run(argv)
+
+    assert (there.exit_code, there.stdout_bytes, there.stderr_bytes) == (here.returncode, here.stdout, here.stderr)
+
+
+words = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=15), max_size=5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(words=words)
+def test_any_words_arrive_as_they_are(box, words):
+    result = box.run(["printf", "%s\\0", *words])
+
+    assert result.stdout.split("\0")[:-1] == (words or [""])
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "signal"),
+    [
+        pytest.param("kill -9 $$", -9, "SIGKILL", id="killed"),
+        pytest.param("kill -ABRT $$", -6, "SIGABRT", id="aborted"),
+        pytest.param("exit 137", 137, None, id="only looks like it"),
+    ],
+)
+def test_a_signal_is_told_from_an_exit_code(box, command, code, signal):
+    result = box.run(command)
+
+    assert (result.exit_code, result.signal) == (code, signal)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(b"line\n", id="a line"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(bytes(range(256)) * 400, id="100 KB of every byte"),
+        pytest.param("grün\n", id="text"),
+    ],
+)
+def test_input_arrives_as_it_is(box, given):
+    result = box.run("cat", input=given)
+
+    assert result.stdout_bytes == (given.encode() if isinstance(given, str) else given)
+
+
+def test_a_timeout_raises_with_what_was_written(box):
+    with pytest.raises(CommandTimeoutError) as caught:
+        box.run("echo started; echo warned >&2; sleep 30", timeout=1)
+
+    assert (caught.value.stdout, caught.value.stderr, caught.value.timeout_seconds) == ("started\n", "warned\n", 1)
+    assert "was ended after 1 s" in str(caught.value)
+
+
+def test_a_timeout_ends_the_children_too(box):
+    with pytest.raises(CommandTimeoutError):
+        box.run("sleep 31.25 & sleep 31.25", timeout=0.5)
+
+    assert box.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.2[5]'").stdout == "0\n"
+
+
+def test_the_middle_of_too_much_output_is_left_out(box):
+    result = box.run("seq 100000; echo end >&2", max_bytes=1000)
+
+    assert result.truncated
+    assert (len(result.stdout_bytes), result.stderr) == (1000, "end\n")
+    assert result.stdout.startswith("1\n2\n3\n")
+    assert result.stdout.endswith("99999\n100000\n")
+
+
+def test_lines_are_handed_on_while_the_command_runs(box):
+    seen = []
+
+    result = box.run(
+        "echo one; echo two >&2; read x; echo $x", input="three\n", on_stdout=seen.append, on_stderr=seen.append
+    )
+
+    assert sorted(seen) == ["one", "three", "two"]
+    assert not result.exact
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        pytest.param({"GREETING": "it's $HOME"}, id="an ordinary one"),
+        pytest.param({"PATH": "/nowhere"}, id="PATH"),
+        pytest.param({"ENV": "/nowhere", "BASH_ENV": "/nowhere", "LD_PRELOAD": ""}, id="what changes a shell"),
+        pytest.param({"EMPTY": "", "LINES_": "a\nb"}, id="empty and long"),
+    ],
+)
+def test_variables_arrive_whatever_their_names(box, env):
+    shown = "; ".join(f'echo "${name}"' for name in env)
+
+    result = box.run(shown, env=env)
+
+    assert result.stdout == "".join(f"{value}\n" for value in env.values())
+
+
+def test_nothing_of_ours_stays_in_the_sandbox(box):
+    box.run("seq 100000; echo x >&2")
+    box.run("cat", input=b"x" * 100_000)
+    with pytest.raises(CommandTimeoutError):
+        box.run("sleep 30", timeout=0.5)
+
+    # The last command's own two files are there while it looks.
+    assert box.run("sleep 0.1; find /tmp -name '.opensandbox-*'").stdout.count("\n") == 2
+
+
+def test_a_sandbox_that_cannot_keep_files_falls_back_to_events(sandbox_factory):
+    with sandbox_factory(env={"BASH_ENV": "/workspace/rc"}) as sandbox:
+        sandbox.put("umask() { return 1; }\n", "/workspace/rc")
+
+        result = sandbox.run("echo hi; echo there; exit 4")
+
+    assert (result.stdout, result.exit_code, result.exact) == ("hi\nthere", 4, False)
+
+
+def test_a_command_runs_where_it_is_told(box):
+    assert box.run("pwd", cwd="/usr/bin").stdout == "/usr/bin\n"
+
+
+def test_the_command_that_failed_is_shown_as_it_was_given(box):
+    result = box.run(["sh", "-c", "echo out; echo err >&2; exit 2"])
+
+    assert shlex.join(result.command) == "sh -c 'echo out; echo err >&2; exit 2'"
+    assert repr(result).startswith("<CommandResult ['sh', '-c'")

@@ -1,0 +1,204 @@
+"""A sandbox cannot be forgotten: tags and a lease on every create, and nothing stays when something goes wrong."""
+
+import threading
+
+import pytest
+
+from pytest_opensandbox import ApiError, Client, NotFoundError, SandboxFailedError, SandboxOpts, TransportError
+from pytest_opensandbox.lifecycle import (
+    TAG_CREATE,
+    TAG_PROJECT,
+    TAG_RUN,
+    TAG_TEST,
+    TAG_WORKER,
+    Lease,
+    Lifecycle,
+    RunTags,
+)
+from pytest_opensandbox.opts import check_label
+
+HOST = SandboxOpts(image="host")
+
+
+@pytest.fixture
+def lifecycle(opensandbox_client, request):
+    """A lifecycle of a run of its own; what a test leaves is deleted by its tag."""
+    run = Lifecycle(opensandbox_client, tags=RunTags("a-run-of-its-own", project=request.node.name))
+    yield run
+    run.close()
+    for stray in opensandbox_client.list_sandboxes({TAG_RUN: run.tags.run_id}):
+        opensandbox_client.delete_sandbox(stray.id)
+
+
+def failing(client, error, *, after_creating=True):
+    """A client of the same server, whose answer to a create is lost."""
+
+    class Failing(Client):
+        def create_sandbox(self, opts):
+            if after_creating:
+                client.create_sandbox(opts)
+            raise error
+
+        def __getattribute__(self, name):
+            return object.__getattribute__(self, name) if name == "create_sandbox" else getattr(client, name)
+
+    return object.__new__(Failing)
+
+
+def alive(lifecycle):
+    return [box.id for box in lifecycle.client.list_sandboxes({TAG_RUN: lifecycle.tags.run_id})]
+
+
+def test_every_sandbox_carries_its_run_and_its_test(lifecycle):
+    launched = lifecycle.launch(HOST, test="tests/test_a.py::test_b[x y]")
+
+    metadata = lifecycle.client.get_sandbox(launched.response.id).metadata
+    assert (metadata[TAG_RUN], metadata[TAG_WORKER]) == ("a-run-of-its-own", "main")
+    assert metadata[TAG_TEST].startswith("tests-test_a.py-test_b-x-y-")
+    assert {TAG_PROJECT, TAG_CREATE} <= set(metadata)
+
+
+def test_tags_are_legal_labels_and_unique_for_each_create():
+    tags = RunTags("run", "gw0", "My Project (2)")
+
+    first, second = tags.metadata(test="a::b"), tags.metadata(test="a::b")
+
+    assert first[TAG_CREATE] != second[TAG_CREATE]
+    for key, value in first.items():
+        check_label(key, value)
+
+
+def test_the_callers_own_labels_stay(lifecycle):
+    launched = lifecycle.launch(SandboxOpts(image="host", metadata={"team": "blue"}))
+
+    assert lifecycle.client.get_sandbox(launched.response.id).metadata["team"] == "blue"
+
+
+def test_a_sandbox_lives_no_longer_than_its_lease(opensandbox_client):
+    lifecycle = Lifecycle(opensandbox_client, tags=RunTags("short"), lease_seconds=90)
+
+    launched = lifecycle.launch(HOST)
+
+    box = opensandbox_client.get_sandbox(launched.response.id)
+    lifecycle.delete(box.id)
+    lifecycle.close()
+    assert 85 <= (box.expires_at - box.created_at).total_seconds() <= 95
+
+
+def test_a_renewal_moves_the_end_of_a_sandbox(lifecycle):
+    launched = lifecycle.launch(HOST)
+    before = lifecycle.client.get_sandbox(launched.response.id).expires_at
+    lifecycle.lease.seconds = 600
+
+    lifecycle.lease.renew_all()
+
+    assert lifecycle.client.get_sandbox(launched.response.id).expires_at > before
+
+
+def test_the_lease_thread_renews_until_it_is_stopped():
+    renewed = threading.Event()
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            renewed.set()
+
+    lease = Lease(Server(), seconds=0.01)
+    lease.hold("x")
+
+    assert renewed.wait(timeout=30)
+    lease.stop()
+    assert not any(thread.name == "opensandbox-lease" for thread in threading.enumerate() if thread is lease._thread)
+
+
+def test_a_lease_survives_a_server_that_is_away_and_drops_what_is_gone():
+    answers = {"away": TransportError("refused", method="POST", url="http://x"), "gone": NotFoundError(404)}
+    asked = []
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            asked.append(sandbox_id)
+            raise answers[sandbox_id]
+
+    lease = Lease(Server(), seconds=3600)
+    lease.hold("away")
+    lease.hold("gone")
+
+    lease.renew_all()
+    lease.renew_all()
+
+    lease.stop()
+    assert sorted(asked) == ["away", "away", "gone"]
+
+
+def test_a_sandbox_whose_answer_was_lost_is_adopted(lifecycle, opensandbox_client):
+    lost = TransportError("connection reset", method="POST", url="http://x")
+    lifecycle.client = failing(opensandbox_client, lost)
+
+    launched = lifecycle.launch(HOST)
+
+    assert alive(lifecycle) == [launched.response.id]
+    assert lifecycle.ledger.created == (launched.response.id,)
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_an_answer_of_a_gateway_is_looked_into(lifecycle, opensandbox_client, status):
+    lifecycle.client = failing(opensandbox_client, ApiError(status))
+
+    launched = lifecycle.launch(HOST)
+
+    assert alive(lifecycle) == [launched.response.id]
+
+
+def test_an_interrupted_create_leaves_nothing(lifecycle, opensandbox_client):
+    # Ctrl-C while the POST is under way: no fixture holds the sandbox yet.
+    lifecycle.client = failing(opensandbox_client, KeyboardInterrupt())
+
+    with pytest.raises(KeyboardInterrupt):
+        lifecycle.launch(HOST)
+
+    assert alive(lifecycle) == []
+
+
+def test_a_create_that_made_nothing_is_the_error_that_it_was(lifecycle, opensandbox_client):
+    lost = TransportError("connection refused", method="POST", url="http://x")
+    lifecycle.client = failing(opensandbox_client, lost, after_creating=False)
+
+    with pytest.raises(TransportError, match="refused"):
+        lifecycle.launch(HOST)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ApiError(500)], ids=["Ctrl-C", "server error"])
+def test_a_sandbox_that_does_not_become_ready_is_deleted(lifecycle, opensandbox_client, error):
+    class Interrupted(Client):
+        def wait_ready_endpoint(self, *args, **kwargs):
+            raise error
+
+        def __getattribute__(self, name):
+            if name == "wait_ready_endpoint":
+                return object.__getattribute__(self, name)
+            return getattr(opensandbox_client, name)
+
+    lifecycle.client = object.__new__(Interrupted)
+
+    with pytest.raises(type(error)):
+        lifecycle.launch(HOST)
+
+    assert alive(lifecycle) == []
+    assert lifecycle.ledger.left == ()
+
+
+def test_an_entrypoint_that_cannot_run_is_told_with_its_log(lifecycle):
+    with pytest.raises(SandboxFailedError, match="no-such-program") as caught:
+        lifecycle.launch(SandboxOpts(image="host", entrypoint=["no-such-program"]))
+
+    assert caught.value.state == "Failed"
+    assert alive(lifecycle) == []
+
+
+def test_deleting_what_is_gone_is_fine(lifecycle):
+    launched = lifecycle.launch(HOST)
+    lifecycle.client.delete_sandbox(launched.response.id)
+
+    lifecycle.delete(launched.response.id)
+
+    assert lifecycle.ledger.left == ()

@@ -1,0 +1,110 @@
+"""What a test may ask for: the marker's arguments, the nearest of several markers, and what is refused."""
+
+import pytest
+
+from pytest_opensandbox.config import read_settings
+from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.opts import EgressRule, NetworkPolicy
+from pytest_opensandbox.recipe import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
+
+SETTINGS = read_settings(
+    flags={"image": "base:1", "resources": "cpu=1", "lease": "90", "command_timeout": "7"}, environ={}, inis={}
+)
+
+
+def marker(*positional, **named):
+    return positional, named
+
+
+def test_an_empty_recipe_is_what_the_options_say():
+    opts = Recipe().opts(SETTINGS)
+
+    assert (opts.image, opts.resource_limits, opts.timeout) == ("base:1", {"cpu": "1"}, 90)
+    assert (opts.env, opts.network_policy, opts.snapshot_id) == ({}, None, None)
+    assert Recipe().command_timeout(SETTINGS) == 7
+
+
+def test_a_recipe_beats_the_options():
+    recipe = Recipe(image="other:2", env={"A": "1"}, resources={"memory": "1Gi"}, timeout=3, network="none")
+
+    opts = recipe.opts(SETTINGS)
+
+    assert (opts.image, opts.env, opts.resource_limits) == ("other:2", {"A": "1"}, {"memory": "1Gi"})
+    assert opts.network_policy == NetworkPolicy()
+    assert recipe.command_timeout(SETTINGS) == 3
+
+
+def test_empty_resources_of_a_recipe_are_no_limits_rather_than_the_options():
+    assert Recipe(resources={}).opts(SETTINGS).resource_limits == {}
+
+
+def test_a_snapshot_takes_the_place_of_the_image():
+    opts = Recipe(snapshot="snap-1").opts(SETTINGS)
+
+    assert (opts.image, opts.snapshot_id) == (None, "snap-1")
+
+
+def test_a_snapshot_and_an_image_contradict_each_other():
+    with pytest.raises(ConfigError, match="not both"):
+        Recipe(snapshot="snap-1", image="a").opts(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("network", "policy"),
+    [
+        pytest.param(None, None, id="not given"),
+        pytest.param("none", NetworkPolicy(), id="the word none"),
+        pytest.param(False, NetworkPolicy(), id="False"),
+        pytest.param([], NetworkPolicy(), id="no host"),
+        pytest.param(["pypi.org"], NetworkPolicy("deny", (EgressRule("allow", "pypi.org"),)), id="one host"),
+        pytest.param(NetworkPolicy("allow"), NetworkPolicy("allow"), id="a policy"),
+    ],
+)
+def test_network_is_a_word_hosts_or_a_policy(network, policy):
+    assert Recipe(network=network).opts(SETTINGS).network_policy == policy
+
+
+@pytest.mark.parametrize(
+    ("argument", "rule"),
+    [
+        pytest.param({"network": True}, "network must be 'none', a list", id="network True"),
+        pytest.param({"network": "all"}, "network must be 'none', a list", id="network of another word"),
+        pytest.param({"network": ["pypi.org", 1]}, "must be a host name", id="a host that is a number"),
+        pytest.param({"timeout": 0}, "timeout must be seconds", id="no time"),
+        pytest.param({"timeout": "5"}, "timeout must be seconds", id="time as text"),
+        pytest.param({"timeout": True}, "timeout must be seconds", id="time as a bool"),
+        pytest.param({"timeout": float("nan")}, "timeout must be seconds", id="time that is no number"),
+        pytest.param({"image": 3}, "image must be a reference", id="image as a number"),
+        pytest.param({"image": ""}, "image must be a reference", id="empty image"),
+        pytest.param({"env": ["A=1"]}, "env must be a mapping", id="env as a list"),
+        pytest.param({"env": {"A": 1}}, "must be text", id="env with a number"),
+        pytest.param({"resources": "cpu=1"}, "resource_limits must be a mapping", id="resources as text"),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_refused_with_the_rule(argument, rule):
+    with pytest.raises(ConfigError, match=rule):
+        Recipe(**argument).opts(SETTINGS)
+
+
+def test_the_nearest_marker_wins_argument_by_argument():
+    recipe = read_markers([marker(image="function"), marker(image="class", timeout=5), marker(env={"A": "module"})])
+
+    assert recipe == Recipe(image="function", timeout=5, env={"A": "module"})
+
+
+def test_a_nearer_none_takes_back_what_a_farther_marker_asks_for():
+    assert read_markers([marker(network=None), marker(network="none")]) == Recipe()
+
+
+def test_a_positional_argument_is_refused_with_the_names_that_there_are():
+    with pytest.raises(ConfigError, match=r"must be given by name \(image, env, resources, timeout, network\)"):
+        read_markers([marker("python:3.12")])
+
+
+def test_an_unknown_argument_is_refused_even_where_it_would_not_win():
+    with pytest.raises(ConfigError, match="must be one of image, env, resources, timeout, network; got 'imgae'"):
+        read_markers([marker(image="a"), marker(imgae="b")])
+
+
+def test_the_markers_help_names_every_argument():
+    assert all(f"{name}=None" in MARKER_HELP for name in MARKER_ARGUMENTS)

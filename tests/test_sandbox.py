@@ -1,0 +1,92 @@
+"""The handle: what it says of itself, what it refuses, and that it closes once."""
+
+import pytest
+
+from pytest_opensandbox import CommandError, ConfigError, NotFoundError, SandboxClosedError
+
+
+def test_a_handle_says_what_it_is(sandbox):
+    assert repr(sandbox) == f"<Sandbox {sandbox.id} image=host running>"
+
+
+def test_leaving_the_context_deletes_the_sandbox(sandbox_factory, opensandbox_client):
+    with sandbox_factory() as box:
+        pass
+
+    with pytest.raises(NotFoundError):
+        opensandbox_client.get_sandbox(box.id)
+    assert repr(box).endswith("closed>")
+
+
+def test_a_second_close_does_nothing(sandbox_factory):
+    box = sandbox_factory()
+    told = []
+    box.call_on_close(told.append)
+
+    box.close()
+    box.close()
+
+    assert told == [box]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda box: box.run("true"), id="run"),
+        pytest.param(lambda box: box.put(b"", "/x"), id="put"),
+        pytest.param(lambda box: box.get("/x"), id="get"),
+        pytest.param(lambda box: box.endpoint(80), id="endpoint"),
+    ],
+)
+def test_a_closed_handle_refuses(sandbox_factory, use):
+    box = sandbox_factory()
+    box.close()
+
+    with pytest.raises(SandboxClosedError, match="is closed"):
+        use(box)
+
+
+def test_check_raises_with_command_code_and_tails(box):
+    with pytest.raises(CommandError) as caught:
+        box.run("echo seen; echo why >&2; exit 7", check=True)
+
+    assert str(caught.value) == (
+        "'echo seen; echo why >&2; exit 7' exited with 7\n--- stdout ---\nseen\n--- stderr ---\nwhy"
+    )
+    assert (caught.value.exit_code, caught.value.sandbox_id) == (7, box.id)
+
+
+def test_check_of_a_result_does_the_same(box):
+    with pytest.raises(CommandError, match="exited with 1"):
+        box.run("false").check()
+
+
+def test_history_tells_the_last_commands(box):
+    box.run("echo first")
+    box.run(["sh", "-c", "exit 2"])
+
+    assert [record.outcome for record in box.history][-2:] == ["exit 0", "exit 2"]
+    assert box.history[-2].stdout_tail == "first\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        pytest.param({"command": ""}, "command", id="empty text"),
+        pytest.param({"command": []}, "command", id="empty list"),
+        pytest.param({"command": ["echo", 1]}, "command", id="a word that is no text"),
+        pytest.param({"command": "a\0b"}, "command", id="NUL"),
+        pytest.param({"command": "true", "timeout": 0}, "timeout", id="no time"),
+        pytest.param({"command": "true", "gid": 5}, "gid", id="gid alone"),
+        pytest.param({"command": "true", "env": {"A=B": "x"}}, "env", id="name of a variable"),
+        pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="no room"),
+    ],
+)
+def test_a_bad_argument_is_named(box, arguments, field):
+    with pytest.raises(ConfigError, match=field):
+        box.run(**arguments)
+
+
+def test_the_environment_of_a_sandbox_is_that_of_its_creation(sandbox_factory):
+    with sandbox_factory(env={"GREETING": "hello"}) as box:
+        assert box.run("echo $GREETING").stdout == "hello\n"

@@ -1,0 +1,104 @@
+"""The sweep finds all of a run and none of another; trouble is part of its report."""
+
+import pytest
+
+from pytest_opensandbox import Client, SandboxOpts
+from pytest_opensandbox.lifecycle import RunTags
+from pytest_opensandbox.sweep import SweepReport, sweep
+
+from .servers import Reply, as_json, serving
+
+EMPTY = as_json({"items": [], "pagination": {"hasNextPage": False}})
+
+
+def listing(*ids):
+    items = [{"id": sandbox_id, "status": {"state": "Running"}} for sandbox_id in ids]
+    return as_json({"items": items, "pagination": {"hasNextPage": False}})
+
+
+def create(client, run_id, worker_id="main"):
+    metadata = RunTags(run_id, worker_id).metadata()
+    return client.create_sandbox(SandboxOpts(image="host", metadata=metadata)).id
+
+
+def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_client):
+    own = [create(opensandbox_client, "run-a", worker) for worker in ("main", "gw0")]
+    other = create(opensandbox_client, "run-b")
+
+    report = sweep(opensandbox_client, run_id="run-a")
+
+    left = {box.id for box in opensandbox_client.list_sandboxes()}
+    opensandbox_client.delete_sandbox(other)
+    assert sorted(report.deleted) == sorted(own)
+    assert (report.left, report.error) == ((), "")
+    assert other in left
+    assert not left & set(own)
+
+
+def test_a_sweep_for_one_worker_leaves_its_neighbours_alone(opensandbox_client):
+    gone = create(opensandbox_client, "run-c", "gw0")
+    stays = create(opensandbox_client, "run-c", "gw1")
+
+    report = sweep(opensandbox_client, run_id="run-c", worker_id="gw0")
+
+    assert report == SweepReport(deleted=(gone,))
+    assert sweep(opensandbox_client, run_id="run-c").deleted == (stays,)
+
+
+def test_a_sweep_without_a_run_id_is_refused_because_it_would_reach_other_runs(opensandbox_client):
+    with pytest.raises(ValueError, match="other runs"):
+        sweep(opensandbox_client, run_id="")
+
+
+def test_a_sandbox_that_shows_up_in_a_later_listing_is_swept_too():
+    with serving(EMPTY, listing("late"), Reply(204), EMPTY, EMPTY) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert report == SweepReport(deleted=("late",))
+
+
+def test_a_sandbox_that_is_still_listed_after_its_deletion_is_not_counted_twice():
+    replies = (listing("slow"), Reply(204), listing("slow"), EMPTY)
+    with serving(*replies) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert report == SweepReport(deleted=("slow",))
+    assert [seen.method for seen in server.seen] == ["GET", "DELETE", "GET", "GET"]
+
+
+def test_what_is_gone_before_the_sweep_gets_to_it_is_fine():
+    replies = (listing("a"), as_json({"code": "X", "message": "gone"}, 404), EMPTY, EMPTY)
+    with serving(*replies) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert (report.left, report.error) == ((), "")
+
+
+def test_what_fails_once_is_tried_again():
+    trouble = as_json({"code": "X", "message": "busy"}, 500)
+    replies = (listing("a"), trouble, listing("a"), Reply(204), EMPTY, EMPTY)
+    with serving(*replies) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert report == SweepReport(deleted=("a",))
+
+
+def test_what_cannot_be_deleted_in_time_is_left_and_named_with_the_reason():
+    trouble = as_json({"code": "X", "message": "stuck"}, 500)
+    replies = [listing("a", "b"), Reply(204), trouble] + [listing("b"), trouble] * 50
+    with serving(*replies) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run", budget_seconds=0.2)
+
+    assert (report.deleted, report.left) == (("a",), ("b",))
+    assert "1 sandboxes could not be deleted" in report.error
+    assert "stuck" in report.error
+
+
+def test_a_key_that_is_refused_ends_the_sweep_at_once():
+    refused = as_json({"code": "INVALID_API_KEY", "message": "no"}, 401)
+    with serving(refused) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert len(server.seen) == 1
+    assert report.left == ()
+    assert "401" in report.error

@@ -1,0 +1,197 @@
+"""Files and trees go in and come out as they were, whatever their names are."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pytest_opensandbox import CommandError, ConfigError, FileTooLargeError, NotFoundError, UnsafeArchiveError
+
+AWKWARD = [
+    pytest.param("a b", id="space"),
+    pytest.param('it\'s "quoted"', id="quotes"),
+    pytest.param("$HOME", id="variable"),
+    pytest.param("${UNSET}x", id="unset variable"),
+    pytest.param("~", id="tilde"),
+    pytest.param("two\nlines", id="newline"),
+    pytest.param("grün-日本", id="not ASCII"),
+    pytest.param("-rf", id="leading dash"),
+    pytest.param("*?[x]", id="pattern"),
+    pytest.param("back\\slash", id="backslash"),
+    pytest.param("%2F&a=b#c", id="URL syntax"),
+    pytest.param("x" * 255, id="255 bytes"),
+]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_file_keeps_its_name(box, tmp_path, name):
+    path = f"/workspace/names/{name}"
+
+    box.put("content", path)
+
+    assert box.run(["cat", "--", path]).stdout == "content"
+    assert box.get(path) == b"content"
+    assert box.get(path, tmp_path / "copy").read_text() == "content"
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_tree_keeps_its_name(box, tmp_path, name):
+    source = tmp_path / "source"
+    (source / name).mkdir(parents=True)
+    (source / name / name).write_text("content")
+
+    box.put(source, f"/workspace/trees/{name}")
+    box.get(f"/workspace/trees/{name}", tmp_path / "back")
+
+    assert (tmp_path / "back" / name / name).read_text() == "content"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(bytes(range(256)), id="every byte"),
+        pytest.param("grün\r\n", id="text"),
+        pytest.param(os.urandom(3_000_000), id="3 MB"),
+    ],
+)
+def test_content_is_kept(box, content):
+    box.put(content, "/workspace/content")
+
+    assert box.get("/workspace/content") == (content.encode() if isinstance(content, str) else content)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o444], ids=oct)
+def test_permissions_are_set_as_given(box, mode):
+    box.put("x", f"/workspace/mode{mode:o}", mode=mode)
+
+    assert box.run(["stat", "-c", "%a", f"/workspace/mode{mode:o}"]).stdout == f"{mode:o}\n"
+
+
+def test_a_local_file_keeps_its_permissions_both_ways(box, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho ran\n")
+    script.chmod(0o750)
+
+    box.put(script, "/workspace/script")
+    copy = box.get("/workspace/script", tmp_path / "copy")
+
+    assert box.run(["/workspace/script"]).stdout == "ran\n"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o750
+
+
+def test_a_tree_keeps_modes_links_and_empty_directories(box, tmp_path):
+    source = tmp_path / "source"
+    (source / "empty").mkdir(parents=True)
+    (source / "tool").write_text("#!/bin/sh\n")
+    (source / "tool").chmod(0o755)
+    (source / "link").symlink_to("tool")
+    (source / "dangling").symlink_to("nowhere")
+
+    box.put(source, "/workspace/tree")
+    back = box.get("/workspace/tree", tmp_path / "back")
+
+    assert sorted(path.name for path in back.iterdir()) == ["dangling", "empty", "link", "tool"]
+    assert (back / "empty").is_dir()
+    assert [os.readlink(back / name) for name in ("link", "dangling")] == ["tool", "nowhere"]
+    assert stat.S_IMODE((back / "tool").stat().st_mode) == 0o755
+
+
+def test_a_tree_is_merged_into_a_directory_that_exists(box, tmp_path):
+    (tmp_path / "new").write_text("new")
+    box.run("mkdir -p /workspace/merge && echo old >/workspace/merge/old && chmod 700 /workspace/merge", check=True)
+
+    box.put(tmp_path, "/workspace/merge")
+
+    assert box.run("cd /workspace/merge && ls && stat -c %a .").stdout == "new\nold\n700\n"
+
+
+def test_a_file_goes_into_a_local_directory_under_its_own_name(box, tmp_path):
+    box.put("x", "/workspace/named")
+
+    assert box.get("/workspace/named", tmp_path) == tmp_path / "named"
+
+
+def test_a_link_is_followed(box):
+    box.put("target", "/workspace/target")
+    box.run("ln -sf target /workspace/alias", check=True)
+
+    assert box.get("/workspace/alias") == b"target"
+
+
+def test_the_kernels_own_files_are_read_although_they_say_they_are_empty(box):
+    assert box.get("/proc/self/status").startswith(b"Name:")
+
+
+@pytest.mark.parametrize("path", ["/workspace/none", "/workspace/$none"])
+def test_a_missing_path_is_not_found(box, path):
+    with pytest.raises(NotFoundError, match="none"):
+        box.get(path)
+
+
+def test_a_directory_has_no_bytes(box):
+    with pytest.raises(ConfigError, match="dst must be given"):
+        box.get("/usr")
+
+
+def test_a_device_is_not_read(box):
+    with pytest.raises(ConfigError, match="device"):
+        box.get("/dev/zero")
+
+
+def test_a_file_beyond_the_limit_is_refused(box):
+    box.put(b"x" * 100, "/workspace/large")
+
+    with pytest.raises(FileTooLargeError, match="100 bytes"):
+        box.get("/workspace/large", max_bytes=99)
+
+
+@pytest.mark.parametrize("path", ["relative", "", "~/x", "/nul\0"])
+def test_a_path_must_be_absolute(box, path):
+    with pytest.raises(ConfigError, match="absolute"):
+        box.put("x", path)
+
+
+def test_a_mode_for_a_tree_is_refused(box, tmp_path):
+    with pytest.raises(ConfigError, match="mode must be left out"):
+        box.put(tmp_path, "/workspace/tree", mode=0o644)
+
+
+def test_a_missing_local_file_is_the_usual_error(box, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        box.put(tmp_path / "none", "/workspace/none")
+
+
+def test_a_file_does_not_replace_a_directory(box):
+    with pytest.raises((CommandError, Exception), match="directory"):
+        box.put("x", "/workspace")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param("ln -s /etc/passwd out", id="absolute link"),
+        pytest.param("ln -s ../../../../outside out", id="climbing link"),
+        pytest.param("mkfifo pipe", id="FIFO"),
+    ],
+)
+def test_a_hostile_tree_is_refused(box, tmp_path, make):
+    box.run(f"rm -rf /workspace/evil && mkdir /workspace/evil && cd /workspace/evil && {make}", check=True)
+
+    with pytest.raises(UnsafeArchiveError):
+        box.get("/workspace/evil", tmp_path / "target")
+
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_hostile_tar_program_is_refused_too(sandbox, tmp_path):
+    # The sandbox may replace its own tar: what comes out is judged here, not there.
+    forged = "import sys, tarfile\nt = tarfile.open(sys.argv[sys.argv.index('-f') + 1], 'w')\n"
+    forged += "i = tarfile.TarInfo('../../evil')\nt.addfile(i)\nt.close()\n"
+    sandbox.put(f"#!/usr/bin/env python3\n{forged}", "/usr/local/bin/tar", mode=0o755)
+
+    with pytest.raises(UnsafeArchiveError, match=r"'\.\.'"):
+        sandbox.get("/workspace", tmp_path / "target")
+
+    assert list(Path(tmp_path).iterdir()) == []
