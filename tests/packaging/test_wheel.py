@@ -1,0 +1,50 @@
+"""What is built is complete, and holds nothing else."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, built without a network: its build backend is a test dependency."""
+    target = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    with zipfile.ZipFile(next(target.glob("*.whl"))) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+
+    assert {re.sub(r"-[\d.]+\.dist-info", ".dist-info", top) for top in tops} == {
+        "pytest_opensandbox",
+        "pytest_opensandbox.dist-info",
+    }
+
+
+def test_every_room_is_in_the_wheel(wheel):
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "pytest_opensandbox").rglob("*.py")}
+
+    assert sources | {"pytest_opensandbox/py.typed"} <= set(wheel.namelist())
+
+
+def test_pytest_finds_the_plugin_by_its_entry_point(wheel):
+    name = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+
+    assert "[pytest11]\nopensandbox = pytest_opensandbox.plugin" in wheel.read(name).decode()
+
+
+def test_the_core_needs_four_or_five_libraries(wheel):
+    name = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    needed = re.findall(r"^Requires-Dist: ([\w-]+)(?![^\n]*extra ==)", wheel.read(name).decode(), re.MULTILINE)
+
+    assert {"pluggy", "pytest", "requests", "tenacity"} <= set(needed)
+    assert len(needed) <= 6
