@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from pytest_opensandbox.embedded.limits import step_back
 from pytest_opensandbox.embedded.obstacles import StartError, check_platform
 
 _READ_BYTES = 4096
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         check_platform()
+        step_back()
         _run(port)
     except StartError as error:
         _say({"error": str(error), "cause": error.cause})

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_opensandbox.embedded.guard import guard_options
 from pytest_opensandbox.embedded.host import INSIDE, LIBRARIES, Host
+from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
 
 PATH = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{INSIDE}/python/bin"
@@ -40,11 +42,13 @@ class Bubblewrap:
         executable: the program.
         options: every option that all sandboxes share.
         is_copy_on_write: False where the system directories are read-only, because overlays were refused.
+        guard: options of a namespace around the sandbox that ends it with the server; none where that is refused.
     """
 
     executable: str
     options: tuple[str, ...]
     is_copy_on_write: bool
+    guard: tuple[str, ...] = ()
 
     def start(
         self, command: Sequence[str], *, environment: Mapping[str, str], fds: Sequence[int], output: int
@@ -59,9 +63,10 @@ class Bubblewrap:
         """
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
         arguments = _in_memory([*self.options, *variables])
+        guard = (self.executable, *self.guard, "--") if self.guard else ()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
-                [self.executable, "--args", str(arguments), "--", *command],
+                [*guard, self.executable, "--args", str(arguments), "--", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -75,7 +80,7 @@ class Bubblewrap:
 
 
 def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None = None) -> Bubblewrap:
-    """Return the first bubblewrap that can make a sandbox, copy-on-write if possible.
+    """Return the first bubblewrap that can make a sandbox, copy-on-write and guarded if possible.
 
     Args:
         host: what its sandboxes see of this machine.
@@ -87,10 +92,11 @@ def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None =
     """
     candidates = list(_executables()) if executables is None else executables
     refusals = []
-    for is_copy_on_write in (True, False):
+    for is_copy_on_write, is_guarded in ((True, True), (True, False), (False, True), (False, False)):
         options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write))
         for executable in candidates:
-            candidate = Bubblewrap(executable, options, is_copy_on_write)
+            guard = tuple(guard_options(host, layer, executable)) if is_guarded else ()
+            candidate = Bubblewrap(executable, options, is_copy_on_write, guard)
             refusal = _try(candidate)
             if refusal is None:
                 return candidate
@@ -139,7 +145,8 @@ def sandbox_options(host: Host, layer: Path, *, is_copy_on_write: bool) -> Itera
         is_copy_on_write: whether they may change those directories, each for itself.
     """
     yield from _NAMESPACES
-    yield from ("--size", str(_private_bytes()), "--tmpfs", "/")
+    size = str(private_bytes())
+    yield from ("--size", size, "--tmpfs", "/")
     for mode, directory in _PRIVATE:
         yield from ("--perms", mode, "--dir", directory)
     yield from ("--symlink", "/run", "/var/run", "--symlink", "/run/lock", "/var/lock")
@@ -147,15 +154,18 @@ def sandbox_options(host: Host, layer: Path, *, is_copy_on_write: bool) -> Itera
         yield from ("--symlink", target, name)
     yield from _copied_system(host, layer) if is_copy_on_write else _bound_system(host, layer)
     yield from ("--ro-bind-try", "/var/lib/dpkg", "/var/lib/dpkg")
-    yield from ("--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
+    yield from ("--dev", "/dev", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev")  # noqa: S108 - a name inside the sandbox
+    yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
     for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/__pycache__"):
         yield from ("--perms", "0755", "--dir", directory)
     for source, inside in host.interpreter.binds:
         yield from ("--ro-bind", source, inside)
     for path in host.hidden_directories:
-        yield from ("--perms", "0700", "--tmpfs", path)
+        yield from ("--perms", "0700", "--tmpfs", path, "--remount-ro", path)
     for path in host.hidden_files:
         yield from ("--ro-bind", "/dev/null", path)
+    if host.owns_proc:
+        yield from ("--remount-ro", "/proc")
 
 
 def _copied_system(host: Host, layer: Path) -> Iterator[str]:
@@ -180,11 +190,6 @@ def _bound_system(host: Host, layer: Path) -> Iterator[str]:
     for name in layer_files():
         if os.path.isfile(name) and not os.path.islink(name):
             yield from ("--ro-bind", f"{layer}{name}", name)
-
-
-def _private_bytes() -> int:
-    """Return what one sandbox may keep in its private directories: a quarter of the memory, at least 256 MiB."""
-    return max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
 def _in_memory(arguments: Sequence[str]) -> int:

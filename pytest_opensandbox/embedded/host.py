@@ -6,7 +6,7 @@ import importlib.util
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ LIBRARIES = f"{INSIDE}/lib"
 _SYSTEM = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Root in a sandbox has no capabilities, but if it is the host's uid 0 it still owns these files.
 _PROC_FILES = ("kcore", "keys", "latency_stats", "mtrr", "sched_debug", "sysrq-trigger", "timer_list")
+_DEPTH = 6
 _PROC_TREES = ("acpi", "asound", "fs", "scsi")
 
 
@@ -46,6 +47,8 @@ class Host:
     hidden_directories: tuple[str, ...]
     """Directories that appear empty, absolute."""
     interpreter: Interpreter
+    owns_proc: bool = False
+    """Whether root in a sandbox is the host's, who may change the permissions of the kernel's files for everybody."""
 
 
 def look_around() -> Host:
@@ -55,10 +58,15 @@ def look_around() -> Host:
     return Host(
         directories=tuple(str(path) for path in present if not path.is_symlink()),
         links=tuple((os.readlink(path), str(path)) for path in present if path.is_symlink()),
-        hidden_files=(*files, *(f"/proc/{name}" for name in _PROC_FILES if os.path.exists(f"/proc/{name}"))),
-        hidden_directories=(*directories, *(f"/proc/{name}" for name in _PROC_TREES if os.path.isdir(f"/proc/{name}"))),
+        hidden_files=tuple(dict.fromkeys([*files, *_existing(_PROC_FILES)])),
+        hidden_directories=(*directories, *_existing(_PROC_TREES)),
         interpreter=_find_interpreter(),
+        owns_proc=os.geteuid() == 0,
     )
+
+
+def _existing(names: Sequence[str]) -> list[str]:
+    return [f"/proc/{name}" for name in names if os.path.exists(f"/proc/{name}")]
 
 
 def _private_paths() -> tuple[list[str], list[str]]:
@@ -70,7 +78,7 @@ def _private_paths() -> tuple[list[str], list[str]]:
     directories: list[str] = []
     if os.geteuid() != 0:
         return files, directories
-    for top, depth in (("/etc", 12), ("/usr/local", 2), ("/opt", 2)):
+    for top, depth in (("/etc", 12), ("/usr/local", _DEPTH), ("/opt", _DEPTH), ("/proc", 1)):
         for path, is_directory in _unreadable(top, depth):
             (directories if is_directory else files).append(path)
     return files, directories

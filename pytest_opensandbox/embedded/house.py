@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.embedded.registry import Registry
 
 _READ_ONLY = "this machine refuses overlays, so /usr, /etc and /opt are read-only in the sandbox"
+_UNGUARDED = "this machine refuses nested namespaces, so hostile code may outlive a server that is killed"
 
 
 class House:
@@ -42,8 +43,10 @@ class House:
             self._bubblewrap = self._starter.submit(find_bubblewrap, self._host, self._runtime.layer).result()
         except BubblewrapRefusedError as error:
             raise StartError(str(error), likely_cause(str(error))) from error
-        if not self._bubblewrap.is_copy_on_write:
-            print(_READ_ONLY, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
+        self._notes = [] if self._bubblewrap.is_copy_on_write else [_READ_ONLY]
+        self._notes += [] if self._bubblewrap.guard else [_UNGUARDED]
+        for note in self._notes:
+            print(note, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
 
     def open(self, listener: socket.socket, api_key: str) -> None:
         """Begin to answer.
@@ -52,17 +55,16 @@ class House:
             listener: bound to a loopback port.
             api_key: what requests must carry.
         """
-        from pytest_opensandbox.embedded.keyring import leave_session_keyring  # lazily, these are slow to load
+        from pytest_opensandbox.embedded.devices import protect_devices  # lazily, these are slow to load
         from pytest_opensandbox.embedded.process import Workshop
         from pytest_opensandbox.embedded.registry import Registry
         from pytest_opensandbox.embedded.server import serve
 
-        self._starter.submit(leave_session_keyring)  # a credential of the thread, and this thread starts all sandboxes
+        self._starter.submit(protect_devices)  # mounts of the thread, and this thread starts all sandboxes
         workshop = Workshop(
             self._bubblewrap, self._host.interpreter, self._runtime.path, self._background, self._starter
         )
-        notes = () if self._bubblewrap.is_copy_on_write else (_READ_ONLY,)
-        self._registry = Registry(workshop, notes)
+        self._registry = Registry(workshop, self._notes)
         serve(listener, self._registry, api_key)
         compile_ahead(self._host.interpreter)
 

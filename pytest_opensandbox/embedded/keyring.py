@@ -1,4 +1,4 @@
-"""Takes the host's session keyring away from sandboxes: the kernel hands it down to children, namespaces or not."""
+"""Gives each sandbox a session keyring of its own: the kernel hands the host's down to children, namespaces or not."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from pytest_opensandbox.embedded.agent_socket import AgentSocket
 from pytest_opensandbox.embedded.background import Background
 from pytest_opensandbox.embedded.bubblewrap import PATH, Bubblewrap
 from pytest_opensandbox.embedded.host import LIBRARIES, Interpreter
+from pytest_opensandbox.embedded.keyring import leave_session_keyring
+from pytest_opensandbox.embedded.limits import most_processes
 from pytest_opensandbox.embedded.log import Log
 
 END_SECONDS = 10
@@ -72,12 +75,9 @@ class SandboxProcess:
         output, writing = os.pipe2(os.O_CLOEXEC)
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
         try:
+            command, variables = self._command(entrypoint, lifeline), self._environment(environment)
             self._bwrap = self._workshop.starter.submit(
-                self._workshop.bubblewrap.start,
-                self._command(entrypoint, lifeline),
-                environment=self._environment(environment),
-                fds=(self.agent.listener.fileno(), lifeline),
-                output=writing,
+                self._start_bubblewrap, command, variables, lifeline, writing
             ).result()
         except OSError:
             self._let_go(output)
@@ -106,7 +106,8 @@ class SandboxProcess:
                 if states[pid] not in "TZ":  # one that was stopped before stays stopped when the others go on
                     self._frozen.append(pid)
                     _signal(pid, signal.SIGSTOP)
-            if states and all(state in "TZ" for state in states.values()):  # none: bubblewrap has only just started
+            # D: inside the kernel, where it obeys before it runs again, or waits for a child that is stopped already.
+            if states and all(state in "TZD" for state in states.values()):  # none: bubblewrap has only just started
                 return
             time.sleep(0.001)
 
@@ -122,12 +123,21 @@ class SandboxProcess:
             # Process 1 of the namespace takes all others with it, and bubblewrap ends when it has.
             _signal(next(_children(self._bwrap.pid), self._bwrap.pid), signal.SIGKILL)
 
+    def _start_bubblewrap(
+        self, command: Sequence[str], environment: Mapping[str, str], lifeline: int, output: int
+    ) -> subprocess.Popen[bytes]:
+        """Start bubblewrap from the thread that starts them all."""
+        leave_session_keyring()  # or they would share one, and read each other's keys
+        fds = (self.agent.listener.fileno(), lifeline)
+        return self._workshop.bubblewrap.start(command, environment=environment, fds=fds, output=output)
+
     def _command(self, entrypoint: Sequence[str], lifeline: int) -> list[str]:
         """Return the command line of the agent; it is visible on the host."""
         python = self._workshop.interpreter
         boot = _BOOT_SHARED if python.library_path else _BOOT
         fds = ("--listen-fd", str(self.agent.listener.fileno()), "--lifeline-fd", str(lifeline))
-        return [python.executable, "-I", "-S", "-c", boot, *fds, "--", *entrypoint]
+        bound = ("--processes", str(limit)) if (limit := most_processes()) else ()
+        return [python.executable, "-I", "-S", "-c", boot, *fds, *bound, "--", *entrypoint]
 
     def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the agent, which hands down all but its token to what it starts."""

@@ -32,6 +32,7 @@ _TARGET = re.compile(
     r"(?:https?://[^/]*)?"  # a request's target may be a whole URL
     r"(?P<route>(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/(?P<port>\d{1,5}))(?P<path>/[^?]*)?(?P<query>\?.*)?"
 )
+_FOLD = re.compile(r"[\r\n]+[ \t]*")
 # What the agent says when nothing listens on the port that it was asked to forward to.
 _NOBODY_LISTENS = (502, b"Bad Gateway")
 
@@ -90,9 +91,7 @@ def forward(registry: Registry, environ: Mapping[str, Any], start_response: Call
         refuse(400, "SANDBOX::API_NOT_SUPPORTED", "Websocket upgrades are not supported here.")
     record, port = registry.get(unquote(match["id"])), int(match["port"])
     response, body = _ask(record, port, (match["path"] or "/") + (match["query"] or ""), environ)
-    headers = [
-        (name, _relocate(name, value, match["route"])) for name, value in response.getheaders() if _is_end_to_end(name)
-    ]
+    headers = _answer_headers(response, match["route"])
     write = start_response(f"{response.status} {response.reason or 'Unknown'}", headers)
     write(b"")  # sends the headers now, as the first bytes of the body may be long in coming
     return body
@@ -106,6 +105,7 @@ def _ask(record: SandboxRecord, port: int, target: str, environ: Mapping[str, An
         path = target if port == EXECD_PORT else f"/proxy/{port}{target}"
         connection.request(method, path, body=_request_body(method, environ), headers=_headers(record, environ))
         response = connection.getresponse()
+        _check_length(response)
         first = response.read1(_CHUNK_BYTES) if response.status == _NOBODY_LISTENS[0] else b""
         if (response.status, first.strip()) == _NOBODY_LISTENS:
             raise ConnectionRefusedError(f"nothing listens on port {port}")
@@ -151,6 +151,27 @@ def _headers(record: SandboxRecord, environ: Mapping[str, Any]) -> dict[str, str
         "X-Forwarded-Proto": "http",
         TOKEN_HEADER: record.process.token,
     }
+
+
+def _check_length(response: HTTPResponse) -> None:
+    """Refuse an answer that says two things of its length, of which the caller might believe the other one.
+
+    Raises:
+        HTTPException: it does.
+    """
+    length = response.getheader("Content-Length")
+    if length is not None and not response.chunked and not (length.isascii() and length.isdigit()):
+        raise HTTPException(f"Content-Length {length!r}")
+
+
+def _answer_headers(response: HTTPResponse, route: str) -> list[tuple[str, str]]:
+    """Return the headers to pass on: unfolded, and without a length where the body is in chunks."""
+    dropped = {"content-length"} if response.chunked else set()
+    return [
+        (name, _relocate(name, _FOLD.sub(" ", value), route))
+        for name, value in response.getheaders()
+        if _is_end_to_end(name) and name.lower() not in dropped
+    ]
 
 
 def _is_end_to_end(name: str) -> bool:

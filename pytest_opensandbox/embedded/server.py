@@ -1,11 +1,9 @@
-"""The HTTP server: who may ask, which room answers, and how an answer looks."""
+"""The HTTP server: which room answers, and how an answer looks."""
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
-import re
 import socket
 import threading
 import uuid
@@ -16,6 +14,7 @@ from typing import Any
 import bottle
 import waitress
 
+from pytest_opensandbox.embedded.callers import check_caller, wary_channel
 from pytest_opensandbox.embedded.lifecycle_api import routes
 from pytest_opensandbox.embedded.registry import Registry
 from pytest_opensandbox.embedded.reverse_proxy import forward, is_proxied
@@ -25,8 +24,6 @@ from pytest_opensandbox.embedded.validation import RefusedError
 _THREADS = 64
 _CONNECTIONS = 1000
 _BODY_BYTES = 1 << 40
-_OPEN_PATHS = ("/health", "/version")
-_LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
 _REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed"}
 
 StartResponse = Callable[..., Any]
@@ -51,6 +48,7 @@ def serve(listener: socket.socket, registry: Registry, api_key: str) -> None:
         asyncore_use_poll=True,
         log_socket_errors=False,  # a side that hangs up is no news
     )
+    server.channel_class = wary_channel(api_key.encode())
     threading.Thread(target=server.run, name="http", daemon=True).start()
 
 
@@ -66,7 +64,7 @@ class Gate:
         """Answer one request."""
         start = _numbered(environ, start_response)
         try:
-            self._check(environ)
+            check_caller(environ, self._api_key)
             if is_proxied(environ["PATH_INFO"]):
                 return forward(self._registry, environ, start)
             if environ["REQUEST_METHOD"] == "HEAD":  # the router would take it for a GET
@@ -77,25 +75,6 @@ class Gate:
             body = _send_refusal(refusal, start)
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
         return answer
-
-    def _check(self, environ: Mapping[str, Any]) -> None:
-        """Refuse callers without the key, and browsers that a foreign name led here.
-
-        Raises:
-            RefusedError: with status 401 or 403.
-        """
-        host = environ.get("HTTP_HOST", "")
-        if not _LOOPBACK.fullmatch(host):
-            raise RefusedError(403, {"code": "HOST_NOT_ALLOWED", "message": f"This server is 127.0.0.1, not {host!r}."})
-        if environ["PATH_INFO"].startswith(_OPEN_PATHS):
-            return
-        given = environ.get("HTTP_OPEN_SANDBOX_API_KEY", "")
-        if not given:
-            message = "Authentication credentials are missing. Provide API key via OPEN-SANDBOX-API-KEY header."
-            raise RefusedError(401, {"code": "MISSING_API_KEY", "message": message})
-        if not hmac.compare_digest(given.encode(), self._api_key):
-            message = "Authentication credentials are invalid. Check your API key and try again."
-            raise RefusedError(401, {"code": "INVALID_API_KEY", "message": message})
 
 
 def _lifecycle_app(registry: Registry) -> Any:
@@ -160,7 +139,8 @@ def _strip_version(environ: dict[str, Any]) -> None:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    # Half a character, which JSON may hold, becomes its escape again.
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
 
 
 def _own_version() -> str:

@@ -71,7 +71,7 @@ def parse_json(raw: bytes) -> dict[str, Any]:
         reject("missing", ["body"], "Field required", None)
     try:
         body = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         position = error.pos if isinstance(error, json.JSONDecodeError) else 0
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         reject("json_invalid", ["body", position], "JSON decode error", {}, error=reason)
@@ -91,7 +91,7 @@ def integer(value: object, loc: list[str | int], *, at_least: int, at_most: int 
     Raises:
         RefusedError: it is something else.
     """
-    if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?\d+\s*", value):
+    if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?[0-9]{1,1000}\s*", value):
         message = "Input should be a valid integer, unable to parse string as an integer"
         reject("int_parsing", loc, message, value)
     if isinstance(value, float) and not value.is_integer():

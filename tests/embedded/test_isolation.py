@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedded.machine import NOBODY, is_alive, running_server, wait_until
+from tests.embedded.machine import AS_ROOT, USERS, is_alive, running_server, wait_until
 
-AS_ROOT = os.geteuid() == 0
-USERS = [
-    pytest.param(None, id="as root" if AS_ROOT else "as an ordinary user"),
-    *([pytest.param(NOBODY, id="as an ordinary user")] if AS_ROOT else []),
-]
 SECRET = "a-secret-of-the-host"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = _parser().parse_args(arguments)
     _restore_environment()
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
+    if options.processes:
+        # Here and not before: only inside does the kernel count the sandbox alone.
+        resource.setrlimit(resource.RLIMIT_NPROC, (options.processes, options.processes))
     _leave_out_openssl()
     from .app import make_app  # after the environment is as commands are to see it
     from .serving import make_server
@@ -70,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--listen", metavar="HOST:PORT", help="TCP address to listen on; port 0 takes a free one")
     where.add_argument("--listen-fd", type=int, metavar="N", help="inherited socket that listens already")
     parser.add_argument("--lifeline-fd", type=int, metavar="N", help="inherited pipe; its end of file ends the agent")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="most processes and threads at a time, where the kernel counts them"
+    )
     parser.add_argument(
         "--linger",
         type=float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -33,6 +34,8 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+_FOLD = re.compile(r"[\r\n]+[ \t]*")
+_OWN_TOKEN = "x-execd-access-token"  # noqa: S105 - a header's name
 
 
 class _Watch:
@@ -105,6 +108,9 @@ def forward(environ: Environ, start_response: StartResponse, port: str) -> Itera
         sock = connection.sock
         _send(connection, environ)
         answer = connection.getresponse()
+        # Two lengths, or half of one: the client might believe the other.
+        if not answer.chunked and not (answer.getheader("Content-Length") or "0").isdecimal():
+            raise HTTPException("Content-Length")
     except (OSError, ValueError, OverflowError, HTTPException):
         return _plain(start_response, "502 Bad Gateway", "Bad Gateway\n")
     start_response(f"{answer.status} {answer.reason}", _answer_headers(answer, environ["REQUEST_METHOD"]))
@@ -130,7 +136,7 @@ def _request_headers(environ: Environ) -> dict[str, str]:
         for name, value in environ.items()
         if name.startswith("HTTP_")
     }
-    headers = {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
+    headers = {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP | {_OWN_TOKEN}}
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if environ.get(name):
             headers[name.replace("_", "-").title()] = environ[name]
@@ -139,7 +145,8 @@ def _request_headers(environ: Environ) -> dict[str, str]:
 
 
 def _answer_headers(answer: HTTPResponse, method: str) -> list[tuple[str, str]]:
-    headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
+    dropped = _HOP_BY_HOP | {"content-length"} if answer.chunked else _HOP_BY_HOP
+    headers = [(name, _FOLD.sub(" ", value)) for name, value in answer.getheaders() if name.lower() not in dropped]
     if method == "HEAD" and answer.getheader("Content-Length") is None:
         headers.append(("Content-Length", "0"))
     return headers

@@ -1,0 +1,49 @@
+"""A namespace around each sandbox, out of sight of what runs in it, so that nothing in it outlives the server.
+
+What runs in a sandbox can trace process 1 of its own namespace, and have it forget that it must die with its parent.
+Process 1 of the namespace around it is bubblewrap as well, still waiting for the inner one. It dies with the server,
+and the kernel then kills everything in both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_opensandbox.embedded.host import Host
+
+_NAMESPACES = ("--unshare-user", "--unshare-pid", "--as-pid-1", "--die-with-parent")
+_KERNEL = ("/dev", "/proc")
+
+
+def guard_options(host: Host, layer: Path, executable: str) -> Iterator[str]:
+    """Yield bubblewrap's options for the namespace around a sandbox: it sees what the inner one is made of.
+
+    It does not see the rest of this machine, where mounts come and go, which bubblewrap does not bear.
+
+    Args:
+        host: what sandboxes see of this machine.
+        layer: the tree that lies over the system directories.
+        executable: the inner bubblewrap.
+    """
+    yield from (*_NAMESPACES, "--dir", "/tmp")  # noqa: S108 - where bubblewrap builds the inner one, in memory
+    for target, name in host.links:
+        yield from ("--symlink", target, name)
+    for directory in (*host.directories, *_KERNEL):
+        yield from ("--dev-bind", directory, directory)
+    for source in dict.fromkeys(
+        [*_programs(executable), str(layer), *(source for source, _ in host.interpreter.binds)]
+    ):
+        if not source.startswith(tuple(f"{directory}/" for directory in host.directories)):
+            yield from ("--ro-bind", source, source)
+    yield from ("--ro-bind-try", "/var/lib/dpkg", "/var/lib/dpkg")
+
+
+def _programs(executable: str) -> Iterator[str]:
+    """Yield a bubblewrap's directory, and what a wheel keeps beside its package: libraries."""
+    path = Path(os.path.abspath(executable))
+    yield str(path.parent)
+    package = path.parents[1]
+    if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+        yield str(libraries)

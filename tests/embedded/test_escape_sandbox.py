@@ -1,0 +1,269 @@
+"""What hostile code tries on the machine around its sandbox; as the user who runs the tests, and as an ordinary one."""
+
+import os
+import platform
+import socket
+from contextlib import suppress
+
+import pytest
+
+from pytest_opensandbox import OpenSandboxError
+from pytest_opensandbox.embedded.limits import MOST_PROCESSES, most_processes, private_bytes
+from tests.embedded.machine import AS_ROOT, USERS, running_server, wait_until
+
+X86_64_ONLY = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
+SERVED_BY_ROOT = pytest.mark.skipif(not AS_ROOT, reason="an ordinary user could not read or change it outside either")
+
+
+@pytest.fixture(scope="module", params=USERS)
+def user(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def machine(user):
+    with running_server(user=user) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def sandbox(machine):
+    return machine.create()
+
+
+@pytest.fixture
+def run(machine, sandbox):
+    return lambda command: machine.run(sandbox, command)
+
+
+@pytest.fixture
+def python(machine, sandbox):
+    """Runs a script in the sandbox and returns what it prints."""
+
+    def run(script, sandbox_id=sandbox):
+        done = machine.run(sandbox_id, f"python3 - <<'END'\n{script}\nEND")
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+# Root in a sandbox of root owns the host's nodes: a chmod 000 of /dev/null would hit everybody on the machine.
+@pytest.mark.parametrize("node", ["null", "zero", "full", "random", "urandom", "tty"])
+@pytest.mark.parametrize("change", ["chmod 666", "chown 0", "touch -d 2001-01-01"])
+def test_a_device_node_of_the_host_cannot_be_changed(run, change, node):
+    before = os.stat(f"/dev/{node}")
+
+    assert run(f"{change} /dev/{node}").exit_code != 0
+    after = os.stat(f"/dev/{node}")
+    assert (before.st_mode, before.st_uid, before.st_ctime_ns) == (after.st_mode, after.st_uid, after.st_ctime_ns)
+
+
+def test_the_device_nodes_still_work(run):
+    used = run(
+        "echo x > /dev/null && head -c 3 /dev/zero | wc -c && head -c 5 /dev/urandom | wc -c; echo x > /dev/full"
+    )
+
+    assert used.stdout.split() == ["3", "5"]
+    assert "No space left" in used.stderr
+
+
+# The kernel keeps one set of permissions for /proc/meminfo and its like, whichever namespace looks at it.
+@pytest.mark.parametrize("name", ["meminfo", "stat", "cmdline", "version"])
+def test_the_permissions_of_the_kernel_s_files_cannot_be_changed(run, name):
+    assert run(f"chmod 444 /proc/{name}").exit_code != 0
+
+
+@SERVED_BY_ROOT
+def test_what_the_kernel_tells_only_root_is_not_told(run):
+    private = [entry.path for entry in os.scandir("/proc") if entry.is_file() and not entry.stat().st_mode & 0o004]
+    assert private
+
+    read = run(
+        f"for f in {' '.join(private)}; do timeout 2 head -c 1 $f > /tmp/byte && [ -s /tmp/byte ] && echo $f; done"
+    )
+
+    assert read.stdout == ""
+
+
+@SERVED_BY_ROOT
+@pytest.mark.parametrize(
+    "trick",
+    [
+        pytest.param("ln /etc/shadow /etc/copy; cat /etc/copy", id="a hard link"),
+        pytest.param("mv /etc/shadow /etc/copy; cat /etc/copy", id="a rename"),
+        pytest.param("ln -s /etc /tmp/etc; cat /tmp/etc/shadow", id="a symbolic link"),
+        pytest.param("rm -f /etc/shadow; cat /etc/shadow", id="a removal"),
+        pytest.param("cat /proc/1/root/etc/shadow /proc/self/cwd/etc/shadow", id="another way to the same root"),
+        pytest.param("chmod 644 /etc/shadow; cat /etc/shadow", id="other permissions"),
+    ],
+)
+def test_a_hidden_file_stays_hidden(run, trick):
+    assert ":" not in run(trick).stdout
+
+
+def test_no_process_inside_has_another_root_or_directory_outside(run):
+    roots = run("for p in /proc/[0-9]*; do stat -Lc %d:%i $p/root $p/cwd/; done; stat -Lc %d:%i / /").stdout.split()
+
+    assert len(set(roots)) == 1
+
+
+def test_every_place_in_memory_is_bounded_or_read_only(run):
+    mounts = [line.split() for line in run("cat /proc/self/mounts").stdout.splitlines()]
+    open_ended = [
+        place
+        for _, place, kind, options, *_ in mounts
+        if kind == "tmpfs" and "ro" not in options.split(",") and "size=" not in options
+    ]
+
+    assert open_ended == []
+    assert int(run("df --block-size=1 --output=size /dev/shm | tail -1").stdout) <= private_bytes() + 4096
+
+
+def test_shared_memory_works(python):
+    assert python("import multiprocessing as m; print(m.get_context('fork').Value('i', 7).value)") == "7"
+
+
+def test_there_is_no_terminal_to_type_into(run):
+    assert run(": < /dev/tty").exit_code != 0
+
+
+def test_a_crash_does_not_reach_the_host_s_crash_handler(python):
+    """A limit of one byte is the kernel's way to say: no file, and no handler either."""
+    assert python("import resource; print(*resource.getrlimit(resource.RLIMIT_CORE))") == "1 1"
+
+
+def test_it_goes_first_when_memory_runs_short(run):
+    assert int(run("cat /proc/self/oom_score_adj").stdout) >= 500
+
+
+def test_processes_and_threads_are_bounded_where_the_kernel_counts_them(python, user):
+    threads = """
+import threading
+threading.stack_size(65536)
+stop, started = threading.Event(), 0
+try:
+    while started < 5000:
+        threading.Thread(target=stop.wait).start()
+        started += 1
+except RuntimeError:
+    pass
+stop.set()
+print(started)"""
+    if most_processes() is None and user is None:
+        pytest.skip("the kernel counts none of root's")
+
+    assert MOST_PROCESSES // 2 < int(python(threads)) < MOST_PROCESSES
+
+
+def test_ending_every_process_that_can_be_seen_ends_no_other_sandbox(machine):
+    one, other = machine.create(), machine.create()
+
+    with suppress(OpenSandboxError):  # the agent, which was to answer, ends as well
+        machine.run(one, "kill -9 -1")
+
+    assert machine.run(other, "echo here").stdout == "here"
+
+
+CALLS = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+room = ctypes.create_string_buffer(256)
+one = os.open("/proc/1/ns/mnt", os.O_RDONLY)
+for name, number, *arguments in (
+    ("open a file system", 430, b"tmpfs", 0),
+    ("move a mount", 428, -100, b"/", 1),
+    ("open by handle", 304, -100, room, 0),
+    ("enter a namespace", 308, one, 0),
+    ("make a user namespace", 272, 0x10000000),
+    ("make a PID namespace", 272, 0x20000000),
+    ("change the root", 155, b"/", b"/"),
+    ("set the clock", 164, room, 0),
+    ("reboot", 169, 0xFEE1DEAD, 672274793, 0, 0),
+    ("read the kernel's log", 103, 3, room, 256),
+    ("run in real time", 144, 0, 1, b"\\1\\0\\0\\0"),
+    ("watch the kernel", 298, room, -1, 0, -1, 0),
+    ("load a program into the kernel", 321, 5, room, 120),
+    ("swap", 167, b"/etc/hostname", 0),
+):
+    if libc.syscall(number, *arguments) >= 0:
+        print(name)
+"""
+
+
+@X86_64_ONLY
+def test_the_kernel_does_nothing_for_it_that_takes_a_privilege(python):
+    assert python(CALLS) == ""
+
+
+KEYS = "import ctypes; call = ctypes.CDLL(None).syscall; print(call({}))"
+
+
+@X86_64_ONLY
+@pytest.mark.parametrize("keyring", [pytest.param(-3, id="of the session"), pytest.param(-4, id="of the user")])
+def test_a_key_of_one_sandbox_cannot_be_found_by_another(machine, python, keyring):
+    one, other = machine.create(), machine.create()
+
+    added = python(KEYS.format(f"248, b'user', b'of-one', b'secret', 6, {keyring}"), one)
+    found = python(KEYS.format(f"250, 10, {keyring}, b'user', b'of-one', 0"), other)
+
+    assert int(added) > 0
+    assert int(found) == -1
+
+
+# Whoever runs beside the agent can be the agent. A connection that it takes from the server carries a handle
+# of the server's process, and nothing must come of that.
+THEFT = """
+import array, ctypes, os, socket
+call = ctypes.CDLL(None, use_errno=True).syscall
+agent = os.pidfd_open(2)
+for number in range(3, 64):
+    taken = call(438, agent, number, 0)
+    if taken >= 0 and os.readlink(f"/proc/self/fd/{taken}").startswith("socket:"):
+        listener = socket.socket(fileno=taken)
+        if listener.family == socket.AF_UNIX and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            break
+listener.settimeout(20)
+connection, _ = listener.accept()
+said = open("/tmp/saying", "w")
+try:
+    server = array.array("i", connection.getsockopt(socket.SOL_SOCKET, 77, 4))[0]
+except OSError:
+    print("no handle", -1, file=said)
+else:
+    for name, arguments in (
+        ("signal", (424, server, 0, None, 0)),
+        ("descriptor", (438, server, 0, 0)),
+        ("namespace", (308, server, 0x20000)),
+        ("memory", (440, server, None, 0, 21, 0)),
+    ):
+        print(name, call(*arguments), file=said)
+said.close()
+os.rename("/tmp/saying", "/tmp/said")
+"""
+
+
+@X86_64_ONLY
+def test_the_agent_s_socket_leads_nowhere(machine):
+    sandbox_id = machine.create(env={"THEFT": THEFT})
+    relay = machine.client.discover_execd(sandbox_id)
+    machine.run(sandbox_id, 'setsid python3 -c "$THEFT" > /dev/null 2>&1 &')
+
+    def is_stolen():
+        socket.create_connection((relay.host, relay.port)).close()
+        with suppress(OpenSandboxError):  # it may take this connection as well
+            return machine.run(sandbox_id, "ls /tmp/said").exit_code == 0
+        return False
+
+    assert wait_until(is_stolen)
+    said = machine.run(sandbox_id, "cat /tmp/said").stdout.splitlines()
+    assert {line.rpartition(" ")[2] for line in said} == {"-1"}
+    assert machine.process.poll() is None
+
+
+def test_the_token_of_one_sandbox_opens_no_other(machine, sandbox):
+    other = machine.create()
+    token = machine.client.discover_execd(sandbox).headers
+    relay = machine.client.discover_execd(other).url
+
+    assert machine._session.get(f"{relay}/ping", headers=token, timeout=10).status_code == 401
