@@ -10,7 +10,8 @@ from pytest_opensandbox.errors import ConfigError, ProtocolError
 
 API_VERSION_PATH = "/v1"
 
-_OWN_PROXY = re.compile(r"(/v1)?/sandboxes/[^/]+/proxy/\d+/")
+_PROXY_PATH = r"/sandboxes/[^/]+/proxy/\d+"
+_OWN_PROXY = re.compile(rf"(/v1)?{_PROXY_PATH}/")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -60,6 +61,19 @@ def endpoint_url(text: str, *, scheme: str) -> str:
     if parts is None or parts.username is not None or parts.query or parts.fragment or re.search(r"\s", url):
         raise ProtocolError(f"an endpoint must be host[:port][/path], the server sent {_shown(text)!r}")
     return url.removesuffix("/")
+
+
+def own_proxy_url(url: str, root: str) -> str:
+    """Return an endpoint in the server's proxy below the address by which we know the server; another one as it is.
+
+    The server may write a name of its own there (``eip``), without its port, or one that is not known from here.
+
+    Args:
+        url: the endpoint, from ``endpoint_url``.
+        root: the server, from ``server_root``.
+    """
+    path = re.search(rf"{_PROXY_PATH}$", url)
+    return f"{root}{API_VERSION_PATH}{path[0]}" if path else url
 
 
 def is_own_proxy(url: str, root: str) -> bool:

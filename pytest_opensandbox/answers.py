@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,8 @@ from pytest_opensandbox.errors import ProtocolError
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Most that is read of a body that is no file and no stream of events."""
+MAX_BODY_SECONDS = 300.0
+"""Longest time for such a body, however steadily it drips."""
 
 
 class Answer:
@@ -56,19 +59,22 @@ class Answer:
         while piece := self._read_some(timeout() if timeout else None):
             yield piece
 
-    def read(self, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    def read(self, *, max_bytes: int = MAX_BODY_BYTES, max_seconds: float = MAX_BODY_SECONDS) -> bytes:
         """Return the whole body and give the connection back.
 
         Raises:
-            ProtocolError: longer than ``max_bytes``.
+            ProtocolError: longer than ``max_bytes``, or not complete after ``max_seconds``.
             TransportError: it broke off.
         """
         body = bytearray()
+        deadline = time.monotonic() + max_seconds
         with self:
             for piece in self.chunks():
                 body += piece
                 if len(body) > max_bytes:
                     raise ProtocolError(f"an answer has more than {max_bytes:,} bytes")
+                if time.monotonic() > deadline:
+                    raise ProtocolError(f"an answer is not complete after {max_seconds:g} s")
         return bytes(body)
 
     def json(self) -> Any:

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, SkippedFileWarning, UnsafeArchiveError
-
-MAX_MEMBERS = 250_000
+from pytest_opensandbox.errors import ProtocolError, SkippedFileWarning, UnsafeArchiveError
+from pytest_opensandbox.members import open_checked
 
 _PERMISSIONS = 0o777
 _PRIVATE = 0o700
@@ -44,8 +43,7 @@ def pack_tree(source: Path, archive: BinaryIO) -> None:
 def extract_tree(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
     """Write the content of a tar into a directory, which is made if need be, without touching anything outside it.
 
-    Every member is checked before the first is written: relative names without ``..``, no member below a link,
-    links that stay inside, nothing but files, directories and links.
+    Every member is checked before the first is written; see ``open_checked``.
 
     Args:
         archive: an open, uncompressed tar that can seek.
@@ -58,15 +56,14 @@ def extract_tree(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
         ProtocolError: not a complete tar archive.
     """
     try:
-        with tarfile.open(fileobj=archive, mode="r:") as tar:
-            members = _checked(tar, max_bytes)
+        with open_checked(archive, max_bytes=max_bytes) as (tar, members):
             root_mode = next((member.mode for name, member in members if name == PurePosixPath()), None)
             made = not target.exists()
             target.mkdir(parents=True, exist_ok=True)
             _write(tar, [(name, member) for name, member in members if name != PurePosixPath()], target)
             if made and root_mode is not None:
                 target.chmod(root_mode & _PERMISSIONS)
-    except (tarfile.TarError, EOFError) as exc:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as exc:
         raise ProtocolError(f"the sandbox sent no complete tar archive: {exc}") from exc
 
 
@@ -87,56 +84,6 @@ def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member
-
-
-def _checked(tar: tarfile.TarFile, max_bytes: int) -> list[tuple[PurePosixPath, tarfile.TarInfo]]:
-    """Read all headers and return the members with their clean names."""
-    members: list[tuple[PurePosixPath, tarfile.TarInfo]] = []
-    links: set[PurePosixPath] = set()
-    total = 0
-    for member in tar:
-        name = _clean_name(member, links)
-        _check_type(member, name)
-        if member.issym():
-            links.add(name)
-        total += max(member.size, 0)
-        if total > max_bytes:
-            raise FileTooLargeError(member.name, size_bytes=total, max_bytes=max_bytes)
-        if len(members) >= MAX_MEMBERS:
-            raise UnsafeArchiveError(member.name, f"more than {MAX_MEMBERS:,} members")
-        members.append((name, member))
-    return members
-
-
-def _clean_name(member: tarfile.TarInfo, links: set[PurePosixPath]) -> PurePosixPath:
-    name = PurePosixPath(member.name)
-    if name.is_absolute():
-        raise UnsafeArchiveError(member.name, "its name is absolute")
-    if ".." in name.parts:
-        raise UnsafeArchiveError(member.name, "its name climbs with '..'")
-    if links.intersection(name.parents):
-        raise UnsafeArchiveError(member.name, "its name goes through a symbolic link")
-    return name
-
-
-def _check_type(member: tarfile.TarInfo, name: PurePosixPath) -> None:
-    if member.issym():
-        _check_inside(member, name.parent, member.linkname)
-    elif member.islnk():
-        _check_inside(member, PurePosixPath(), member.linkname)
-    elif not (member.isreg() or member.isdir()):
-        raise UnsafeArchiveError(member.name, "it is a device or FIFO")
-
-
-def _check_inside(member: tarfile.TarInfo, start: PurePosixPath, link: str) -> None:
-    """Refuse a link whose way, step by step from ``start``, leaves the root."""
-    if link.startswith("/"):
-        raise UnsafeArchiveError(member.name, f"it links to the absolute path {link!r}")
-    depth = len(start.parts)
-    for part in PurePosixPath(link).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            raise UnsafeArchiveError(member.name, f"it links outside the tree, to {link!r}")
 
 
 def _write(tar: tarfile.TarFile, members: list[tuple[PurePosixPath, tarfile.TarInfo]], target: Path) -> None:
@@ -175,7 +122,7 @@ def _replace(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Pa
         path.symlink_to(member.linkname)
     elif member.islnk():
         original = root / member.linkname
-        if original.is_symlink() or not original.is_file():
+        if original.is_symlink() or not original.is_file() or not original.resolve().is_relative_to(root):
             raise UnsafeArchiveError(member.name, f"it is a hard link to {member.linkname!r}, which is no file here")
         os.link(original, path)
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_opensandbox.addresses import endpoint_url
-from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.addresses import endpoint_url, own_proxy_url
+from pytest_opensandbox.errors import ApiError, ProtocolError
 from pytest_opensandbox.execd import CommandCalls
 from pytest_opensandbox.files import FileCalls
 from pytest_opensandbox.keys import masked
@@ -15,7 +16,7 @@ from pytest_opensandbox.models import EXECD_PORT, Endpoint, SandboxResponse
 from pytest_opensandbox.readiness import Looks, ReadyWait
 from pytest_opensandbox.sandboxes import CREATE_TIMEOUT_SECONDS, SandboxCalls, sandbox_path
 from pytest_opensandbox.snapshots import SnapshotCalls
-from pytest_opensandbox.transport import REQUEST_TIMEOUT_SECONDS, Timeouts, Transport
+from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
 
 
@@ -112,6 +113,22 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         answer = retry_idempotent(lambda: self._transport.request("GET", f"{self._transport.root}/version").json())
         return str(answer.get("version") or "") if isinstance(answer, dict) else ""
 
+    def check_alive(self, *, timeout: float = 10.0) -> None:
+        """Return if the server answers anything at all.
+
+        Args:
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            TransportError: nothing, or not in time.
+
+        Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
+        """
+        with suppress(ApiError):
+            self._transport.request(
+                "GET", f"{self._transport.root}/health", timeout=(min(timeout, CONNECT_TIMEOUT_SECONDS), timeout)
+            ).close()
+
     def close(self) -> None:
         """Close all connections; sandboxes stay."""
         self._transport.close()
@@ -139,8 +156,9 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         headers = body.get("headers") if isinstance(body, dict) else None
         if not isinstance(address, str) or not isinstance(headers or {}, dict):
             raise ProtocolError(f"an endpoint must be an object with an address, the server sent {str(body)[:200]}")
+        url = endpoint_url(address, scheme=urlsplit(self._transport.root).scheme)
         return Endpoint(
-            url=endpoint_url(address, scheme=urlsplit(self._transport.root).scheme),
+            url=own_proxy_url(url, self._transport.root) if self._use_server_proxy else url,
             headers={str(name): str(value) for name, value in (headers or {}).items()},
             sandbox_id=sandbox_id,
         )

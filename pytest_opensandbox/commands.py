@@ -71,9 +71,13 @@ class CommandRequest:
     """Group to run as; default the number of the user."""
     background: bool = False
     """Whether to return as soon as it was started."""
+    shown_as: str | Sequence[str] | None = None
+    """What errors and the result call the command, where it is wrapped in another; None for itself."""
 
     def __post_init__(self) -> None:
-        _check_command(self.command)
+        check_command(self.command)
+        if not isinstance(self.command, str) and self.command[0].startswith("-"):
+            raise ConfigError("command", "begin with a program's name, which has no leading dash", self.command)
         if self.cwd is not None and (not self.cwd or "\0" in self.cwd):
             raise ConfigError("cwd", "be a directory's path", self.cwd)
         if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
@@ -84,6 +88,11 @@ class CommandRequest:
                 raise ConfigError(name, "be a number, 0 or more", number)
         if self.gid is not None and self.uid is None:
             raise ConfigError("gid", "come with a uid", self.gid)
+
+    @property
+    def name(self) -> str | Sequence[str]:
+        """What errors and the result call the command."""
+        return self.command if self.shown_as is None else self.shown_as
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object of POST /command; its time limit is in milliseconds."""
@@ -161,7 +170,7 @@ class CommandRun:
             seconds: its time limit.
         """
         return CommandTimeoutError(
-            self.request.command,
+            self.request.name,
             timeout_seconds=seconds,
             stdout=self._lines["stdout"].clip.text(),
             stderr=self._lines["stderr"].clip.text(),
@@ -170,7 +179,7 @@ class CommandRun:
 
     def lost(self, why: str) -> CommandLostError:
         """Return the error for a command whose end nobody told."""
-        text = f"{self.request.command!r}: {why}"
+        text = f"{self.request.name!r}: {why}"
         return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
 
     def _failed(self, kind: str, error: EventError) -> CommandResult:
@@ -180,12 +189,12 @@ class CommandRun:
         # An error that follows output, or that is no event, is the agent's own trouble in the middle of a command.
         if kind != "error" or any(lines.begun for lines in self._lines.values()):
             raise self.lost(f"the agent gave it up ({why})")
-        raise CommandStartError(self.request.command, why=error.evalue or why, sandbox_id=self.sandbox_id)
+        raise CommandStartError(self.request.name, why=error.evalue or why, sandbox_id=self.sandbox_id)
 
     def _result(self, exit_code: int, signal: str | None) -> CommandResult:
         elapsed, limit = self.elapsed, self.request.timeout
         return CommandResult(
-            command=self.request.command,
+            command=self.request.name,
             exit_code=exit_code,
             stdout_bytes=self._lines["stdout"].clip.content(),
             stderr_bytes=self._lines["stderr"].clip.content(),
@@ -193,6 +202,7 @@ class CommandRun:
             signal=signal,
             # A time limit and an out-of-memory kill look the same on the wire; only the time tells.
             timed_out=signal == "SIGKILL" and limit is not None and elapsed >= limit,
+            time_limit=limit,
             truncated=any(lines.clip.truncated for lines in self._lines.values()),
             sandbox_id=self.sandbox_id,
             command_id=self.command_id,
@@ -225,12 +235,15 @@ def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | No
     return -number, name
 
 
-def _check_command(command: str | Sequence[str]) -> None:
+def check_command(command: str | Sequence[str]) -> None:
+    """Refuse what no process can be given.
+
+    Raises:
+        ConfigError: no text and no list of texts, nothing at all, or it holds NUL or what UTF-8 cannot write.
+    """
     words = [command] if isinstance(command, str) else list(command)
     if not words or not words[0] or not all(isinstance(word, str) for word in words):
         raise ConfigError("command", "be text, or a list of texts that begins with a program", command)
-    if not isinstance(command, str) and words[0].startswith("-"):
-        raise ConfigError("command", "begin with a program's name, which has no leading dash", command)
     if any("\0" in word for word in words):
         raise ConfigError("command", "hold no NUL", command)
     try:

@@ -16,14 +16,22 @@ class Download:
         path: of the file, for messages.
         answer: the agent's answer, unread.
         size: bytes that must come, -1 where nobody knows.
+        most: bytes that were asked for, None for all that there are.
+
+    Raises:
+        ProtocolError: more is promised than was asked for.
     """
 
-    def __init__(self, path: str, answer: Answer, *, size: int) -> None:
+    def __init__(self, path: str, answer: Answer, *, size: int, most: int | None = None) -> None:
+        if most is not None and size > most:
+            answer.close()
+            raise ProtocolError(f"{path}: {most:,} bytes were asked for, {size:,} are promised")
         self.path = path
         """Path inside the sandbox."""
         self.size = size
         """How long the file, or the part asked for, is; bytes, -1 where the agent does not say."""
         self._answer = answer
+        self._most = size if size >= 0 else most
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the content in pieces of at most 64 KiB.
@@ -35,11 +43,11 @@ class Download:
         received = 0
         for piece in self._answer.chunks():
             received += len(piece)
-            if 0 <= self.size < received:
-                break
+            if self._most is not None and received > self._most:
+                raise ProtocolError(f"{self.path}: {self._most:,} bytes were promised, {received:,} or more came")
             yield piece
-        if self.size >= 0 and received != self.size:
-            raise ProtocolError(f"{self.path}: {self.size:,} bytes were promised, {received:,} or more came")
+        if received < self.size:
+            raise ProtocolError(f"{self.path}: {self.size:,} bytes were promised, {received:,} came")
 
     def read(self) -> bytes:
         """Return the whole content and close.

@@ -18,28 +18,36 @@ OpenSandboxError
 │   │   ├── CommandTimeoutError    also a TimeoutError: timeout_seconds
 │   │   └── CommandStartError      never ran: no shell, an identity that cannot be taken
 │   ├── CommandLostError           the answer ended before the command did: command_id
+│   ├── SharedAgentError           another sandbox's agent answers in its place: other_id
 │   └── SandboxClosedError         used after close()
 └── SweepError                     could not delete: sandbox_ids
 
 OpenSandboxWarning (a UserWarning)
 ├── LeakWarning                    something may still be running
+├── SlowSandboxWarning             a test waits for its sandbox; how an xdist worker says so
 └── SkippedFileWarning             a device, socket or FIFO that a copy leaves out
 """
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_opensandbox.printable import Printable
+
 TAIL_CHARACTERS = 2_000
 
+Command = str | Sequence[str]
 
-class OpenSandboxError(Exception):
+
+class OpenSandboxError(Printable, Exception):
     """Root of everything that this package raises on purpose."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The facts travel with the text: xdist and process pools pickle exceptions.
-        return _rebuild, (type(self), self.args, self.__dict__)
+        state = {**self.__dict__, "args": self.args}
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]  # typeshed does not list it
 
 
 class ConfigError(OpenSandboxError, ValueError):
@@ -51,8 +59,7 @@ class ConfigError(OpenSandboxError, ValueError):
     """
 
     def __init__(self, field: str, rule: str, value: object = None) -> None:
-        self.field = field
-        self.rule = rule
+        self.field, self.rule = field, rule
         super().__init__(f"{field} must {rule}; got {value!r}")
 
 
@@ -64,16 +71,13 @@ class TransportError(OpenSandboxError):
     """No answer came: refused, reset, timed out or cut in the middle.
 
     Attributes:
-        method: HTTP method of the request.
-        url: where it was sent, without credentials.
+        method, url: the request, without credentials.
         timed_out: whether the time for it was used up, so that the same again would take as long.
     """
 
     def __init__(self, message: str, *, method: str, url: str, timed_out: bool = False) -> None:
-        self.method = method
-        self.url = url
-        self.timed_out = timed_out
-        super().__init__(f"{method} {url}: {message}")
+        self.method, self.url, self.timed_out = method, url, timed_out
+        super().__init__(f"{message} ({method} {url})")
 
 
 class ApiError(OpenSandboxError):
@@ -84,6 +88,7 @@ class ApiError(OpenSandboxError):
         code: the server's own code such as ``DOCKER::SANDBOX_NOT_FOUND``, or "".
         message: the server's text, at most 2,000 characters.
         request_id: value of ``X-Request-ID``, or "".
+        method, url: the request, without credentials.
         retry_after_seconds: what the server asked to wait, or None.
     """
 
@@ -98,20 +103,15 @@ class ApiError(OpenSandboxError):
         url: str = "",
         retry_after_seconds: float | None = None,
     ) -> None:
-        self.status = status
-        self.code = code
-        self.message = message
-        self.request_id = request_id
-        self.method = method
-        self.url = url
-        self.retry_after_seconds = retry_after_seconds
-        facts = " ".join(part for part in (str(status), code) if part)
-        trace = f" [request {request_id}]" if request_id else ""
-        super().__init__(f"{method} {url} answered {facts}: {message or 'no message'}{trace}".strip())
+        self.status, self.code, self.message, self.request_id = status, code, message, request_id
+        self.method, self.url, self.retry_after_seconds = method, url, retry_after_seconds
+        # The reason first: a terminal's summary shows the beginning.
+        facts = (f"{status} {code}".rstrip(), f"{method} {url}".strip(), request_id and f"request {request_id}")
+        super().__init__(f"{message or 'no message'} ({', '.join(fact for fact in facts if fact)})")
 
 
 class AuthError(ApiError):
-    """401 or 403: the key is missing, wrong or not allowed; no retry helps."""
+    """401 or 403: the key is missing, wrong or not allowed; no retry helps, another key may."""
 
 
 class NotFoundError(ApiError):
@@ -131,37 +131,24 @@ class FileTooLargeError(OpenSandboxError):
 
     Attributes:
         path: path inside the sandbox.
-        size_bytes: its length.
-        max_bytes: the limit.
+        size_bytes, max_bytes: its length, and the limit.
     """
 
     def __init__(self, path: str, *, size_bytes: int, max_bytes: int) -> None:
-        self.path = path
-        self.size_bytes = size_bytes
-        self.max_bytes = max_bytes
-        super().__init__(
-            f"{path} has {size_bytes:,} bytes, the limit is {max_bytes:,}: raise the limit or copy to a file"
-        )
+        self.path, self.size_bytes, self.max_bytes = path, size_bytes, max_bytes
+        super().__init__(f"{path} has {size_bytes:,} bytes, the limit is {max_bytes:,}: raise max_bytes")
 
 
 class UnsafeArchiveError(OpenSandboxError):
-    """A tree that came out of a sandbox holds a member that would touch something outside its target.
-
-    Attributes:
-        member: name of the member as the archive has it.
-    """
+    """A tree from a sandbox would have touched something outside its target; ``member`` is that name in the archive."""
 
     def __init__(self, member: str, why: str) -> None:
         self.member = member
-        super().__init__(f"refused to extract {member!r}: {why}; nothing was copied")
+        super().__init__(f"refused to extract {member!r}: {why}; nothing was copied, remove it or get single files")
 
 
 class SandboxError(OpenSandboxError):
-    """About one sandbox.
-
-    Attributes:
-        sandbox_id: the server's id, "" where only an endpoint is known.
-    """
+    """About one sandbox; ``sandbox_id`` is the server's id, "" where only an endpoint is known."""
 
     def __init__(self, message: str, *, sandbox_id: str = "") -> None:
         self.sandbox_id = sandbox_id
@@ -173,16 +160,12 @@ class SandboxFailedError(SandboxError):
 
     Attributes:
         state: ``Failed``, ``Terminated`` or another final state.
-        reason: the server's word, such as ``CONTAINER_EXITED_ERROR``.
-        message: the server's sentence.
+        reason, message: the server's word, such as ``CONTAINER_EXITED_ERROR``, and its sentence.
         logs: the last lines of the sandbox's own log, or "".
     """
 
     def __init__(self, *, sandbox_id: str, state: str, reason: str = "", message: str = "", logs: str = "") -> None:
-        self.state = state
-        self.reason = reason
-        self.message = message
-        self.logs = logs
+        self.state, self.reason, self.message, self.logs = state, reason, message, logs
         why = ": ".join(part for part in (reason, message) if part) or "the server gives no reason"
         text = f"sandbox {sandbox_id} went to {state} instead of becoming ready ({why})"
         super().__init__(text + _section("its log ends with", logs), sandbox_id=sandbox_id)
@@ -192,17 +175,14 @@ class ReadyTimeoutError(SandboxError, TimeoutError):
     """The sandbox was not ready in time.
 
     Attributes:
-        waited_seconds: how long we waited.
-        attempts: how many times we looked.
+        waited_seconds, attempts: how long we waited, and how many times we looked.
         last_state: the lifecycle state at the last look, or "".
     """
 
     def __init__(
         self, *, sandbox_id: str, waited_seconds: float, attempts: int, last_state: str = "", last_error: str = ""
     ) -> None:
-        self.waited_seconds = waited_seconds
-        self.attempts = attempts
-        self.last_state = last_state
+        self.waited_seconds, self.attempts, self.last_state = waited_seconds, attempts, last_state
         text = (
             f"sandbox {sandbox_id} was not ready after {waited_seconds:.1f} s and {attempts} looks"
             f" (last state {last_state or 'unknown'}{'; ' + last_error if last_error else ''});"
@@ -217,13 +197,12 @@ class CommandError(SandboxError):
     Attributes:
         command: text for the shell, or the argument list.
         exit_code: 0 … 255, or minus the signal number, as ``subprocess`` says it.
-        stdout: captured text; the message shows its tail.
-        stderr: captured text; the message shows its tail.
+        stdout, stderr: captured text; the message shows the tails.
     """
 
     def __init__(
         self,
-        command: str | Sequence[str],
+        command: Command,
         *,
         exit_code: int,
         stdout: str = "",
@@ -231,84 +210,69 @@ class CommandError(SandboxError):
         sandbox_id: str = "",
         outcome: str = "",
     ) -> None:
-        self.command = command
-        self.exit_code = exit_code
-        self.stdout = stdout
-        self.stderr = stderr
+        self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
         text = f"{command!r} {outcome or f'exited with {exit_code}'}"
         super().__init__(text + _section("stdout", stdout) + _section("stderr", stderr), sandbox_id=sandbox_id)
 
 
 class CommandTimeoutError(CommandError, TimeoutError):
-    """A command was ended because its time was up; stdout and stderr hold what it had written.
-
-    Attributes:
-        timeout_seconds: the time that it had.
-    """
+    """A command was ended after its ``timeout_seconds``; stdout and stderr hold what it had written."""
 
     def __init__(
-        self,
-        command: str | Sequence[str],
-        *,
-        timeout_seconds: float,
-        exit_code: int = -9,
-        stdout: str = "",
-        stderr: str = "",
-        sandbox_id: str = "",
+        self, command: Command, *, timeout_seconds: float, stdout: str = "", stderr: str = "", sandbox_id: str = ""
     ) -> None:
         self.timeout_seconds = timeout_seconds
-        super().__init__(
-            command,
-            exit_code=exit_code,
-            stdout=stdout,
-            stderr=stderr,
-            sandbox_id=sandbox_id,
-            outcome=f"was ended after {timeout_seconds:g} s, its time limit",
-        )
+        advice = "give it more with timeout=, or redirect the output of what it leaves running"
+        why = f"was ended after {timeout_seconds:g} s, its time limit: {advice}"
+        super().__init__(command, exit_code=-9, stdout=stdout, stderr=stderr, sandbox_id=sandbox_id, outcome=why)
 
 
 class CommandStartError(CommandError):
     """A command never ran: the agent could not start a process for it."""
 
-    def __init__(self, command: str | Sequence[str], *, why: str, sandbox_id: str = "") -> None:
+    def __init__(self, command: Command, *, why: str, sandbox_id: str = "") -> None:
         super().__init__(command, exit_code=-1, sandbox_id=sandbox_id, outcome=f"could not be started: {why}")
 
 
 class CommandLostError(SandboxError):
-    """The event stream ended before the command did; how it ended is not known, and it is not run again.
-
-    Attributes:
-        command_id: the agent's id of the command, or "" if not even that arrived.
-    """
+    """How a command ended is not known, and it is not run again; ``command_id`` is the agent's, "" if none arrived."""
 
     def __init__(self, message: str, *, command_id: str = "", sandbox_id: str = "") -> None:
         self.command_id = command_id
         super().__init__(message, sandbox_id=sandbox_id)
 
 
+class SharedAgentError(SandboxError):
+    """The agent of another sandbox answers in place of this one's, so nothing can be isolated.
+
+    Attributes:
+        other_id: the sandbox that answers.
+    """
+
+    def __init__(self, sandbox_id: str, *, other_id: str) -> None:
+        self.other_id = other_id
+        text = (
+            f"sandbox {sandbox_id} is answered by the agent of sandbox {other_id}: on Docker's host network all"
+            ' sandboxes share one agent; set network_mode = "bridge" under [docker] in the server\'s configuration'
+        )
+        super().__init__(text, sandbox_id=sandbox_id)
+
+
 class SandboxClosedError(SandboxError):
     """A handle was used after its sandbox had been deleted."""
 
     def __init__(self, sandbox_id: str) -> None:
-        super().__init__(
-            f"sandbox {sandbox_id} is closed; a sandbox from a test's own body ends with that test,"
-            " make longer-lived ones in a fixture",
-            sandbox_id=sandbox_id,
-        )
+        advice = "one from a test's own body ends with that test, make longer-lived ones in a fixture"
+        super().__init__(f"sandbox {sandbox_id} is closed; {advice}", sandbox_id=sandbox_id)
 
 
 class SweepError(OpenSandboxError):
-    """Sandboxes that could not be deleted.
-
-    Attributes:
-        sandbox_ids: their ids, in the order of the listing.
-    """
+    """Sandboxes that could not be deleted; ``sandbox_ids`` are theirs, in the order of the listing."""
 
     def __init__(self, sandbox_ids: Sequence[str], why: str) -> None:
         self.sandbox_ids = tuple(sandbox_ids)
-        super().__init__(
-            f"{len(self.sandbox_ids)} sandboxes could not be deleted ({why}): {', '.join(self.sandbox_ids)}"
-        )
+        count, ids = len(self.sandbox_ids), ", ".join(self.sandbox_ids)
+        super().__init__(f"{count} sandboxes could not be deleted ({why}), their lease ends them: {ids}")
 
 
 class OpenSandboxWarning(UserWarning):
@@ -316,19 +280,15 @@ class OpenSandboxWarning(UserWarning):
 
 
 class LeakWarning(OpenSandboxWarning):
-    """A sandbox may still be running; the text names it and says when its lease ends."""
+    """Sandboxes may still be running after the run; the text names them and says when their lease ends."""
+
+
+class SlowSandboxWarning(OpenSandboxWarning):
+    """A test waits for its sandbox longer than usual; how a worker of xdist tells the controller, never raised."""
 
 
 class SkippedFileWarning(OpenSandboxWarning):
     """A device, socket or FIFO that a copy leaves out."""
-
-
-def _rebuild(kind: type[OpenSandboxError], args: tuple[Any, ...], facts: dict[str, Any]) -> OpenSandboxError:
-    """Make an error again from its text and facts, without the arguments that first made it."""
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(facts)
-    return error
 
 
 def _section(title: str, text: str) -> str:

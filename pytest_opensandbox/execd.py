@@ -44,7 +44,7 @@ class CommandCalls:
         Source: specs/execd-api.yaml, GET /ping.
         """
         connect = min(timeout, CONNECT_TIMEOUT_SECONDS)
-        self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read()
+        self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read(max_seconds=timeout)
 
     def run_command(
         self,
@@ -60,6 +60,7 @@ class CommandCalls:
         on_stdout: Callback | None = None,
         on_stderr: Callback | None = None,
         max_bytes: int = MAX_STREAM_BYTES,
+        shown_as: str | Sequence[str] | None = None,
     ) -> CommandResult:
         r"""Run a command and return when the agent says that it ended, without waiting for the connection to end.
 
@@ -75,6 +76,7 @@ class CommandCalls:
             on_stdout: called with each line as it comes, without its end; what it raises ends the command.
             on_stderr: as ``on_stdout``.
             max_bytes: most that is kept of each stream, the middle of a longer one is left out; bytes, > 0.
+            shown_as: what errors and the result call the command, where it is wrapped in another; default itself.
 
         Returns:
             The result with ``exact=False``: the agent tells lines, not bytes. So the final newline is missing,
@@ -92,7 +94,14 @@ class CommandCalls:
         Source: specs/execd-api.yaml, POST /command; measured with execd 1.0.19.
         """
         request = CommandRequest(
-            command=command, cwd=cwd, timeout=timeout, env=env, uid=uid, gid=gid, background=background
+            command=command,
+            cwd=cwd,
+            timeout=timeout,
+            env=env,
+            uid=uid,
+            gid=gid,
+            background=background,
+            shown_as=shown_as,
         )
         run = CommandRun(
             request,
@@ -179,7 +188,7 @@ class CommandCalls:
             )
         except ApiError as exc:
             if exc.status == 500 and exc.code == "RUNTIME_ERROR":
-                raise CommandStartError(run.request.command, why=exc.message, sandbox_id=run.sandbox_id) from exc
+                raise CommandStartError(run.request.name, why=exc.message, sandbox_id=run.sandbox_id) from exc
             raise
 
     def _explained(self, endpoint: Endpoint | str, run: CommandRun, error: CommandLostError) -> CommandLostError:

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.downloads import Download
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
-from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, read_files
+from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, check_path, read_files
 from pytest_opensandbox.transport import Query, Transport
 from pytest_opensandbox.uploads import UploadBody, wire_mode
 from pytest_opensandbox.waits import retry_idempotent
@@ -99,7 +99,7 @@ class FileCalls:
             raise ProtocolError(f"{path}: a part was asked for, and the answer is not one (status {answer.status})")
         whole = info is not None and info.type == "file" and not headers
         size = answer.length if answer.length is not None else info.size if info and whole else -1
-        return Download(path, answer, size=size)
+        return Download(path, answer, size=size, most=_longest(byte_range))
 
     def files_info(self, endpoint: Endpoint | str, paths: Iterable[str]) -> dict[str, FileInfo]:
         """Return what the agent says of some paths; a link is described itself, not its target.
@@ -242,9 +242,7 @@ def check_agent_path(path: str) -> str:
     Raises:
         ConfigError: not absolute, or the agent would expand something in it.
     """
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        raise ConfigError("path", "be an absolute path inside the sandbox", path)
-    if "$" in path:
+    if "$" in check_path(path):
         raise ConfigError("path", "hold no '$', which the agent would expand; use a command for this file", path)
     return path
 
@@ -255,7 +253,7 @@ def _queries(paths: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
     length = 0
     for path in dict.fromkeys(map(check_agent_path, paths)):
         # Every byte may take three characters.
-        cost = 3 * len(path.encode("utf-8", "surrogatepass")) + len("&path=")
+        cost = 3 * len(path.encode()) + len("&path=")
         if query and length + cost > _QUERY_CHARACTERS:
             yield query
             query, length = [], 0
@@ -272,6 +270,12 @@ def _range_header(byte_range: Sequence[int | None] | None) -> dict[str, str]:
     if start is None or start < 0 or (stop is not None and stop <= start):
         raise ConfigError("byte_range", "be (start, stop) with 0 <= start < stop, or (start, None)", byte_range)
     return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+
+
+def _longest(byte_range: Sequence[int | None] | None) -> int | None:
+    """Return how many bytes a range can have, None where it has no end."""
+    start, stop = byte_range or (None, None)
+    return None if start is None or stop is None else stop - start
 
 
 def _no_file(path: str, kind: Any) -> ConfigError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pytest_opensandbox.errors import ConfigError, ProtocolError
@@ -62,8 +61,7 @@ class SandboxResponse:
         Raises:
             ProtocolError: not an object, or it has no id.
         """
-        if not isinstance(body, dict) or not body.get("id"):
-            raise ProtocolError(f"a sandbox must be an object with an id, the server sent {str(body)[:200]}")
+        _check_id("a sandbox", body)
         status = _object(body.get("status"))
         return cls(
             id=str(body["id"]),
@@ -100,8 +98,7 @@ class Snapshot:
         Raises:
             ProtocolError: not an object, or it has no id.
         """
-        if not isinstance(body, dict) or not body.get("id"):
-            raise ProtocolError(f"a snapshot must be an object with an id, the server sent {str(body)[:200]}")
+        _check_id("a snapshot", body)
         status = _object(body.get("status"))
         return cls(
             id=str(body["id"]),
@@ -110,9 +107,6 @@ class Snapshot:
             name=str(body.get("name") or ""),
             message=str(status.get("message") or ""),
         )
-
-
-Item = TypeVar("Item", SandboxResponse, Snapshot)
 
 
 @dataclass(frozen=True)
@@ -150,8 +144,7 @@ class FileUpload:
     """Permission bits, 0 … 0o777."""
 
     def __post_init__(self) -> None:
-        if not self.path.startswith("/") or "\0" in self.path:
-            raise ConfigError("path", "be an absolute path inside the sandbox", self.path)
+        check_path(self.path)
         if not 0 <= self.mode <= 0o777:
             raise ConfigError("mode", "be permission bits, 0 to 0o777", oct(self.mode))
 
@@ -185,10 +178,10 @@ class FileInfo:
         try:
             return cls(
                 path=str(body["path"]),
-                size=int(body["size"]),
+                size=_count(body["size"]),
                 modified_at=parse_time(body.get("modified_at")),
                 type=str(body.get("type") or "file"),
-                mode=int(str(body.get("mode") or 0), 8),
+                mode=int(str(body.get("mode") or 0), 8) & 0o7777,
                 owner=str(body.get("owner") or ""),
                 group=str(body.get("group") or ""),
             )
@@ -196,6 +189,25 @@ class FileInfo:
             raise ProtocolError(
                 f"a file's entry must have a path and a size, the agent sent {str(body)[:200]}"
             ) from exc
+
+
+def check_path(path: str, *, field: str = "path") -> str:
+    """Return a path if it can name something inside a sandbox.
+
+    Args:
+        path: what a caller gave.
+        field: the argument's name, for the message.
+
+    Raises:
+        ConfigError: not absolute, with NUL, or no text that UTF-8 can write.
+    """
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise ConfigError(field, "be an absolute path inside the sandbox", path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(field, "be text that UTF-8 can write; use a command for this file", path) from None
+    return path
 
 
 def parse_time(text: Any) -> datetime | None:
@@ -214,33 +226,6 @@ def parse_time(text: Any) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def read_pages(get_page: Callable[[int], Any], from_wire: Callable[[Any], Item]) -> list[Item]:
-    """Read a listing to its end, page by page; a bare list is the only page.
-
-    Entries move from page to page when others come and go meanwhile, so each id counts once.
-
-    Args:
-        get_page: returns the JSON of a page; the first is number 1.
-        from_wire: reads one entry.
-
-    Returns:
-        The entries in the server's order.
-
-    Raises:
-        ProtocolError: a page is neither a list nor an object with ``items``.
-    """
-    found: dict[str, Item] = {}
-    for number in count(1):
-        items, more = _read_page(get_page(number))
-        known = len(found)
-        for item in map(from_wire, items):
-            found.setdefault(item.id, item)
-        # A page that brings nothing new ends it too, or a broken server would keep us for ever.
-        if not more or len(found) == known:
-            break
-    return list(found.values())
-
-
 def read_files(body: Any) -> Iterator[FileInfo]:
     """Read a list of files' entries; null counts as none.
 
@@ -253,12 +238,16 @@ def read_files(body: Any) -> Iterator[FileInfo]:
     return (FileInfo.from_wire(entry) for entry in entries)
 
 
-def _read_page(body: Any) -> tuple[list[Any], bool]:
-    """Return a page's items, and whether another page follows."""
-    items = body.get("items") if isinstance(body, dict) else body
-    if not isinstance(items, list):
-        raise ProtocolError(f"a listing must be a list or have items, the server sent {str(body)[:200]}")
-    return items, isinstance(body, dict) and bool(_object(body.get("pagination")).get("hasNextPage"))
+def _check_id(what: str, body: Any) -> None:
+    if not isinstance(body, dict) or not body.get("id"):
+        raise ProtocolError(f"{what} must be an object with an id, the server sent {str(body)[:200]}")
+
+
+def _count(value: Any) -> int:
+    """Return a number of bytes; what JSON also allows, such as ``Infinity``, is none."""
+    if isinstance(value, float) or int(value) < 0:
+        raise ValueError(value)
+    return int(value)
 
 
 def _object(value: Any) -> dict[str, Any]:

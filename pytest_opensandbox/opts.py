@@ -12,6 +12,8 @@ from pytest_opensandbox.errors import ConfigError
 
 DEFAULT_ENTRYPOINT = ("tail", "-f", "/dev/null")
 DEFAULT_RESOURCES: Mapping[str, str] = {"cpu": "500m", "memory": "512Mi"}
+POOL_EXTENSION = "poolRef"
+"""Names the pool of sandboxes made ahead, on Kubernetes, that one is taken from."""
 MIN_TIMEOUT_SECONDS = 60
 MAX_TIMEOUT_SECONDS = 86_400
 
@@ -20,6 +22,7 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _DNS_PREFIX = re.compile(r"(?=.{1,253}/)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*/")
 _RESERVED_PREFIX = "opensandbox.io/"
 _CPU = re.compile(r"\d+m|\d+(\.\d+)?")
+_RESOURCES = ("cpu", "memory", "gpu", "ephemeral-storage")
 _MEMORY = re.compile(r"\d+([kmgtKMGT]i?[bB]?)?")
 
 
@@ -165,18 +168,26 @@ def check_env(env: Mapping[str, str]) -> None:
     """Refuse variables that no process can have.
 
     Raises:
-        ConfigError: a name is empty or holds ``=`` or NUL, a value holds NUL, or one of them is no text.
+        ConfigError: a name is empty or holds ``=`` or NUL, a value holds NUL, or one of them is no text for UTF-8.
     """
     for name, value in _pairs("env", env):
         if not name or "=" in name or "\0" in name:
             raise ConfigError("env", "have names that are not empty and hold no '=' or NUL", name)
-        if "\0" in value:
-            raise ConfigError(f"env[{name!r}]", "hold no NUL", value)
+        if "\0" in value or not _is_utf8(name + value):
+            raise ConfigError(f"env[{name!r}]", "be text that UTF-8 can write, without NUL", value)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_source(opts: SandboxOpts) -> None:
     sources = [value for value in (opts.image, opts.snapshot_id) if value is not None]
-    if len(sources) > 1 or (not sources and "poolRef" not in opts.extensions):
+    if len(sources) > 1 or (not sources and POOL_EXTENSION not in opts.extensions):
         raise ConfigError("image", "be given, or snapshot_id, but not both", opts.image)
     for name, value in (("image", opts.image), ("snapshot_id", opts.snapshot_id)):
         if value is not None and (not isinstance(value, str) or not value or re.search(r"\s", value)):
@@ -198,6 +209,9 @@ def _check_entrypoint(entrypoint: Sequence[str]) -> None:
 
 def _check_resources(limits: Mapping[str, str]) -> None:
     for name, value in _pairs("resource_limits", limits):
+        if name not in _RESOURCES and "/" not in name:
+            rule = f"have a name out of {', '.join(_RESOURCES)}, or one with a domain as vendor.com/thing"
+            raise ConfigError(f"resource_limits[{name!r}]", rule, name)
         if name == "cpu" and not _CPU.fullmatch(value):
             raise ConfigError(
                 "resource_limits['cpu']", "be cores such as '2' or '0.5', or millicores such as '500m'", value

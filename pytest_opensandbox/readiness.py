@@ -17,12 +17,15 @@ from pytest_opensandbox.errors import (
 from pytest_opensandbox.models import Endpoint, SandboxResponse
 from pytest_opensandbox.waits import poll_until_ready
 
+FIRST_PING_SECONDS = 0.5
+"""How long the first ping may take, so that a sandbox that dies at once is noticed at once; each silence doubles it."""
 PING_SECONDS = 2.0
-"""How long one ping may take, so that a sandbox that dies meanwhile is noticed soon."""
+"""How long any ping may take."""
 LOG_TAIL_CHARACTERS = 4_000
 """Most that an error shows of a sandbox's logs."""
 
-_PASSING_STATUSES = frozenset({429, 502, 503, 504})
+# 409: between two looks the state has changed; the next look at it tells more.
+_PASSING_STATUSES = frozenset({409, 429, 502, 503, 504})
 _LEAST_SECONDS = 0.25
 _NO_ADDRESS_YET = "POD_IP_NOT_AVAILABLE"
 
@@ -57,6 +60,7 @@ class ReadyWait:
         self._endpoint: Endpoint | None = None
         self._last_state = known.state if known else ""
         self._last_error = ""
+        self._ping_seconds = FIRST_PING_SECONDS
         self._deadline = 0.0
 
     def wait(self, timeout: float) -> tuple[SandboxResponse, Endpoint]:
@@ -79,7 +83,7 @@ class ReadyWait:
             if not sandbox.is_running:
                 return None
             if self._endpoint is None:
-                self._endpoint = self._looks.endpoint(self._left())
+                self._endpoint = self._find_agent()
         except (ApiError, TransportError) as exc:
             if not _may_pass(exc):
                 raise
@@ -91,6 +95,10 @@ class ReadyWait:
         """Return the state, asked for at every look but the first: a server says Running of what dies at once."""
         sandbox, self._known = self._known or self._looks.state(self._left()), None
         self._last_state = sandbox.state
+        self._check_alive(sandbox)
+        return sandbox
+
+    def _check_alive(self, sandbox: SandboxResponse) -> None:
         if sandbox.is_final:
             raise SandboxFailedError(
                 sandbox_id=self._sandbox_id,
@@ -99,14 +107,27 @@ class ReadyWait:
                 message=sandbox.message,
                 logs=self._logs(),
             )
-        return sandbox
+
+    def _find_agent(self) -> Endpoint:
+        try:
+            return self._looks.endpoint(self._left())
+        except ApiError as exc:
+            # Docker takes the ports from a container that has ended, and the server stumbles over that.
+            if exc.status == 500:
+                self._check_alive(self._looks.state(self._left()))
+            raise
 
     def _answers(self, endpoint: Endpoint) -> bool:
         try:
-            self._looks.ping(endpoint, min(self._left(), PING_SECONDS))
+            self._looks.ping(endpoint, min(self._left(), self._ping_seconds))
         except AuthError:
             raise
-        except (ApiError, TransportError) as exc:
+        except ApiError as exc:
+            self._last_error = f"its agent does not answer: {exc}"
+            return False
+        except TransportError as exc:
+            if exc.timed_out:
+                self._ping_seconds = min(2 * self._ping_seconds, PING_SECONDS)
             self._last_error = (
                 f"its agent does not answer: {exc}; if {endpoint.host} cannot be reached from here, use"
                 " --opensandbox-server-proxy, or set eip or docker.host_ip in the server's configuration"

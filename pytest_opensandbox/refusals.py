@@ -19,6 +19,8 @@ ERROR_HEADERS = ("Date", "Location", "Retry-After", "X-Request-ID")
 """The headers that say something about an error."""
 MAX_MESSAGE_CHARACTERS = 2_000
 
+# 403, and yet no key and no waiting helps.
+_NO_ROOM = "QUOTA_EXCEEDED"
 _KINDS: Mapping[int, type[ApiError]] = {401: AuthError, 403: AuthError, 404: NotFoundError, 409: ConflictError}
 # Terminals obey these, and a message may come out of a sandbox.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -40,7 +42,8 @@ def api_error(status: int, headers: Mapping[str, str], body: bytes, *, method: s
     if 300 <= status < 400:
         target = headers.get("Location") or "nowhere"
         message = f"redirects are not followed, and this one leads to {target[:300]}: use the final address as url"
-    return _KINDS.get(status, ApiError)(
+    kind = ApiError if code.endswith(_NO_ROOM) else _KINDS.get(status, ApiError)
+    return kind(
         status,
         code=_clean(code)[:200],
         message=_clean(message)[:MAX_MESSAGE_CHARACTERS] or _phrase(status),

@@ -23,9 +23,11 @@ class CommandResult:
     duration: float = 0.0
     """Seconds from the request to the end of the command."""
     signal: str | None = None
-    """Name such as ``SIGKILL`` where a signal ended it."""
+    """Name such as ``SIGKILL`` where a signal ended it; shells keep SIGINT and SIGPIPE to themselves: 130 and 141."""
     timed_out: bool = False
     """Whether its own time limit ended it."""
+    time_limit: float | None = None
+    """Seconds that it had; None for no limit."""
     truncated: bool = False
     """Whether the middle of a stream was left out because it was beyond the cap."""
     exact: bool = False
@@ -63,8 +65,7 @@ class CommandResult:
         if self.timed_out:
             raise CommandTimeoutError(
                 self.command,
-                timeout_seconds=self.duration,
-                exit_code=self.exit_code,
+                timeout_seconds=self.duration if self.time_limit is None else self.time_limit,
                 stdout=self.stdout,
                 stderr=self.stderr,
                 sandbox_id=self.sandbox_id,

@@ -11,13 +11,12 @@ from urllib.parse import urlencode
 
 from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError
-from pytest_opensandbox.models import SandboxResponse, parse_time, read_pages
+from pytest_opensandbox.listings import read_listing
+from pytest_opensandbox.models import SandboxResponse, parse_time
 from pytest_opensandbox.opts import SandboxOpts, check_label
 from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
 
-PAGE_SIZE = 200
-"""Entries on a page, the most that servers give."""
 CREATE_TIMEOUT_SECONDS = 300.0
 """How long a create may take; on Docker the image is pulled meanwhile."""
 DIAGNOSTICS_CHARACTERS = 65_536
@@ -60,6 +59,7 @@ class SandboxCalls:
             NotFoundError: no such sandbox, perhaps no longer.
             ApiError: the server refuses.
             TransportError: no answer.
+            ProtocolError: the answer is not a sandbox.
 
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}.
         """
@@ -77,18 +77,14 @@ class SandboxCalls:
         Raises:
             ApiError: the server refuses.
             TransportError: no answer.
+            ProtocolError: the answer is not a listing.
 
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes.
         """
         # The labels are a query inside one parameter of the query.
         query = [("metadata", urlencode(dict(metadata)))] if metadata else []
         query += [("state", state) for state in states]
-
-        def get_page(number: int) -> object:
-            params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
-            return retry_idempotent(lambda: self._transport.request("GET", "/sandboxes", params=params).json())
-
-        return read_pages(get_page, SandboxResponse.from_wire)
+        return read_listing(self._transport, "/sandboxes", query, SandboxResponse.from_wire)
 
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Delete a sandbox with all that runs in it.

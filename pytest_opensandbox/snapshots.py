@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.errors import NotFoundError
-from pytest_opensandbox.models import Snapshot, read_pages
+from pytest_opensandbox.listings import read_listing
+from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.transport import Transport
 from pytest_opensandbox.waits import retry_idempotent
-
-PAGE_SIZE = 200
-"""Entries on a page, the most that servers give."""
 
 
 class SnapshotCalls:
@@ -62,12 +60,7 @@ class SnapshotCalls:
         Source: specs/sandbox-lifecycle.yml, GET /snapshots.
         """
         query = [(key, value) for key, value in (("sandboxId", sandbox_id), ("name", name)) if value is not None]
-
-        def get_page(number: int) -> object:
-            params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
-            return retry_idempotent(lambda: self._transport.request("GET", "/snapshots", params=params).json())
-
-        return read_pages(get_page, Snapshot.from_wire)
+        return read_listing(self._transport, "/snapshots", query, Snapshot.from_wire)
 
     def delete_snapshot(self, snapshot_id: str) -> bool:
         """Delete a snapshot.

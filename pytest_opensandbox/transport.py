@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.client import HTTPException, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
+from ssl import SSLCertVerificationError
 from typing import Any
 
 import requests
@@ -28,6 +29,7 @@ from pytest_opensandbox.errors import ApiError, TransportError
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error, read_date
+from pytest_opensandbox.wire import POOLS, root_cause
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -43,6 +45,7 @@ _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _READ_BYTES = 65_536
 _POOL_SIZE = 64
 _TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, UnicodeError)
+_OWN_AUTHORITY = "name the file of a private authority with --opensandbox-ca-bundle or REQUESTS_CA_BUNDLE"
 # What a server does to a connection that it closed while we kept it for later.
 _STALE = (RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
@@ -78,8 +81,9 @@ class Transport:
         """The server's address without ``/v1``."""
         self.timeouts: Timeouts = (connect_timeout, request_timeout)
         """Seconds to connect, and between two bytes."""
-        self._verify: bool | str = ca_bundle or True
         self._session = _session(trust_env=trust_env)
+        # Asked for once: the environment's own bundle counts on this machine too, its proxy does not.
+        self._verify = self._session.merge_environment_settings(self.root, {}, True, ca_bundle or True, None)["verify"]
         self._clock_lock = threading.Lock()
         self._clock_offset = 0.0
 
@@ -201,7 +205,7 @@ class Transport:
         try:
             return self._session.send(prepared, **options)
         except requests.ConnectionError as exc:
-            if request.method not in _IDEMPOTENT or not isinstance(_root_cause(exc), _STALE):
+            if request.method not in _IDEMPOTENT or not isinstance(root_cause(exc), _STALE):
                 raise
             return self._session.send(prepared, **options)
 
@@ -242,7 +246,9 @@ def _session(*, trust_env: bool) -> requests.Session:
     # A cookie knows no port, so what one sandbox sets on 127.0.0.1 would be sent to all others.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE))
+        adapter = HTTPAdapter(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE)
+        adapter.poolmanager.pool_classes_by_scheme = POOLS
+        session.mount(scheme, adapter)
     return session
 
 
@@ -266,23 +272,15 @@ def _reader(
     return read_some
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """Return what lies below the layers that the HTTP libraries put around an error."""
-    seen: set[int] = set()
-    below: BaseException | None = error
-    while below is not None:
-        error = below
-        seen.add(id(error))
-        inner = [getattr(error, "reason", None), error.__cause__, error.__context__, *error.args]
-        below = next((one for one in inner if isinstance(one, BaseException) and id(one) not in seen), None)
-    return error
-
-
 def _reason(error: Exception, timeouts: Timeouts) -> tuple[str, bool]:
     """Return a plain sentence for an error, and whether it says that time was up."""
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {timeouts[0]:g} s", True
-    cause = _root_cause(error)
+    cause = root_cause(error)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"the environment's HTTP proxy failed ({cause}): see HTTP_PROXY, HTTPS_PROXY and NO_PROXY", False
+    if isinstance(cause, SSLCertVerificationError):
+        return f"its certificate is not trusted ({cause.verify_message}): {_OWN_AUTHORITY}", False
     if isinstance(error, requests.Timeout) or isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
         return f"no byte within {timeouts[1]:g} s", True
     if isinstance(cause, RemoteDisconnected):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -87,13 +88,21 @@ def content_size(file: FileUpload) -> int:
         return len(content)
     try:
         if isinstance(content, Path):
-            return content.stat().st_size
+            return _file_size(content)
         here = content.tell()
         size = content.seek(0, 2) - here
         content.seek(here)
     except OSError as exc:
         raise ConfigError("content", f"be a file that can be read ({exc.strerror or exc})", content) from exc
     return max(size, 0)
+
+
+def _file_size(path: Path) -> int:
+    status = path.stat()
+    # Opening a FIFO would wait for its writer, a device may never end.
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError("content", "be a file, it is a directory, a device, a socket or a FIFO", path)
+    return status.st_size
 
 
 def _content(file: FileUpload, size: int) -> Iterator[bytes]:

@@ -21,8 +21,14 @@ LONGEST_WAIT_SECONDS = 1.0
 RETRY_ATTEMPTS = 4
 LONGEST_RETRY_WAIT_SECONDS = 60.0
 RETRIED_STATUSES = frozenset({429, 502, 503})
+PORT_RACE_TRIES = 3
 
 _JITTER = 0.25
+_START_FAILED = "SANDBOX_START_FAILED"
+# What Docker says where two sandboxes were given the same port of the host.
+_PORT_RACES = ("port is already allocated", "ports are not available", "address already in use")
+# Said before the server has begun to create anything.
+_NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
 _LAST_LOOK_SECONDS = 0.05
 _looks = wait_exponential(multiplier=FIRST_WAIT_SECONDS, exp_base=1.5, max=LONGEST_WAIT_SECONDS)
 _retries = wait_exponential(multiplier=0.25, exp_base=2, max=5.0)
@@ -93,6 +99,69 @@ def retry_idempotent(call: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
     )(call)
 
 
+def retry_create(
+    call: Callable[[], T],
+    *,
+    budget_seconds: float,
+    before_wait: Callable[[ApiError], None],
+    sleep: Sleep = time.sleep,
+) -> T:
+    """Repeat a create that has certainly made nothing, and no other.
+
+    That is so where the server has no room (429) or is not up yet, which is waited for within the budget, and where
+    two sandboxes raced for one port of the host, which is tried three times. A ``Retry-After`` counts, up to 60 s.
+
+    Args:
+        call: creates.
+        budget_seconds: when to stop asking a server without room; seconds from its first refusal on.
+        before_wait: told the server's refusal before each wait.
+        sleep: waits; tests give their own.
+
+    Returns:
+        What ``call`` returned.
+
+    Raises:
+        ApiError: the last answer, or the first that may have made something.
+        TransportError: no answer.
+
+    Source: opensandbox_server 1.1.1, which rolls back what it began before it answers in these ways.
+    """
+    # How long the first call took: it may have waited for room itself, or pulled an image.
+    first_call: list[float] = []
+
+    def stop(state: RetryCallState) -> bool:
+        spent = state.seconds_since_start or 0.0
+        first_call[:] = first_call or [spent]
+        if _is_port_race(_error(state)):
+            return state.attempt_number >= PORT_RACE_TRIES
+        return spent - first_call[0] + state.upcoming_sleep >= budget_seconds
+
+    def tell(state: RetryCallState) -> None:
+        before_wait(_error(state))  # type: ignore[arg-type]  # only an ApiError is retried
+
+    return Retrying(
+        retry=retry_if_exception(_made_nothing),
+        wait=_retry_wait,
+        stop=stop,
+        before_sleep=tell,
+        sleep=sleep,
+        reraise=True,
+    )(call)
+
+
+def _made_nothing(error: BaseException) -> bool:
+    if not isinstance(error, ApiError):
+        return False
+    not_up_yet = error.status == 503 and error.code.endswith(_NOT_UP_YET)
+    return error.status == 429 or not_up_yet or _is_port_race(error)
+
+
+def _is_port_race(error: BaseException | None) -> bool:
+    if not isinstance(error, ApiError) or error.status != 500 or not error.code.endswith(_START_FAILED):
+        return False
+    return any(words in error.message.lower() for words in _PORT_RACES)
+
+
 def _is_passing(error: BaseException) -> bool:
     """Tell trouble that may pass; a call that used up its time is not worth as much again, three times."""
     if isinstance(error, TransportError):
@@ -103,7 +172,10 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def _retry_wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = getattr(error, "retry_after_seconds", None)
+    asked = getattr(_error(state), "retry_after_seconds", None)
     wait = _retries(state) if asked is None else min(float(asked), LONGEST_RETRY_WAIT_SECONDS)
     return wait * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,9 +142,12 @@ class Server:
     Args:
         replies: what it answers, in order; after them it answers 599.
         player: reads requests and sends replies.
+        tls: what it speaks https with, None for http.
     """
 
-    def __init__(self, replies: Sequence[Reply], player: type[Player] = Player) -> None:
+    def __init__(
+        self, replies: Sequence[Reply], player: type[Player] = Player, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.seen: list[Seen] = []
         """The requests, in order."""
         self.replies = list(replies)
@@ -153,6 +157,9 @@ class Server:
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Playing", (player,), {"script": self}))
         self._http.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
 
     @property
     def port(self) -> int:
@@ -162,7 +169,7 @@ class Server:
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -180,6 +187,64 @@ class Server:
             if len(self.seen) <= len(self.replies):
                 return self.replies[len(self.seen) - 1]
         return Reply(599, b"the script is over")
+
+
+class OneBoxServer(Server):
+    """A lifecycle server with one sandbox, ``s1``, which it is itself; all is well with it unless a test says more.
+
+    Args:
+        script: by route, what it answers before it is well: ``create``, ``state``, ``endpoint``, ``ping``,
+            ``command``, ``upload``, ``info``, ``delete``, ``list``, ``renew`` or ``logs``.
+        tls: as for ``Server``.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, **script: Sequence[Reply]) -> None:
+        super().__init__([], tls=tls)
+        self.script = {route: list(replies) for route, replies in script.items()}
+        self.public_host = f"127.0.0.1:{self.port}"
+        """How it names itself to those who want to reach the sandbox through its proxy."""
+
+    @property
+    def calls(self) -> list[str]:
+        """The routes that were asked for, in order."""
+        return [self.route(seen) for seen in self.seen]
+
+    def next_reply(self, seen: Seen) -> Reply:
+        """Note a request and answer it: from the script of its route, then as if all were well."""
+        route = self.route(seen)
+        with self._lock:
+            self.seen.append(seen)
+            planned = self.script.get(route)
+            return planned.pop(0) if planned else self.usual(route, seen)
+
+    def usual(self, route: str, seen: Seen) -> Reply:
+        """Return what a server answers that is well."""
+        box = {"id": "s1", "status": {"state": "Running"}}
+        proxied = ("use_server_proxy", "true") in seen.query
+        address = f"{self.public_host}/v1/sandboxes/s1/proxy/44772" if proxied else f"127.0.0.1:{self.port}/agent"
+        replies = {
+            "create": as_json(box, 202),
+            "state": as_json(box),
+            "endpoint": as_json({"endpoint": address}),
+            "list": as_json({"items": [], "pagination": {"hasNextPage": False}}),
+            "delete": Reply(204),
+            "renew": as_json({}),
+            "ping": Reply(200),
+            "upload": Reply(200),
+        }
+        return replies.get(route, Reply(404))
+
+    @staticmethod
+    def route(seen: Seen) -> str:
+        """Return the name of a request's route."""
+        last = seen.path.rpartition("/")[2]
+        names = {"ping": "ping", "command": "command", "upload": "upload", "info": "info", "logs": "logs"}
+        own = {("POST", "sandboxes"): "create", ("GET", "sandboxes"): "list", ("DELETE", "s1"): "delete"}
+        if "/endpoints/" in seen.path:
+            return "endpoint"
+        if last == "renew-expiration":
+            return "renew"
+        return own.get((seen.method, last)) or names.get(last) or ("state" if last == "s1" else seen.path)
 
 
 @contextmanager

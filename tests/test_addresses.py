@@ -6,6 +6,7 @@ from pytest_opensandbox.addresses import (
     endpoint_url,
     is_loopback,
     is_own_proxy,
+    own_proxy_url,
     path_segment,
     server_root,
     spoken,
@@ -153,3 +154,17 @@ def test_what_would_change_the_path_is_no_id(value):
 
 def test_a_url_in_a_message_has_no_credentials_and_no_query():
     assert without_secrets("http://user:pw@h:1/x?token=t") == "http://h:1/x"
+
+
+# The server may write its configured external address, without its port or out of reach from here.
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        pytest.param("http://198.51.100.7/sandboxes/i/proxy/80", "http://h:1/box/v1/sandboxes/i/proxy/80", id="eip"),
+        pytest.param("http://h:1/v1/sandboxes/i/proxy/80", "http://h:1/box/v1/sandboxes/i/proxy/80", id="no prefix"),
+        pytest.param("http://h:1/proxy/80", "http://h:1/proxy/80", id="the agent's own proxy"),
+        pytest.param("http://h:1/sandboxes/i/proxy/80/x", "http://h:1/sandboxes/i/proxy/80/x", id="something below"),
+    ],
+)
+def test_an_endpoint_in_the_servers_proxy_is_reached_where_the_server_is(url, found):
+    assert own_proxy_url(url, "http://h:1/box") == found

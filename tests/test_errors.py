@@ -1,6 +1,7 @@
 """The errors: one tree, facts as attributes, texts that say what to do."""
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -38,8 +39,41 @@ def test_a_config_error_is_a_value_error_that_names_field_rule_and_value():
 def test_a_transport_error_says_what_was_asked_of_whom():
     error = errors.TransportError("connection refused", method="GET", url="http://h/x", timed_out=True)
 
-    assert str(error) == "GET http://h/x: connection refused"
+    assert str(error) == "connection refused (GET http://h/x)"
     assert (error.method, error.url, error.timed_out) == ("GET", "http://h/x", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        pytest.param(errors.FileTooLargeError("/x", size_bytes=9, max_bytes=8), "raise max_bytes", id="too large"),
+        pytest.param(errors.UnsafeArchiveError("a", "it climbs"), "remove it or get single files", id="unsafe"),
+        pytest.param(errors.CommandTimeoutError("x", timeout_seconds=1), "more with timeout=", id="command timeout"),
+        pytest.param(errors.SandboxClosedError("s1"), "make longer-lived ones in a fixture", id="closed"),
+        pytest.param(errors.SweepError(["s1"], "no answer"), "their lease ends them", id="sweep"),
+    ],
+)
+def test_an_error_says_what_to_do_next(error, advice):
+    assert advice in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(errors.ApiError(500, code="X", message="m", method="GET", url="u"), id="keyword arguments"),
+        pytest.param(errors.ReadyTimeoutError(sandbox_id="s", waited_seconds=1, attempts=2), id="two bases"),
+        pytest.param(errors.SweepError(["s1"], "why"), id="positional arguments"),
+    ],
+)
+def test_an_error_is_copied_with_its_facts(error):
+    # xdist and process pools carry exceptions between processes, without the arguments that made them.
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+def test_an_answer_that_is_not_of_a_request_says_so_without_one():
+    assert str(errors.NotFoundError(404, message="no such file")) == "no such file (404)"
 
 
 def test_a_ready_timeout_says_how_long_how_often_and_what_to_do():

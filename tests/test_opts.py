@@ -102,6 +102,7 @@ def test_the_limits_of_the_timeout_are_legal(timeout):
         pytest.param("env", {"env": ["A=1"]}, id="a list for a mapping"),
         pytest.param("resource_limits['cpu']", {"resource_limits": {"cpu": "half"}}, id="cpu"),
         pytest.param("resource_limits['memory']", {"resource_limits": {"memory": "0.5Gi"}}, id="half a gibibyte"),
+        pytest.param("resource_limits['memroy']", {"resource_limits": {"memroy": "1Gi"}}, id="a slip in a name"),
         pytest.param("resource_limits['cpu']", {"resource_limits": {"cpu": 1}}, id="a number for text"),
         pytest.param("extensions['poolRef']", {"extensions": {"poolRef": 1}}, id="extensions"),
     ],

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -14,7 +15,8 @@ from pytest_opensandbox.errors import (
     SandboxFailedError,
 )
 from pytest_opensandbox.models import SandboxResponse
-from tests.servers import Reply, Server, as_json, serving
+from pytest_opensandbox.readiness import FIRST_PING_SECONDS
+from tests.servers import Pause, Reply, Server, as_json, serving
 
 PONG = Reply(200)
 RUNNING = as_json({"id": "s1", "status": {"state": "Running"}})
@@ -81,6 +83,7 @@ def test_a_pending_sandbox_is_looked_at_again():
         pytest.param(Reply(503), id="503"),
         pytest.param(Reply(504), id="504"),
         pytest.param(Reply(429), id="429"),
+        pytest.param(Reply(409), id="409"),
     ],
 )
 def test_passing_trouble_with_the_endpoint_is_waited_out(trouble):
@@ -124,6 +127,53 @@ def test_a_final_state_ends_the_wait_even_without_logs(name):
     assert caught.value.logs == ""
 
 
+# A container that has ended has no ports any more, and the server fails at looking for them.
+def test_a_sandbox_that_is_dead_before_its_agent_is_looked_for_is_told_as_such():
+    broken = as_json({"code": "DOCKER::NETWORK_MODE_ENDPOINT_UNAVAILABLE"}, 500)
+    with (
+        far(broken, state("Failed", message="exited with code 7"), Reply(404)) as server,
+        pytest.raises(SandboxFailedError, match="exited with code 7"),
+    ):
+        wait(server, known=SandboxResponse("s1", "Running"))
+
+    assert calls(server) == ["/endpoints/44772", "state", "/diagnostics/logs"]
+
+
+# Through a proxy the ping of a dead sandbox does not fail, it hangs; and a test waits for nothing.
+def test_a_sandbox_that_dies_at_once_is_noticed_although_its_agent_is_silent():
+    held = threading.Event()
+    silent = Reply(200, [held], framing="close")
+    died = state("Failed", message="exited with code 7")
+    with far("endpoint", silent, died, Reply(404)) as server:
+        started = time.monotonic()
+        with pytest.raises(SandboxFailedError, match="exited with code 7"):
+            wait(server, timeout=60, known=SandboxResponse("s1", "Running"))
+        waited = time.monotonic() - started
+        held.set()
+
+    assert calls(server) == ["/endpoints/44772", "/agent/ping", "state", "/diagnostics/logs"]
+    assert FIRST_PING_SECONDS < 1
+    assert waited < 60 / 4
+
+
+def test_an_agent_that_is_slow_gets_more_time_with_each_ping():
+    held = threading.Event()
+    silent = Reply(200, [held], framing="close")
+    with far("endpoint", silent, RUNNING, Reply(200, [Pause(0.7)]), RUNNING, PONG) as server:
+        wait(server, known=SandboxResponse("s1", "Running"))
+        held.set()
+
+    assert calls(server).count("/agent/ping") == 2
+
+
+def test_what_answers_in_the_agents_place_is_no_question_of_the_network():
+    with far("endpoint", *[Reply(502), RUNNING] * 100) as server, pytest.raises(ReadyTimeoutError) as caught:
+        wait(server, timeout=0.3, known=SandboxResponse("s1", "Running"))
+
+    assert "(502" in str(caught.value)
+    assert "--opensandbox-server-proxy" not in str(caught.value)
+
+
 def test_only_the_end_of_long_logs_is_shown():
     logs = Reply(200, b"x" * 100_000 + b"the end", {"Content-Type": "text/plain"})
     with far(state("Failed"), logs) as server, pytest.raises(SandboxFailedError) as caught:
@@ -143,7 +193,7 @@ def test_only_the_end_of_long_logs_is_shown():
         pytest.param(
             [RUNNING, as_json({"code": "DOCKER::SANDBOX_NOT_FOUND"}, 404)], NotFoundError, id="gone meanwhile"
         ),
-        pytest.param([RUNNING, Reply(500)], ApiError, id="500 for the endpoint"),
+        pytest.param([RUNNING, Reply(500), RUNNING], ApiError, id="500 for the endpoint of what runs"),
     ],
 )
 def test_what_no_waiting_mends_is_raised_at_once(replies, kind):
@@ -164,7 +214,7 @@ def test_a_used_up_budget_says_what_was_wrong_and_what_to_do():
     text = str(caught.value)
     assert caught.value.last_state == "Running"
     assert caught.value.attempts > 2
-    assert f"http://{address}/ping: connection refused" in text
+    assert f"http://{address}/ping" in text
     assert "--opensandbox-server-proxy" in text
     assert "host_ip" in text
 

@@ -49,7 +49,7 @@ def test_an_error_carries_the_facts_and_shows_them():
         "Sandbox x not found.",
         "r1",
     )
-    assert str(error) == ("GET http://h/v1/x answered 404 DOCKER::SANDBOX_NOT_FOUND: Sandbox x not found. [request r1]")
+    assert str(error) == "Sandbox x not found. (404 DOCKER::SANDBOX_NOT_FOUND, GET http://h/v1/x, request r1)"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,14 @@ def test_an_error_carries_the_facts_and_shows_them():
 )
 def test_the_status_decides_the_class(status, kind):
     assert type(refuse(status, b"")) is kind
+
+
+# Another key would not help, and "check the key" would send somebody the wrong way.
+def test_a_quota_is_no_question_of_the_key():
+    error = refuse(403, b'{"code":"KUBERNETES::QUOTA_EXCEEDED","message":"exceeded quota: pods"}')
+
+    assert type(error) is ApiError
+    assert error.status == 403
 
 
 def test_an_empty_body_is_explained_by_its_status():

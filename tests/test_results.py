@@ -50,13 +50,14 @@ def test_check_names_a_signal():
 
 
 def test_check_raises_a_timeout_that_is_a_timeout_error():
-    result = CommandResult("x", -9, b"part", timed_out=True, duration=1.5)
+    result = CommandResult("x", -9, b"part", timed_out=True, duration=1.7, time_limit=1.5)
 
     with pytest.raises(TimeoutError) as caught:
         result.check()
 
     assert isinstance(caught.value, CommandTimeoutError)
-    assert caught.value.stdout == "part"
+    assert (caught.value.stdout, caught.value.timeout_seconds) == ("part", 1.5)
+    assert "give it more with timeout=" in str(caught.value)
 
 
 def test_a_repr_is_short_and_says_what_matters():

@@ -1,9 +1,18 @@
 """The named waits: how they grow, when they end, and what they do not repeat."""
 
+import threading
+
 import pytest
 
-from pytest_opensandbox.errors import ApiError, AuthError, NotFoundError, ReadyTimeoutError, TransportError
-from pytest_opensandbox.waits import RETRY_ATTEMPTS, poll_until_ready, retry_idempotent
+from pytest_opensandbox.errors import (
+    ApiError,
+    AuthError,
+    ConflictError,
+    NotFoundError,
+    ReadyTimeoutError,
+    TransportError,
+)
+from pytest_opensandbox.waits import PORT_RACE_TRIES, RETRY_ATTEMPTS, poll_until_ready, retry_create, retry_idempotent
 
 
 class Naps:
@@ -159,3 +168,94 @@ def test_retry_after_is_honoured_within_reason(asked, least, most):
     retry_idempotent(Script(ApiError(429, retry_after_seconds=asked), "done"), sleep=naps)
 
     assert least <= naps.seconds[0] <= most
+
+
+NO_ROOM = ApiError(429, code="KUBERNETES::POOL_CAPACITY_EXHAUSTED")
+PORT_RACE = ApiError(500, code="DOCKER::SANDBOX_START_FAILED", message="Bind failed: port is already allocated")
+
+
+def create(call, *, naps=None, budget=60.0, told=None):
+    return retry_create(
+        call, budget_seconds=budget, before_wait=([] if told is None else told).append, sleep=naps or Naps()
+    )
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(NO_ROOM, id="no room"),
+        pytest.param(PORT_RACE, id="a port race"),
+        pytest.param(ApiError(503, code="DOCKER::INITIALIZATION_ERROR"), id="not up yet"),
+        pytest.param(ApiError(503, code="TENANT_PROVIDER_UNAVAILABLE"), id="cannot tell whose key it is"),
+    ],
+)
+def test_a_create_that_made_nothing_is_repeated_and_each_wait_is_told(trouble):
+    call, told = Script(trouble, trouble, "made"), []
+
+    assert create(call, told=told) == "made"
+    assert (call.calls, told) == (3, [trouble, trouble])
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(no_answer(), id="no answer"),
+        pytest.param(ApiError(502), id="502"),
+        pytest.param(ApiError(503), id="503 that does not say why"),
+        pytest.param(ApiError(503, code="DOCKER::SANDBOX_EXECD_START_FAILED"), id="503 in the middle"),
+        pytest.param(ApiError(504), id="504"),
+        pytest.param(ApiError(500), id="500"),
+        pytest.param(ApiError(500, code="DOCKER::SANDBOX_START_FAILED", message="no such file"), id="another failure"),
+        pytest.param(ConflictError(409), id="409"),
+        pytest.param(ApiError(403, code="KUBERNETES::QUOTA_EXCEEDED"), id="a quota, which no waiting mends"),
+    ],
+)
+def test_a_create_that_may_have_made_something_is_never_repeated(trouble):
+    call = Script(trouble, "never")
+
+    with pytest.raises(type(trouble)):
+        create(call)
+
+    assert call.calls == 1
+
+
+def test_a_port_race_is_run_three_times_with_jitter():
+    call, naps = Script(PORT_RACE), Naps()
+
+    with pytest.raises(ApiError, match="port is already allocated"):
+        create(call, naps=naps)
+
+    assert call.calls == PORT_RACE_TRIES == 3
+    assert all(nap > 0 for nap in naps.seconds)
+    assert len(set(naps.seconds)) == 2
+
+
+def test_a_server_without_room_is_asked_for_as_long_as_the_budget_lasts():
+    call = Script(ApiError(429, retry_after_seconds=0.01))
+
+    with pytest.raises(ApiError, match="429"):
+        retry_create(call, budget_seconds=0.3, before_wait=lambda refusal: None)
+
+    assert call.calls > 5
+
+
+# A server with a pool waits for room itself, half a minute, before it refuses and asks for as much again.
+def test_the_budget_begins_with_the_first_refusal():
+    clock = iter([True, False])
+
+    def call():
+        if next(clock):
+            threading.Event().wait(0.3)
+            raise ApiError(429, retry_after_seconds=0.1)
+        return "made"
+
+    assert retry_create(call, budget_seconds=0.25, before_wait=lambda refusal: None) == "made"
+
+
+def test_a_wait_that_the_budget_does_not_hold_is_not_begun():
+    call, naps = Script(ApiError(429, retry_after_seconds=30)), Naps()
+
+    with pytest.raises(ApiError, match="429"):
+        create(call, naps=naps, budget=10)
+
+    assert (call.calls, naps.seconds) == (1, [])

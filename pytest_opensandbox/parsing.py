@@ -1,0 +1,103 @@
+"""Text that users typed as an option, read into values; the ValueError says what the text must be, after "must"."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_DAY_SECONDS = 86_400
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off"})
+
+
+def parse_image(text: str) -> str:
+    """Read an image reference.
+
+    Raises:
+        ValueError: empty, or it holds white space.
+    """
+    if not text or re.search(r"\s", text):
+        raise ValueError("be an image reference without white space, such as python:3.12-slim")
+    return text
+
+
+def parse_pool(text: str) -> str:
+    """Read the name of a pool; the empty text is none.
+
+    Raises:
+        ValueError: it holds white space.
+    """
+    if re.search(r"\s", text):
+        raise ValueError("be the name of a pool, without white space")
+    return text
+
+
+def parse_resources(text: str) -> Mapping[str, str]:
+    """Read ``cpu=1,memory=512Mi``; the empty text is no limit at all.
+
+    Raises:
+        ValueError: a part is not name=value, or a name comes twice.
+    """
+    limits: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value) or name in limits:
+            raise ValueError("be name=value pairs with commas between them, each name once, such as cpu=1,memory=512Mi")
+        limits[name] = value
+    return limits
+
+
+def parse_lease(text: str) -> int:
+    """Read a lease; whole seconds, 60 … 86,400, as the server has it.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not 60 <= int(text) <= _DAY_SECONDS:
+        raise ValueError("be whole seconds, 60 to 86400")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    """Read a time limit; seconds, more than 0 and up to one day.
+
+    Raises:
+        ValueError: something else.
+    """
+    rule = "be seconds, more than 0 and at most 86400"
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(rule) from None
+    if not (math.isfinite(seconds) and 0 < seconds <= _DAY_SECONDS):
+        raise ValueError(rule)
+    return seconds
+
+
+def parse_switch(text: str) -> bool:
+    """Read yes or no, in the spellings that ini files use.
+
+    Raises:
+        ValueError: another word.
+    """
+    word = text.strip().lower()
+    if word not in _YES | _NO:
+        raise ValueError("be yes or no (also true/false, on/off, 1/0)")
+    return word in _YES
+
+
+def parse_ca_bundle(text: str) -> str:
+    """Read the path of a file with certificates; the empty text is none.
+
+    Returns:
+        Absolute path, or "".
+
+    Raises:
+        ValueError: no such file.
+    """
+    path = Path(text).expanduser()
+    if text and not path.is_file():
+        raise ValueError("be a file with certificates (PEM)")
+    return str(path.absolute()) if text else ""

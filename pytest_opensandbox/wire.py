@@ -1,0 +1,105 @@
+"""Below the HTTP library: answers that must come in their time, however slowly they drip, and causes of errors."""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPResponse
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+
+class _Paced(io.RawIOBase):
+    """The incoming side of a socket, with a time for several reads together where one is set."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._deadline: float | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("it came too slowly")
+            self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let all reads in the block take as long as the socket's time-out allows for one."""
+        seconds = self._sock.gettimeout()
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._deadline = None
+            with suppress(OSError):  # it may have been closed
+                self._sock.settimeout(seconds)
+
+
+class _Response(HTTPResponse):
+    """An answer whose head, and each piece of whose body with what frames it, must come in the socket's time-out.
+
+    The library's own time-out starts anew with each byte, and it reads interim answers and trailers without end.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._paced = _Paced(sock, self.fp.detach())
+        self.fp = io.BufferedReader(self._paced)
+
+    def begin(self) -> None:
+        with self._paced.together():
+            super().begin()
+
+    def read1(self, n: int = -1) -> bytes:
+        with self._paced.together():
+            return super().read1(n)
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+POOLS = {"http": _Pool, "https": _TlsPool}
+"""Connection pools by scheme, for ``PoolManager.pool_classes_by_scheme``."""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return what lies below the layers that the HTTP libraries put around an error."""
+    seen: set[int] = set()
+    below: BaseException | None = error
+    while below is not None:
+        error = below
+        seen.add(id(error))
+        inner = [getattr(error, "reason", None), error.__cause__, error.__context__, *error.args]
+        below = next((one for one in inner if isinstance(one, BaseException) and id(one) not in seen), None)
+    return error

@@ -1,0 +1,173 @@
+"""Tars made to get out of their directory, to fill the memory, or to confuse the reader."""
+
+import io
+import os
+import tarfile
+import tempfile
+from contextlib import suppress
+
+import pytest
+
+from pytest_opensandbox import members as members_room
+from pytest_opensandbox.archives import extract_tree
+from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+
+LIMIT = 10_000_000
+
+
+def member(name, kind=tarfile.REGTYPE, link="", size=0, **pax):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname, entry.size, entry.pax_headers = kind, link, size, pax
+    return entry
+
+
+def link(name, target):
+    return member(name, tarfile.SYMTYPE, target)
+
+
+def archive(*members, content=b"", kind=tarfile.PAX_FORMAT):
+    """Write headers as they are, sense or not, with the same content behind each."""
+    padded = content + b"\0" * (-len(content) % 512)
+    return io.BytesIO(b"".join(entry.tobuf(kind) + padded for entry in members) + b"\0" * 1024)
+
+
+def extract(data, tmp_path, max_bytes=LIMIT):
+    target = tmp_path / "target"
+    extract_tree(data, target, max_bytes=max_bytes)
+    return target
+
+
+# Each of them points inside as long as nobody follows the others.
+@pytest.mark.parametrize(
+    "links",
+    [
+        pytest.param([link("here", "."), link("out", "here/here/../..")], id="a link to where it is"),
+        pytest.param([link("out", "here/here/../.."), link("here", ".")], id="whatever comes first"),
+        pytest.param([link("a/b", "../a/c/../.."), link("a/c", "..")], id="a link that climbs a little"),
+        pytest.param([link("x", "y/../z"), link("y", "z"), link("z", ".")], id="a chain"),
+        pytest.param([link("d/up", ".."), link("d/out", "up/../x")], id="one link's climb and another's"),
+    ],
+)
+def test_links_that_only_together_lead_outside_are_refused(tmp_path, links):
+    with pytest.raises(UnsafeArchiveError, match="links outside the tree"):
+        extract(archive(*links), tmp_path)
+
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        pytest.param([link("self", "self")], id="itself"),
+        pytest.param([link("a", "b"), link("b", "a")], id="each other"),
+        pytest.param([link("a", "b/b"), link("b", "a/a")], id="ever more of each other"),
+        pytest.param([link("dir/a", "../b"), link("b", "missing/c")], id="something missing"),
+        pytest.param([link("dir/a", "../dir/../b")], id="a way around that stays inside"),
+    ],
+)
+def test_links_that_lead_nowhere_are_harmless(tmp_path, links):
+    target = extract(archive(*links), tmp_path)
+
+    assert all(os.path.realpath(path).startswith(str(target)) for path in target.rglob("*"))
+
+
+def test_a_hard_link_does_not_go_through_a_link_that_was_there_before(tmp_path):
+    (tmp_path / "secret").write_text("of the host")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "out").symlink_to(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError):
+        extract(archive(member("mine", tarfile.LNKTYPE, "out/secret")), tmp_path)
+
+    assert not (tmp_path / "target" / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param([member("x", path="a\0b")], id="NUL in a name"),
+        pytest.param([member("x" * 256)], id="a name that is too long"),
+        pytest.param([member("/".join("d" * 300))], id="too deep"),
+        pytest.param([member("a"), member("a/b")], id="through a file"),
+        pytest.param([member("a/b"), member("a")], id="in place of a directory"),
+        pytest.param([member("a/b"), link("a", "c")], id="a link in place of a directory"),
+        pytest.param([link(".", "c")], id="a link in place of the root"),
+        pytest.param([link("a", "")], id="a link to nothing"),
+        pytest.param([link("a", "b" * 5000)], id="a link that is too long"),
+    ],
+)
+def test_a_member_that_no_file_system_takes_is_refused_before_anything_is_written(tmp_path, members):
+    with pytest.raises(UnsafeArchiveError):
+        extract(archive(*members), tmp_path)
+
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_negative_size_does_not_send_the_reader_back(tmp_path):
+    backwards = member("a")
+    backwards.pax_headers = {"size": "-1024"}
+
+    with pytest.raises((UnsafeArchiveError, ProtocolError)):
+        extract(archive(backwards), tmp_path)
+
+    assert not list(tmp_path.rglob("*"))
+
+
+def sparse(**keys):
+    return member("x", **{f"GNU.sparse.{key}": value for key, value in keys.items()})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(sparse(major="1", minor="0", realsize=str(2**40), name="s"), id="a terabyte of holes"),
+        pytest.param(sparse(major="1", minor="0", realsize="-5", name="s"), id="less than nothing"),
+        pytest.param(sparse(size="x", map="1,2,3,x"), id="no numbers"),
+        pytest.param(sparse(major="1", minor="0", realsize="nan", name="s"), id="not a number"),
+    ],
+)
+def test_holes_count_as_what_they_would_take(tmp_path, entry):
+    with pytest.raises((FileTooLargeError, ProtocolError, UnsafeArchiveError)):
+        extract(archive(entry, content=b"0\n"), tmp_path)
+
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(tarfile.GNUTYPE_LONGNAME, id="a name"),
+        pytest.param(tarfile.GNUTYPE_LONGLINK, id="a link"),
+        pytest.param(tarfile.XHDTYPE, id="a header of pax"),
+    ],
+)
+def test_a_header_as_long_as_a_disk_is_not_read_into_memory(tmp_path, kind):
+    with tempfile.TemporaryFile() as file:
+        file.write(member("long", kind, size=8 * 1024**3).tobuf(tarfile.GNU_FORMAT))
+        file.truncate(9 * 1024**3)  # a hole, which takes no room
+        file.seek(0)
+
+        with pytest.raises(ProtocolError, match="header of"):
+            extract(file, tmp_path, max_bytes=2**40)
+
+
+def test_headers_upon_headers_are_no_archive(tmp_path):
+    headers = [member("long", tarfile.GNUTYPE_LONGNAME, size=5)] * 3000
+
+    with pytest.raises(ProtocolError):
+        extract(archive(*headers, content=b"name\0", kind=tarfile.GNU_FORMAT), tmp_path)
+
+
+def test_members_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(members_room, "MAX_MEMBERS", 10)
+
+    with pytest.raises(UnsafeArchiveError, match="more than 10 members"):
+        extract(archive(*[member(f"f{number}") for number in range(11)]), tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 10_240, b"\x1f\x8b" + b"\0" * 1000, b"\0" * 512 + b"x" * 512])
+def test_what_is_no_tar_writes_nothing(tmp_path, data):
+    with suppress(ProtocolError):
+        extract(io.BytesIO(data), tmp_path)
+
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
