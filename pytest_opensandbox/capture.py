@@ -1,117 +1,82 @@
 """Runs a command so that what it wrote arrives byte for byte, although the agent's events carry only lines.
 
 The agent drops the final newline, turns carriage returns into line breaks and replaces bytes that are not UTF-8.
-So the sandbox keeps both streams in files. One outer script makes two private files, runs the command as its
-child, then hands over what they wrote in base64 where it is short: one round trip for most commands. Longer streams
-are downloaded, the middle left out beyond the cap.
+So the sandbox keeps both streams in files, and hands over in base64 what is short: one round trip for most commands.
+Longer streams are downloaded, the middle left out beyond the cap.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 import secrets
-import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from pytest_opensandbox.client import Client
-from pytest_opensandbox.errors import NotFoundError, OpenSandboxError
+from pytest_opensandbox.errors import CommandLostError, CommandTimeoutError, NotFoundError, OpenSandboxError
+from pytest_opensandbox.invocations import DIRECTORIES, INLINE_BYTES, NO_FILES, Invocation
 from pytest_opensandbox.models import Endpoint, FileUpload
+from pytest_opensandbox.ownership import check_owner, guarded
 from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.streams import Callback
 
-MAX_STREAM_BYTES = 16 * 1024 * 1024
-
-Callback = Callable[[str], None]
-
-# A multiple of three, so that one byte more makes a longer base64.
-_INLINE_BYTES = 32_766
-_NO_FILES = "-"
-_ELSEWHERE = "-"
-# These change how the outer script itself runs, so only the command's own process gets them.
-_SHELL_VARIABLES = frozenset(
-    {"BASH", "BASH_ENV", "BASHOPTS", "CDPATH", "ENV", "IFS", "LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "SHELLOPTS"}
-)
-# Every program that it starts costs more than a millisecond, so it starts none for a stream that is empty.
-_SCRIPT = """\
-f={stem}; s=${{BASH:-/bin/sh}}
-(umask 077 && set -C && : >"$f.1" && : >"$f.2") 2>/dev/null || {{ echo {no_files}; ({inner}) <{stdin}; exit $?; }}
-({inner}) <{stdin} >"$f.1" 2>"$f.2"
-c=$? a= b=
-[ ! -s "$f.1" ] || {{ a=$(head -c {one_more} <"$f.1" 2>/dev/null | base64 -w0 2>/dev/null); a=${{a:-{elsewhere}}}; }}
-[ ! -s "$f.2" ] || {{ b=$(head -c {one_more} <"$f.2" 2>/dev/null | base64 -w0 2>/dev/null); b=${{b:-{elsewhere}}}; }}
-[ ${{#a}} -ge {too_long} ] && a={elsewhere}
-[ ${{#b}} -ge {too_long} ] && b={elsewhere}
-[ "$a" = {elsewhere} ] || [ "$b" = {elsewhere} ] || rm -f "$f.1" "$f.2" 2>/dev/null &
-echo "+$a"; echo "+$b"
-exit $c"""
+_REPORT = re.compile(r"^([0-9]{1,3})\n\+(\S*)\n\+(\S*)$", re.MULTILINE)
+_REPORT_BYTES = 4 * INLINE_BYTES
 
 
-@dataclass(frozen=True, kw_only=True)
-class Invocation:
-    """One command and the circumstances in which it runs."""
+class _Report(NamedTuple):
+    """What the script around a command says of it; None is what it could not say, as after a time limit."""
 
-    command: str | Sequence[str]
-    """Text for the sandbox's shell, or an argument list that meets no shell."""
-    cwd: str | None = None
-    """Working directory."""
-    env: Mapping[str, str] | None = None
-    """Variables on top of the sandbox's own."""
-    uid: int | None = None
-    """User to run as."""
-    gid: int | None = None
-    """Group to run as."""
-    timeout: float | None = None
-    """Seconds until it is killed with its children; None for no limit."""
-    stdin: bytes | None = None
-    """Standard input; None for an empty one."""
-
-    @property
-    def shell_text(self) -> str:
-        """The command as text that replaces the shell that reads it."""
-        if isinstance(self.command, str):
-            return f'exec "${{BASH:-/bin/sh}}" -c {shlex.quote(self.command)} "$0"'
-        words = shlex.join(self.command)
-        # dash takes "--" for a program's name, bash takes a leading dash for an option.
-        return f'[ -z "$BASH_VERSION" ] || exec -- {words}; exec {words}'
+    exit_code: int | None
+    stdout: bytes | None
+    stderr: bytes | None
 
 
-def run_exact(
-    client: Client, endpoint: Endpoint, invocation: Invocation, *, max_bytes: int = MAX_STREAM_BYTES
-) -> CommandResult:
+def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> CommandResult:
     """Run a command and return exactly what it wrote.
 
     Args:
         client: talks to the agent.
         endpoint: the agent.
         invocation: what to run.
-        max_bytes: most that is kept of each stream; the middle of a longer one is left out; bytes, > 1.
 
     Returns:
-        The result with ``exact=True``; ``exact=False`` where the sandbox has no writable /tmp.
+        The result with ``exact=True``; with ``exact=False`` from the agent's line events where the sandbox has no
+        writable /tmp, or no ``cat``.
 
     Raises:
+        CommandTimeoutError: the agent did not end it in time, so we did; holds what it had written.
         CommandStartError: the agent could not start it.
+        SharedAgentError: another sandbox answers; nothing was run.
         CommandLostError: the connection ended before the command did.
         TransportError: the agent does not answer.
 
-    Source: measured on 2026-11-20 with opensandbox-server 1.1.1 and execd 1.0.19.
+    Source: measured on 2026-11-20 with opensandbox-server 1.1.1 and execd 1.0.19; its pipes on 2026-11-23, with bash
+    and dash.
     """
-    stem = f"/tmp/.opensandbox-{secrets.token_hex(8)}"  # noqa: S108 - inside the sandbox, unguessable
-    with _stdin_file(client, endpoint, invocation, f"{stem}.in") as stdin:
-        outer = client.run_command(
-            endpoint,
-            _script(invocation, stem, stdin),
-            cwd=invocation.cwd,
-            env={key: value for key, value in (invocation.env or {}).items() if key not in _SHELL_VARIABLES},
-            uid=invocation.uid,
-            gid=invocation.gid,
-            timeout=invocation.timeout,
-        )
-        return _collect(client, endpoint, replace(outer, command=invocation.command), stem, max_bytes)
+    name = _private_name()
+    with _stdin_file(client, endpoint, invocation, f"{DIRECTORIES[0]}/{name}.in") as stdin:
+        try:
+            outer = client.run_command(
+                endpoint,
+                guarded(invocation.keeping_script(stdin, name), endpoint.sandbox_id),
+                cwd=invocation.agent_cwd,
+                env=invocation.agent_env,
+                uid=invocation.uid,
+                gid=invocation.gid,
+                timeout=invocation.timeout,
+                max_bytes=max(invocation.max_bytes, _REPORT_BYTES),
+                shown_as=invocation.command,
+            )
+        except CommandTimeoutError as exc:
+            raise _with_output(client, endpoint, exc, name, invocation.max_bytes) from None
+        check_owner(outer)
+        return _collect(client, endpoint, outer, name, invocation.max_bytes)
 
 
 def run_live(
@@ -121,7 +86,6 @@ def run_live(
     *,
     on_stdout: Callback | None,
     on_stderr: Callback | None,
-    max_bytes: int = MAX_STREAM_BYTES,
 ) -> CommandResult:
     """Run a command and hand on its lines while it runs; the result is made of the agent's line events.
 
@@ -131,45 +95,34 @@ def run_live(
         invocation: what to run.
         on_stdout: called with each line of standard output, without its end.
         on_stderr: called with each line of standard error.
-        max_bytes: most that is kept of each stream; bytes.
 
     Returns:
         The result with ``exact=False``.
 
     Raises:
+        CommandTimeoutError: the agent did not end it in time, so we did; holds what it had written.
         CommandStartError: the agent could not start it.
         CommandLostError: the connection ended before the command did.
         TransportError: the agent does not answer.
     """
-    path = f"/tmp/.opensandbox-{secrets.token_hex(8)}.in"  # noqa: S108 - inside the sandbox, unguessable
-    with _stdin_file(client, endpoint, invocation, path) as stdin:
-        result = client.run_command(
+    with _stdin_file(client, endpoint, invocation, f"{DIRECTORIES[0]}/{_private_name()}.in") as stdin:
+        return client.run_command(
             endpoint,
-            f"exec <{stdin}; {invocation.shell_text}",
-            cwd=invocation.cwd,
+            invocation.plain_script(stdin),
+            cwd=invocation.agent_cwd,
             env=invocation.env,
             uid=invocation.uid,
             gid=invocation.gid,
             timeout=invocation.timeout,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
-            max_bytes=max_bytes,
+            max_bytes=invocation.max_bytes,
+            shown_as=invocation.command,
         )
-    return replace(result, command=invocation.command)
 
 
-def _script(invocation: Invocation, stem: str, stdin: str) -> str:
-    own = {key: value for key, value in (invocation.env or {}).items() if key in _SHELL_VARIABLES}
-    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in own.items())
-    return _SCRIPT.format(
-        stem=stem,
-        inner=exports + invocation.shell_text.replace("${BASH:-/bin/sh}", "$s"),
-        stdin=stdin,
-        no_files=_NO_FILES,
-        elsewhere=_ELSEWHERE,
-        one_more=_INLINE_BYTES + 1,
-        too_long=_INLINE_BYTES // 3 * 4 + 1,
-    )
+def _private_name() -> str:
+    return f".opensandbox-{secrets.token_hex(8)}"
 
 
 @contextmanager
@@ -184,69 +137,114 @@ def _stdin_file(client: Client, endpoint: Endpoint, invocation: Invocation, path
     try:
         yield path
     finally:
-        _tidy(lambda: client.remove_files(endpoint, [path]))
+        _tidy(client, endpoint, path)
 
 
-def _collect(client: Client, endpoint: Endpoint, outer: CommandResult, stem: str, max_bytes: int) -> CommandResult:
-    """Turn the outer script's report into the command's own result."""
-    first, _, rest = outer.stdout.partition("\n")
-    if first == _NO_FILES:
-        return replace(outer, stdout_bytes=rest.encode())
-    files = (f"{stem}.1", f"{stem}.2")
-    reported = _read_report(outer.stdout)
+def _collect(client: Client, endpoint: Endpoint, outer: CommandResult, name: str, max_bytes: int) -> CommandResult:
+    """Turn the script's report into the command's own result."""
+    _, unkept, rest = f"\n{outer.stdout}\n".partition(f"\n{NO_FILES}\n")
+    if unkept:
+        kept, cut = _without_middle(rest.removesuffix("\n").encode(), max_bytes)
+        return replace(outer, stdout_bytes=kept, truncated=outer.truncated or cut)
+    report = _read_report(outer.stdout)
     try:
-        streams = [
-            (content, False) if content is not None else _fetch(client, endpoint, path, max_bytes)
-            for path, content in zip(files, reported, strict=True)
-        ]
-    finally:
-        if None in reported:
-            _tidy(lambda: client.remove_files(endpoint, files))
-    stdout, stderr = (_without_middle(content, max_bytes) for content, _ in streams)
-    cut = any(was_cut or len(content) > max_bytes for content, was_cut in streams)
-    return replace(outer, stdout_bytes=stdout, stderr_bytes=stderr, truncated=cut, exact=True, **_ending(outer))
+        (stdout, stdout_cut), (stderr, stderr_cut) = _streams(client, endpoint, report, name, max_bytes)
+    except NotFoundError:
+        raise _lost(outer, "what it wrote was removed from the sandbox before it could be read") from None
+    return replace(
+        outer,
+        stdout_bytes=stdout,
+        stderr_bytes=stderr,
+        truncated=stdout_cut or stderr_cut,
+        exact=True,
+        **_ending(outer, report.exit_code),
+    )
 
 
-def _read_report(report: str) -> tuple[bytes | None, bytes | None]:
-    """Read what the script says of both streams; None for one that must be fetched, as after a time limit."""
-    lines = report.splitlines()
-    if len(lines) != 2:
-        return None, None
-    return _decoded(lines[0]), _decoded(lines[1])
+def _read_report(text: str) -> _Report:
+    # What a shell of the sandbox says of its own accord may stand before and behind it.
+    found = _REPORT.search(text)
+    if found is None:
+        return _Report(None, None, None)
+    return _Report(int(found[1]), _decoded(found[2]), _decoded(found[3]))
 
 
-def _decoded(line: str) -> bytes | None:
+def _decoded(text: str) -> bytes | None:
     try:
-        return base64.b64decode(line[1:], validate=True) if line.startswith("+") else None
+        return base64.b64decode(text, validate=True)
     except binascii.Error:
         return None
 
 
-def _ending(outer: CommandResult) -> dict[str, Any]:
+def _ending(outer: CommandResult, reported: int | None) -> dict[str, Any]:
     """Tell a signal from an exit code above 128: the shell writes a line about a child that a signal ended.
 
     It writes none for SIGINT and SIGPIPE, so those stay the exit codes 130 and 141.
     """
-    number = outer.exit_code - 128
-    if outer.signal or number <= 0 or not outer.stderr_bytes:
-        return {}
+    if reported is None and outer.exit_code == 0:
+        raise _lost(outer, "the shell around it was ended before it could tell how the command ended")
+    exit_code = outer.exit_code if reported is None else reported
+    if outer.signal or exit_code <= 128 or not outer.stderr_bytes:
+        return {"exit_code": exit_code}
     try:
-        return {"exit_code": -number, "signal": signal.Signals(number).name}
+        return {"exit_code": 128 - exit_code, "signal": signal.Signals(exit_code - 128).name}
     except ValueError:
-        return {}
+        return {"exit_code": exit_code}
 
 
-def _fetch(client: Client, endpoint: Endpoint, path: str, max_bytes: int) -> tuple[bytes, bool]:
-    """Download one stream, without its middle where it is longer than ``max_bytes``."""
+def _lost(outer: CommandResult, why: str) -> CommandLostError:
+    return CommandLostError(f"{outer.command!r}: {why}", command_id=outer.command_id, sandbox_id=outer.sandbox_id)
+
+
+def _streams(
+    client: Client, endpoint: Endpoint, report: _Report, name: str, max_bytes: int
+) -> list[tuple[bytes, bool]]:
+    """Return both streams, each with whether its middle was left out."""
+    numbers = (1, 2)
     try:
-        size = client.files_info(endpoint, [path])[path].size
-        if size <= max_bytes:
-            return _read(client, endpoint, path, (0, size)), False
-        half = max_bytes // 2
-        head = _read(client, endpoint, path, (0, half))
-        return head + _read(client, endpoint, path, (size - half, size)), True
-    except NotFoundError:
+        return [
+            _without_middle(content, max_bytes)
+            if content is not None
+            else _fetch(client, endpoint, f"{name}.{number}", max_bytes, may_be_gone=report.exit_code is None)
+            for number, content in zip(numbers, (report.stdout, report.stderr), strict=True)
+        ]
+    finally:
+        if None in report:
+            _tidy(client, endpoint, *(f"{place}/{name}.{number}" for place in DIRECTORIES for number in numbers))
+
+
+def _with_output(
+    client: Client, endpoint: Endpoint, error: CommandTimeoutError, name: str, max_bytes: int
+) -> CommandTimeoutError:
+    """Return the error with what had been written, where the agent that did not keep the time can still tell."""
+    try:
+        (stdout, _), (stderr, _) = _streams(client, endpoint, _Report(None, None, None), name, max_bytes)
+    except OpenSandboxError:
+        return error
+    return CommandTimeoutError(
+        error.command,
+        timeout_seconds=error.timeout_seconds,
+        stdout=stdout.decode("utf-8", "replace"),
+        stderr=stderr.decode("utf-8", "replace"),
+        sandbox_id=error.sandbox_id,
+    )
+
+
+def _fetch(client: Client, endpoint: Endpoint, name: str, max_bytes: int, *, may_be_gone: bool) -> tuple[bytes, bool]:
+    """Download one stream, without its middle where it is longer than ``max_bytes``."""
+    for path in (f"{place}/{name}" for place in DIRECTORIES):
+        try:
+            size = client.files_info(endpoint, [path])[path].size
+            if size <= max_bytes:
+                return _read(client, endpoint, path, (0, size)), False
+            half = max_bytes // 2
+            head = _read(client, endpoint, path, (0, half))
+            return head + _read(client, endpoint, path, (size - half, size)), True
+        except NotFoundError:
+            continue
+    if may_be_gone:
         return b"", False
+    raise NotFoundError(404, message=f"{name} is gone")
 
 
 def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) -> bytes:
@@ -256,14 +254,14 @@ def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) 
         return download.read()
 
 
-def _without_middle(content: bytes, max_bytes: int) -> bytes:
+def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
     half = max_bytes // 2
-    return content if len(content) <= max_bytes else content[:half] + content[-half:]
+    return (content, False) if len(content) <= max_bytes else (content[:half] + content[-half:], True)
 
 
-def _tidy(remove: Callable[[], None]) -> None:
+def _tidy(client: Client, endpoint: Endpoint, *paths: str) -> None:
     """Remove what was in the way; a sandbox that cannot do it any more must not hide the command's result."""
     try:
-        remove()
+        client.remove_files(endpoint, paths)
     except OpenSandboxError:
         return

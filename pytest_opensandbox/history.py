@@ -1,10 +1,12 @@
-"""A sandbox's story, command by command, for the report of a failed test."""
+"""A sandbox's story, command by command and copy by copy, for the report of a failed test."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from pytest_opensandbox.errors import CommandError
 from pytest_opensandbox.results import CommandResult
@@ -15,10 +17,10 @@ TAIL_BYTES = 2_000
 
 @dataclass(frozen=True)
 class CommandRecord:
-    """One line of a sandbox's story: a command and how it ended."""
+    """One line of a sandbox's story: a command or a copy, and how it ended."""
 
     command: str | Sequence[str]
-    """Text for the shell, or the argument list."""
+    """Text for the shell, or the argument list; of a copy, what was copied."""
     started: float
     """``time.monotonic()`` at its start; seconds."""
     duration: float
@@ -29,6 +31,25 @@ class CommandRecord:
     """Last 2,000 bytes, decoded."""
     stderr_tail: str = ""
     """Last 2,000 bytes, decoded."""
+    is_copy: bool = False
+    """Whether it is a put or a get."""
+
+
+@contextmanager
+def recording_copy(history: deque[CommandRecord], text: str) -> Iterator[None]:
+    """Add what happens in the block to a history, however it ends.
+
+    Args:
+        history: grows by one record.
+        text: says what is copied.
+    """
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException as exc:
+        history.append(replace(record_error(text, started, exc), is_copy=True))
+        raise
+    history.append(CommandRecord(text, started, time.monotonic() - started, "done", is_copy=True))
 
 
 def record_result(result: CommandResult, started: float) -> CommandRecord:

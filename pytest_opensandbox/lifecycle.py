@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.errors import ApiError, NotFoundError, OpenSandboxError, TransportError
 from pytest_opensandbox.models import Endpoint, SandboxResponse
-from pytest_opensandbox.opts import SandboxOpts, label_value
+from pytest_opensandbox.opts import POOL_EXTENSION, SandboxOpts, label_value
+from pytest_opensandbox.progress import Phases, Progress, Tell
+from pytest_opensandbox.waits import retry_create
 
 TAG_RUN = "pytest-opensandbox.run"
 TAG_WORKER = "pytest-opensandbox.worker"
@@ -18,7 +21,8 @@ TAG_PROJECT = "pytest-opensandbox.project"
 TAG_TEST = "pytest-opensandbox.test"
 TAG_CREATE = "pytest-opensandbox.create"
 
-_AMBIGUOUS_STATUSES = frozenset({502, 504})
+_AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
+_NO_ROOM_STATUS = 429
 _RENEWALS_PER_LEASE = 4
 
 
@@ -146,15 +150,26 @@ class Lifecycle:
         client: talks to the server.
         tags: go on every create.
         lease_seconds: time to live of every sandbox, renewed while this process lives; whole seconds, 60 … 86,400.
-        ready_timeout: how long a sandbox may take to become ready; seconds.
+        ready_timeout: how long a sandbox may take to become ready, and how long a server without room is asked
+            again; seconds.
+        tell: shows a line to whoever waits for a sandbox that takes long; None for nobody.
     """
 
-    def __init__(self, client: Client, *, tags: RunTags, lease_seconds: int = 120, ready_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        tags: RunTags,
+        lease_seconds: int = 120,
+        ready_timeout: float = 60.0,
+        tell: Tell | None = None,
+    ) -> None:
         self.client = client
         self.tags = tags
         self.ready_timeout = ready_timeout
         self.ledger = Ledger()
         self.lease = Lease(client, seconds=lease_seconds)
+        self.progress = Progress(tell)
 
     def launch(self, opts: SandboxOpts, *, test: str = "") -> Launched:
         """Create a sandbox and wait until commands can run in it; what does not become ready is deleted.
@@ -170,14 +185,12 @@ class Lifecycle:
             TransportError: the server does not answer.
         """
         tagged = replace(opts, metadata={**opts.metadata, **self.tags.metadata(test=test)}, timeout=self.lease.seconds)
-        created = self._create(tagged)
-        try:
-            self.lease.hold(created.id)
-            response, endpoint = self.client.wait_ready_endpoint(created.id, timeout=self.ready_timeout, known=created)
-        except BaseException:
-            self._discard(created.id)
-            raise
-        return Launched(response, endpoint, opts.image or opts.snapshot_id or "")
+        source = _source(opts)
+        with self.progress.phases() as phases:
+            created = self._create(tagged, phases, f"creating a sandbox from {source}")
+            response, endpoint = self._await_ready(created, phases, f"the sandbox from {source} is created")
+        # On Docker the labels of the image are among those that the server tells.
+        return Launched(replace(response, metadata=tagged.metadata), endpoint, source)
 
     def delete(self, sandbox_id: str) -> None:
         """Delete a sandbox; one that is already gone is fine.
@@ -193,14 +206,18 @@ class Lifecycle:
     def close(self) -> None:
         """Stop renewing; deletes nothing."""
         self.lease.stop()
+        self.progress.close()
 
-    def _create(self, opts: SandboxOpts) -> SandboxResponse:
-        """Create once; where the answer was lost, look for what it may have made by its unique tag."""
+    def _create(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
+        """Create one; where the answer was lost, look for what it may have made by its unique tag."""
+        started = time.monotonic()
         try:
-            created = self.client.create_sandbox(opts)
+            created = self._create_patiently(opts, phases, phase)
         except (TransportError, ApiError) as exc:
             found = self._find(opts) if _may_have_created(exc) else []
             if not found:
+                if isinstance(exc, ApiError) and exc.status == _NO_ROOM_STATUS:
+                    raise _no_room(exc, time.monotonic() - started) from exc
                 raise
             created = found[0]
         except BaseException:
@@ -209,6 +226,27 @@ class Lifecycle:
             raise
         self.ledger.add(created.id)
         return created
+
+    def _create_patiently(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
+        """Create; ask again where the server says that it has made nothing and may do so later."""
+
+        def create() -> SandboxResponse:
+            phases.enter(f"{phase}; where the server lacks the image, it is being pulled")
+            return self.client.create_sandbox(opts)
+
+        def before_wait(refusal: ApiError) -> None:
+            phases.enter(f"{phase}; the server refuses for now ({refusal.status} {refusal.code}), asking again")
+
+        return retry_create(create, budget_seconds=self.ready_timeout, before_wait=before_wait)
+
+    def _await_ready(self, created: SandboxResponse, phases: Phases, phase: str) -> tuple[SandboxResponse, Endpoint]:
+        try:
+            self.lease.hold(created.id)
+            phases.enter(f"{phase}, waiting up to {self.ready_timeout:g} s for its agent")
+            return self.client.wait_ready_endpoint(created.id, timeout=self.ready_timeout, known=created)
+        except BaseException:
+            self._discard(created.id)
+            raise
 
     def _find(self, opts: SandboxOpts) -> list[SandboxResponse]:
         try:
@@ -222,6 +260,29 @@ class Lifecycle:
             self.delete(sandbox_id)
         except OpenSandboxError:
             return
+
+
+def _source(opts: SandboxOpts) -> str:
+    """Return what a sandbox is made from, in a word."""
+    pool = opts.extensions.get(POOL_EXTENSION)
+    return opts.image or opts.snapshot_id or (f"pool {pool}" if pool else "")
+
+
+def _no_room(error: ApiError, waited: float) -> ApiError:
+    """Return the error with what to do about it."""
+    message = (
+        f"{error.message} (refused for {waited:.1f} s: run fewer workers, make more room on the server,"
+        " or raise --opensandbox-ready-timeout)"
+    )
+    return ApiError(
+        error.status,
+        code=error.code,
+        message=message,
+        request_id=error.request_id,
+        method=error.method,
+        url=error.url,
+        retry_after_seconds=error.retry_after_seconds,
+    )
 
 
 def _may_have_created(error: TransportError | ApiError) -> bool:

@@ -7,20 +7,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import overload
 
-from pytest_opensandbox.capture import MAX_STREAM_BYTES, Invocation, run_exact, run_live
-from pytest_opensandbox.errors import CommandTimeoutError, ConfigError, SandboxClosedError
-from pytest_opensandbox.history import HISTORY_LENGTH, CommandRecord, record_error, record_result
+from pytest_opensandbox.agent import Agent
+from pytest_opensandbox.commands import MAX_STREAM_BYTES
+from pytest_opensandbox.errors import SandboxClosedError
+from pytest_opensandbox.history import HISTORY_LENGTH, CommandRecord, record_error, record_result, recording_copy
+from pytest_opensandbox.invocations import Invocation
 from pytest_opensandbox.lifecycle import Launched, Lifecycle
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.opts import SandboxOpts
 from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.streams import Callback
 from pytest_opensandbox.transfer import MAX_BYTES, Transfer
-
-Callback = Callable[[str], None]
 
 
 class Sandbox:
@@ -38,8 +39,9 @@ class Sandbox:
         self._command_timeout = command_timeout
         self._closing = threading.Lock()
         self._closed = False
+        self._agent = Agent(lifecycle.client, launched.endpoint)
         self._on_close: list[Callable[[Sandbox], None]] = []
-        self._transfer = Transfer(lifecycle.client, launched.endpoint, self._run_quietly)
+        self._transfer = Transfer(lifecycle.client, launched.endpoint, self._agent.run_quietly)
         self.started = time.monotonic()
         """``time.monotonic()`` when it became ready; seconds."""
         self.history: deque[CommandRecord] = deque(maxlen=HISTORY_LENGTH)
@@ -87,7 +89,7 @@ class Sandbox:
 
     def run(
         self,
-        command: str | Sequence[str],
+        command: str | Sequence[str | os.PathLike[str]],
         *,
         check: bool = False,
         cwd: str | None = None,
@@ -103,9 +105,9 @@ class Sandbox:
         """Run a command and return what it wrote, byte for byte, and how it ended.
 
         Args:
-            command: text runs in the sandbox's shell; a list is an argument list and never meets a shell.
+            command: text runs in the sandbox's shell; a list is an argument list that no shell interprets.
             check: raise where the command does not exit with 0.
-            cwd: absolute working directory, which must exist.
+            cwd: absolute working directory, which must exist; one with ``$`` that does not is told on standard error.
             env: variables on top of the sandbox's own.
             uid: numeric user to run as.
             gid: numeric group to run as; needs ``uid``.
@@ -117,35 +119,37 @@ class Sandbox:
 
         Returns:
             Bytes and text of both streams, exit code, signal and duration. With ``exact=True`` the bytes equal those
-            that ``subprocess.run(capture_output=True)`` gives for the same command.
+            that ``subprocess.run(capture_output=True)`` gives for the same command. As there, what goes on in the
+            background is waited for as long as it holds one of the streams; redirect both of them to leave it behind.
 
         Raises:
             CommandTimeoutError: its time was up; holds what it had written.
             CommandError: with ``check``, it did not exit with 0.
             CommandStartError: it could not be started.
             CommandLostError: the connection ended before it did; it is not run again.
+            ApiError: the agent refuses, for example a directory or a user that does not exist.
+            TransportError: the agent does not answer.
+            SharedAgentError: another sandbox answers; nothing was run.
             SandboxClosedError: the sandbox is closed.
             ConfigError: an argument breaks a rule.
 
         Source: specs/execd-api.yaml, POST /command; exactness measured on 2026-11-20 with execd 1.0.19.
         """
         __tracebackhide__ = True
-        limit = self._command_timeout if timeout is None else timeout
         invocation = Invocation(
-            command=_checked(command, limit, max_bytes),
+            command=command if isinstance(command, str) else [_text(word) for word in command],
             cwd=cwd,
             env=env,
             uid=uid,
             gid=gid,
-            timeout=limit,
+            timeout=self._command_timeout if timeout is None else timeout,
             stdin=input.encode() if isinstance(input, str) else input,
+            max_bytes=max_bytes,
         )
-        result = self._recorded(invocation, lambda: self._perform(invocation, on_stdout, on_stderr, max_bytes))
-        if result.timed_out:
-            raise _timeout_error(result, limit)
-        return result.check() if check else result
+        result = self._recorded(invocation, lambda: self._agent.run(invocation, on_stdout, on_stderr))
+        return result.check() if check or result.timed_out else result
 
-    def put(self, src: bytes | str | os.PathLike[str], dst: str, *, mode: int | None = None) -> None:
+    def put(self, src: bytes | str | os.PathLike[str], dst: str | PurePosixPath, *, mode: int | None = None) -> None:
         """Write bytes, text, a local file or a local tree into the sandbox.
 
         Args:
@@ -154,24 +158,29 @@ class Sandbox:
             mode: permission bits, 0 … 0o777; default those of the source, 0o644 for bytes and text.
 
         Raises:
-            ConfigError: ``dst`` is not absolute, or ``mode`` was given for a directory.
-            FileNotFoundError: no such local file.
+            ConfigError: ``dst`` is not absolute, ``mode`` was given for a tree, or ``src`` is a device, socket or FIFO.
+            OSError: a local file is not there, or cannot be read.
             CommandError: a tree could not be unpacked; the sandbox needs ``tar``.
             ApiError: the agent refuses.
             ProtocolError: what arrived has another size.
+            TransportError: the agent does not answer.
             SandboxClosedError: the sandbox is closed.
         """
         __tracebackhide__ = True
         self._check_open()
-        self._transfer.put(src, dst, mode=mode)
+        self._agent.check_own()
+        with recording_copy(self.history, f"put {_source(src)} -> {dst}"):
+            self._transfer.put(src, _text(dst), mode=mode)
 
     @overload
-    def get(self, path: str, *, max_bytes: int = ...) -> bytes: ...
+    def get(self, path: str | PurePosixPath, *, max_bytes: int = ...) -> bytes: ...
 
     @overload
-    def get(self, path: str, dst: str | os.PathLike[str], *, max_bytes: int = ...) -> Path: ...
+    def get(self, path: str | PurePosixPath, dst: str | os.PathLike[str], *, max_bytes: int = ...) -> Path: ...
 
-    def get(self, path: str, dst: str | os.PathLike[str] | None = None, *, max_bytes: int = MAX_BYTES) -> bytes | Path:
+    def get(
+        self, path: str | PurePosixPath, dst: str | os.PathLike[str] | None = None, *, max_bytes: int = MAX_BYTES
+    ) -> bytes | Path:
         """Return a file's bytes, or copy a file or a tree to the host.
 
         Args:
@@ -189,13 +198,18 @@ class Sandbox:
             FileTooLargeError: more than ``max_bytes``.
             UnsafeArchiveError: the tree would touch something outside ``dst``; nothing was written.
             CommandError: a tree could not be packed; the sandbox needs ``tar``.
+            OSError: the local path cannot be written.
+            TransportError: the agent does not answer.
             SandboxClosedError: the sandbox is closed.
         """
         __tracebackhide__ = True
         self._check_open()
+        self._agent.check_own()
         if dst is None:
-            return self._transfer.read(path, max_bytes=max_bytes)
-        return self._transfer.get(path, dst, max_bytes=max_bytes)
+            with recording_copy(self.history, f"get {path}"):
+                return self._transfer.read(_text(path), max_bytes=max_bytes)
+        with recording_copy(self.history, f"get {path} -> {dst}"):
+            return self._transfer.get(_text(path), dst, max_bytes=max_bytes)
 
     def endpoint(self, port: int) -> Endpoint:
         """Return where a port of the sandbox can be reached from here; send its headers on every request.
@@ -203,6 +217,7 @@ class Sandbox:
         Raises:
             SandboxClosedError: the sandbox is closed.
             ApiError: the server cannot reach that port.
+            TransportError: the server does not answer.
         """
         self._check_open()
         return self._lifecycle.client.get_endpoint(self.id, port)
@@ -243,18 +258,6 @@ class Sandbox:
         if self._closed:
             raise SandboxClosedError(self.id)
 
-    def _run_quietly(self, command: Sequence[str]) -> CommandResult:
-        """Run what a copy needs: as root of the sandbox, outside the story that a report tells."""
-        return run_exact(self._lifecycle.client, self._launched.endpoint, Invocation(command=command))
-
-    def _perform(
-        self, invocation: Invocation, on_stdout: Callback | None, on_stderr: Callback | None, max_bytes: int
-    ) -> CommandResult:
-        client, endpoint = self._lifecycle.client, self._launched.endpoint
-        if on_stdout is None and on_stderr is None:
-            return run_exact(client, endpoint, invocation, max_bytes=max_bytes)
-        return run_live(client, endpoint, invocation, on_stdout=on_stdout, on_stderr=on_stderr, max_bytes=max_bytes)
-
     def _recorded(self, invocation: Invocation, perform: Callable[[], CommandResult]) -> CommandResult:
         """Perform a command and add it to the history, however it ends."""
         self._check_open()
@@ -268,25 +271,12 @@ class Sandbox:
         return result
 
 
-def _checked(command: str | Sequence[str], timeout: float | None, max_bytes: int) -> str | Sequence[str]:
-    words = [command] if isinstance(command, str) else list(command)
-    if not words or not all(isinstance(word, str) for word in words) or not words[0]:
-        raise ConfigError("command", "be text, or a list of text whose first word is a program", command)
-    if any("\0" in word for word in words):
-        raise ConfigError("command", "hold no NUL, which no process can be given", command)
-    if timeout is not None and timeout <= 0:
-        raise ConfigError("timeout", "be more than 0 seconds, or None for the default", timeout)
-    if max_bytes < 2:
-        raise ConfigError("max_bytes", "be at least 2", max_bytes)
-    return command if isinstance(command, str) else words
+def _text(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
-def _timeout_error(result: CommandResult, limit: float | None) -> CommandTimeoutError:
-    return CommandTimeoutError(
-        result.command,
-        timeout_seconds=limit or result.duration,
-        exit_code=result.exit_code,
-        stdout=result.stdout,
-        stderr=result.stderr,
-        sandbox_id=result.sandbox_id,
-    )
+def _source(src: bytes | str | os.PathLike[str]) -> str:
+    """Say what is put, without its content."""
+    if isinstance(src, (bytes, str)):
+        return f"{len(src):,} {'bytes' if isinstance(src, bytes) else 'characters'}"
+    return str(src)

@@ -6,15 +6,16 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pytest_opensandbox.archives import extract_tree, pack_tree
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.downloads import Download
-from pytest_opensandbox.errors import ConfigError, FileTooLargeError, NotFoundError
-from pytest_opensandbox.models import Endpoint, FileUpload
+from pytest_opensandbox.errors import ConfigError, FileTooLargeError, NotFoundError, OpenSandboxError
+from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, check_path
 from pytest_opensandbox.results import CommandResult
 
 MAX_BYTES = 4 * 1024**3
@@ -59,13 +60,16 @@ class Transfer:
             mode: permission bits, 0 … 0o777; default those of the source, 0o644 for bytes and text.
 
         Raises:
-            ConfigError: ``dst`` is not absolute, or ``mode`` was given for a tree.
-            FileNotFoundError: no such local file.
+            ConfigError: ``dst`` is not absolute, ``mode`` was given for a tree, or ``src`` is a device, socket or FIFO.
+            OSError: a local file is not there, or cannot be read.
             CommandError: the sandbox could not unpack a tree; it needs ``tar``.
             ApiError: the agent refuses.
             ProtocolError: what arrived has another size.
+            TransportError: the agent does not answer.
         """
-        _check_path("dst", dst)
+        check_path(dst, field="dst")
+        if not isinstance(src, (bytes, str, os.PathLike)):
+            raise ConfigError("src", "be bytes, text, or a path object that names a local file or directory", src)
         if isinstance(src, (bytes, str)):
             content = src.encode() if isinstance(src, str) else src
             self._put_file(content, dst, 0o644 if mode is None else mode)
@@ -87,13 +91,10 @@ class Transfer:
             NotFoundError: no such path.
             ConfigError: ``path`` is not absolute, or not a file.
             FileTooLargeError: more than ``max_bytes``.
+            TransportError: the agent does not answer.
         """
-        kind, size = self._look(path, max_bytes)
-        if kind == "directory":
+        if self._look(path, max_bytes) == "directory":
             raise ConfigError("dst", "be given, because a directory has no bytes of its own", path)
-        # The kernel's own files say that they are empty, and the agent sends what they say.
-        if size == 0 and path.startswith(_UNCOUNTED):
-            return self._run(["cat", "--", path]).check().stdout_bytes
         with self._readable(path) as source, self._client.download_file(self._endpoint, source) as download:
             return b"".join(_limited(download, path, max_bytes))
 
@@ -102,8 +103,8 @@ class Transfer:
 
         Args:
             path: absolute path in the sandbox; a symbolic link is followed.
-            dst: local path; a directory becomes its content, a file is written to it, or into it where it is a
-                directory.
+            dst: local path, its parents are made; a directory becomes its content, a file is written to it, or into
+                it where it is a directory.
             max_bytes: most that is taken; bytes.
 
         Returns:
@@ -115,18 +116,20 @@ class Transfer:
             FileTooLargeError: more than ``max_bytes``.
             UnsafeArchiveError: the tree would touch something outside ``dst``.
             CommandError: the sandbox could not pack a tree; it needs ``tar``.
+            OSError: the local path cannot be written.
+            TransportError: the agent does not answer.
         """
-        kind, _ = self._look(path, max_bytes)
-        if kind == "directory":
+        if self._look(path, max_bytes) == "directory":
             return self._get_tree(path, Path(dst), max_bytes)
         return self._get_file(path, Path(dst), max_bytes)
 
     def _put_file(self, content: bytes | Path, dst: str, mode: int) -> None:
+        upload = FileUpload(dst, content, mode)
         if _is_plain(dst):
-            self._client.upload_files(self._endpoint, [FileUpload(dst, content, mode)])
+            self._client.upload_files(self._endpoint, [upload])
             return
         with self._scratch("file") as scratch:
-            self._client.upload_files(self._endpoint, [FileUpload(scratch, content, mode)])
+            self._client.upload_files(self._endpoint, [replace(upload, path=scratch, mode=0o600)])
             self._run(["sh", "-c", _PLACE, "sh", scratch, str(PurePosixPath(dst).parent), dst, f"{mode:o}"]).check()
 
     def _put_tree(self, source: Path, dst: str) -> None:
@@ -139,6 +142,7 @@ class Transfer:
 
     def _get_file(self, path: str, dst: Path, max_bytes: int) -> Path:
         target = dst / PurePosixPath(path).name if dst.is_dir() else dst
+        target.parent.mkdir(parents=True, exist_ok=True)
         with self._readable(path) as source:
             mode = self._client.files_info(self._endpoint, [source])[source].mode
             with target.open("wb") as file:
@@ -159,30 +163,38 @@ class Transfer:
             for chunk in _limited(download, source, max_bytes):
                 file.write(chunk)
 
-    def _look(self, path: str, max_bytes: int) -> tuple[str, int]:
-        """Return whether a path is a file or a directory, links followed, and its size where the agent says it."""
-        _check_path("path", path)
+    def _look(self, path: str, max_bytes: int) -> str:
+        """Return ``file`` or ``directory``, links followed."""
+        check_path(path)
         kind, size = self._ask(path)
         if kind == "other":
             raise ConfigError("path", "be a file or a directory, it is a device, socket or FIFO", path)
         if kind == "file" and size > max_bytes:
             raise FileTooLargeError(path, size_bytes=size, max_bytes=max_bytes)
-        return kind, size
+        return kind
 
     def _ask(self, path: str) -> tuple[str, int]:
+        """Return what a path is, and its size where the agent says it, else 0."""
         if _is_plain(path):
-            info = self._client.files_info(self._endpoint, [path])[path]
+            info = self._info(path)
             if info.type in ("file", "directory"):
                 return info.type, info.size
         kind = self._run(["sh", "-c", _KIND, "sh", path]).check().stdout.strip()
         if not kind:
-            raise NotFoundError(404, code="FILE_NOT_FOUND", message=f"no such file in the sandbox: {path}")
+            raise _not_found(path)
         return kind, 0
+
+    def _info(self, path: str) -> FileInfo:
+        try:
+            return self._client.files_info(self._endpoint, [path])[path]
+        except NotFoundError:
+            raise _not_found(path) from None
 
     @contextmanager
     def _readable(self, path: str) -> Iterator[str]:
-        """Yield a path under which the agent reads the file: itself, or a copy where the agent would alter the name."""
-        if _is_plain(path):
+        """Yield a path under which the agent reads the whole file: itself, or a copy."""
+        # The kernel's own files say that they are empty, and the agent sends as much as they say.
+        if _is_plain(path) and not path.startswith(_UNCOUNTED):
             yield path
             return
         with self._scratch("copy") as scratch:
@@ -196,7 +208,9 @@ class Transfer:
         try:
             yield path
         finally:
-            self._client.remove_files(self._endpoint, [path])
+            # What went wrong with the copy must not be hidden by this.
+            with suppress(OpenSandboxError):
+                self._client.remove_files(self._endpoint, [path])
 
 
 def _limited(download: Download, path: str, max_bytes: int) -> Iterator[bytes]:
@@ -211,11 +225,10 @@ def _limited(download: Download, path: str, max_bytes: int) -> Iterator[bytes]:
         yield chunk
 
 
+def _not_found(path: str) -> NotFoundError:
+    return NotFoundError(404, code="FILE_NOT_FOUND", message=f"no such file or directory in the sandbox: {path}")
+
+
 def _is_plain(path: str) -> bool:
     """Whether the agent takes the path as it is: it expands ``$NAME`` also in file names."""
     return "$" not in path
-
-
-def _check_path(field: str, path: str) -> None:
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        raise ConfigError(field, "be an absolute path inside the sandbox", path)

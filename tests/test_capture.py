@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox import CommandTimeoutError
+from pytest_opensandbox import ApiError, CommandLostError, CommandTimeoutError, execd
+from pytest_opensandbox.commands import CommandRequest
+from pytest_opensandbox.options import EMBEDDED
 
 COMMANDS = [
     pytest.param("echo hi", id="one line"),
@@ -47,6 +49,8 @@ COMMANDS = [
     pytest.param("exec 1>&-; echo lost", id="a closed stream"),
     pytest.param("echo a >&2; exec 2>&1; echo b >&2", id="redirection of its own"),
     pytest.param("trap 'echo bye' EXIT; echo hi", id="a trap"),
+    pytest.param("echo a >&2; echo b >/dev/stderr; echo c | tee /dev/stderr", id="a stream that is opened again"),
+    pytest.param("(sleep 0.2; echo late) & echo early", id="a child that writes later"),
     pytest.param("umask 022; printf '%s\\n' -n -e --help", id="words like options"),
 ]
 
@@ -128,6 +132,20 @@ def test_a_timeout_raises_with_what_was_written(box):
     assert "was ended after 1 s" in str(caught.value)
 
 
+def test_what_is_left_running_is_not_waited_for_where_its_output_is_redirected(box):
+    started = box.run("setsid sleep 31.5 >/dev/null 2>&1 &")
+
+    assert started.ok
+    assert box.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.[5]'").stdout == "1\n"
+
+
+def test_what_is_left_running_with_the_output_is_waited_for_and_the_error_says_what_to_do(box):
+    with pytest.raises(CommandTimeoutError, match="redirect the output of what it leaves running") as caught:
+        box.run("echo left behind; cd / && sleep 31.75 >/dev/null 2>&1 &", timeout=1)
+
+    assert caught.value.stdout == "left behind\n"
+
+
 def test_a_timeout_ends_the_children_too(box):
     with pytest.raises(CommandTimeoutError):
         box.run("sleep 31.25 & sleep 31.25", timeout=0.5)
@@ -142,6 +160,23 @@ def test_the_middle_of_too_much_output_is_left_out(box):
     assert (len(result.stdout_bytes), result.stderr) == (1000, "end\n")
     assert result.stdout.startswith("1\n2\n3\n")
     assert result.stdout.endswith("99999\n100000\n")
+
+
+def test_a_command_that_never_stops_writing_fills_nothing(box):
+    # Generated code loops; what it writes must not grow in the sandbox, whose /tmp may be this machine's memory.
+    with pytest.raises(CommandTimeoutError) as caught:
+        box.run("yes", timeout=1, max_bytes=100_000)
+
+    assert len(caught.value.stdout) == 100_000
+    assert int(box.run("du -sk /tmp 2>/dev/null | cut -f1").stdout) < 64 * 1024
+
+
+def test_more_than_the_sandbox_keeps_still_has_its_end(box):
+    result = box.run("seq 2000000; sleep 0.1; echo the end", max_bytes=100_000)
+
+    assert (result.truncated, len(result.stdout_bytes), result.exit_code) == (True, 100_000, 0)
+    assert result.stdout.startswith("1\n2\n")
+    assert result.stdout.endswith("the end\n")
 
 
 def test_lines_are_handed_on_while_the_command_runs(box):
@@ -162,6 +197,7 @@ def test_lines_are_handed_on_while_the_command_runs(box):
         pytest.param({"PATH": "/nowhere"}, id="PATH"),
         pytest.param({"ENV": "/nowhere", "BASH_ENV": "/nowhere", "LD_PRELOAD": ""}, id="what changes a shell"),
         pytest.param({"EMPTY": "", "LINES_": "a\nb"}, id="empty and long"),
+        pytest.param(dict.fromkeys("abcfs", "mine"), id="short ones, as a script of ours might have"),
     ],
 )
 def test_variables_arrive_whatever_their_names(box, env):
@@ -179,7 +215,31 @@ def test_nothing_of_ours_stays_in_the_sandbox(box):
         box.run("sleep 30", timeout=0.5)
 
     # The last command's own two files are there while it looks.
-    assert box.run("sleep 0.1; find /tmp -name '.opensandbox-*'").stdout.count("\n") == 2
+    assert box.run("sleep 0.1; find /tmp /var/tmp -name '.opensandbox-*'").stdout.count("\n") == 2
+
+
+def test_a_command_finds_nothing_of_ours_in_tmp(sandbox):
+    assert sandbox.run(["find", "/tmp", "-mindepth", "1", "-name", ".*"]).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("rm -rf /tmp/* /var/tmp/* /var/tmp/.[!.]*; echo done", id="its content"),
+        pytest.param("rm -rf /tmp /var/tmp 2>/dev/null; echo done", id="themselves"),
+        pytest.param("rm -rf /tmp/* /var/tmp/.[!.]*; seq 20000 | tail -c 100000; echo done", id="with much to say"),
+    ],
+)
+def test_output_survives_the_removal_of_temporary_directories(sandbox, command):
+    result = sandbox.run(command)
+
+    assert result.exact
+    assert result.stdout.endswith("done\n")
+
+
+def test_output_that_was_removed_is_an_error_and_not_empty(sandbox):
+    with pytest.raises(CommandLostError, match="was removed from the sandbox"):
+        sandbox.run("rm -rf /tmp /var/tmp 2>/dev/null; [ ! -e /tmp ] && [ ! -e /var/tmp ] && seq 20000")
 
 
 def test_a_sandbox_that_cannot_keep_files_falls_back_to_events(sandbox_factory):
@@ -191,8 +251,78 @@ def test_a_sandbox_that_cannot_keep_files_falls_back_to_events(sandbox_factory):
     assert (result.stdout, result.exit_code, result.exact) == ("hi\nthere", 4, False)
 
 
-def test_a_command_runs_where_it_is_told(box):
-    assert box.run("pwd", cwd="/usr/bin").stdout == "/usr/bin\n"
+def test_a_fallback_keeps_to_the_cap_and_knows_signals(sandbox_factory):
+    with sandbox_factory(env={"BASH_ENV": "/workspace/rc"}) as sandbox:
+        sandbox.put("umask() { return 1; }\n", "/workspace/rc")
+
+        long = sandbox.run("seq 1000", max_bytes=100)
+        killed = sandbox.run("read x; echo $x; kill -9 $$", input="given\n")
+
+    assert (long.truncated, len(long.stdout_bytes)) == (True, 100)
+    assert (killed.stdout, killed.stderr, killed.exit_code, killed.signal) == ("given", "", -9, "SIGKILL")
+
+
+def test_a_sandbox_without_cat_falls_back_to_events(sandbox_factory):
+    with sandbox_factory(env={"BASH_ENV": "/workspace/rc"}) as sandbox:
+        sandbox.put("PATH=/nowhere\n", "/workspace/rc")
+
+        result = sandbox.run("echo hi")
+
+    assert (result.stdout, result.exact) == ("hi", False)
+
+
+def test_a_command_whose_shell_is_killed_is_lost_and_never_exit_code_0(box):
+    with pytest.raises(CommandLostError, match=r"'kill -9 \$PPID': the shell around it was ended"):
+        box.run("kill -9 $PPID")
+
+
+def test_a_command_that_cannot_be_started_is_named_as_it_was_given(box, opensandbox_settings):
+    if opensandbox_settings.url != EMBEDDED:
+        pytest.skip("in a container the agent can be any user")
+
+    with pytest.raises(ApiError, match="user 12345") as caught:
+        box.run("echo hi", uid=12345)
+
+    assert "ulimit" not in str(caught.value)
+
+
+def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(box, monkeypatch):
+    # The agent is frozen by nobody here, so the time is kept from it: it gets no limit, and we give up.
+    monkeypatch.setattr(CommandRequest, "to_wire", lambda request: {"command": request.command})
+    monkeypatch.setattr(execd, "GRACE_SECONDS", 0.0)
+
+    with pytest.raises(CommandTimeoutError) as caught:
+        box.run("echo begun; echo trouble >&2; sleep 60", timeout=1)
+
+    assert (caught.value.command, caught.value.stdout, caught.value.stderr) == (
+        "echo begun; echo trouble >&2; sleep 60",
+        "begun\n",
+        "trouble\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        pytest.param("/usr/bin", id="ordinary"),
+        pytest.param("/workspace/$HOME ${x}", id="variables"),
+        pytest.param('/workspace/it\'s "quoted"', id="quotes"),
+        pytest.param("/workspace/two\nlines", id="newline"),
+        pytest.param("/workspace/-grün", id="leading dash and not ASCII"),
+    ],
+)
+def test_a_command_runs_where_it_is_told(box, directory):
+    box.run(["mkdir", "-p", directory], check=True)
+
+    assert box.run("pwd", cwd=directory).stdout == f"{directory}\n"
+    assert box.run(["pwd"], cwd=directory, on_stdout=lambda line: None).stdout == directory
+
+
+def test_a_missing_directory_with_a_variable_in_its_name_is_told_by_the_shell(box):
+    result = box.run("pwd", cwd="/workspace/$none")
+
+    assert not result.ok
+    assert "/workspace/$none" in result.stderr
 
 
 def test_the_command_that_failed_is_shown_as_it_was_given(box):

@@ -1,11 +1,12 @@
 """A record keeps what a report needs of a command, and no more."""
 
 import time
+from collections import deque
 
 import pytest
 
-from pytest_opensandbox import CommandError, CommandResult
-from pytest_opensandbox.history import TAIL_BYTES, record_error, record_result
+from pytest_opensandbox import CommandError, CommandResult, NotFoundError
+from pytest_opensandbox.history import TAIL_BYTES, record_error, record_result, recording_copy
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,17 @@ def test_a_record_of_an_interrupt_has_no_output():
     record = record_error(["sleep", "1"], time.monotonic(), KeyboardInterrupt())
 
     assert (record.command, record.outcome, record.stdout_tail) == (["sleep", "1"], "KeyboardInterrupt", "")
+
+
+def test_a_copy_is_recorded_however_it_ends():
+    history = deque()
+
+    with recording_copy(history, "put 3 bytes -> /x"):
+        pass
+    with pytest.raises(NotFoundError), recording_copy(history, "get /y"):
+        raise NotFoundError(404, message="no such file")
+
+    assert [(record.command, record.outcome, record.is_copy) for record in history] == [
+        ("put 3 bytes -> /x", "done", True),
+        ("get /y", "NotFoundError", True),
+    ]

@@ -1,6 +1,8 @@
 """A sandbox cannot be forgotten: tags and a lease on every create, and nothing stays when something goes wrong."""
 
 import threading
+import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -17,13 +19,17 @@ from pytest_opensandbox.lifecycle import (
 )
 from pytest_opensandbox.opts import check_label
 
-HOST = SandboxOpts(image="host")
+
+@pytest.fixture
+def plain(opensandbox_settings):
+    """What is asked for where a test does not care."""
+    return SandboxOpts(image=opensandbox_settings.image)
 
 
 @pytest.fixture
 def lifecycle(opensandbox_client, request):
     """A lifecycle of a run of its own; what a test leaves is deleted by its tag."""
-    run = Lifecycle(opensandbox_client, tags=RunTags("a-run-of-its-own", project=request.node.name))
+    run = Lifecycle(opensandbox_client, tags=RunTags(f"run-{uuid.uuid4().hex}", project=request.node.name))
     yield run
     run.close()
     for stray in opensandbox_client.list_sandboxes({TAG_RUN: run.tags.run_id}):
@@ -49,11 +55,11 @@ def alive(lifecycle):
     return [box.id for box in lifecycle.client.list_sandboxes({TAG_RUN: lifecycle.tags.run_id})]
 
 
-def test_every_sandbox_carries_its_run_and_its_test(lifecycle):
-    launched = lifecycle.launch(HOST, test="tests/test_a.py::test_b[x y]")
+def test_every_sandbox_carries_its_run_and_its_test(lifecycle, plain):
+    launched = lifecycle.launch(plain, test="tests/test_a.py::test_b[x y]")
 
     metadata = lifecycle.client.get_sandbox(launched.response.id).metadata
-    assert (metadata[TAG_RUN], metadata[TAG_WORKER]) == ("a-run-of-its-own", "main")
+    assert (metadata[TAG_RUN], metadata[TAG_WORKER]) == (lifecycle.tags.run_id, "main")
     assert metadata[TAG_TEST].startswith("tests-test_a.py-test_b-x-y-")
     assert {TAG_PROJECT, TAG_CREATE} <= set(metadata)
 
@@ -68,16 +74,16 @@ def test_tags_are_legal_labels_and_unique_for_each_create():
         check_label(key, value)
 
 
-def test_the_callers_own_labels_stay(lifecycle):
-    launched = lifecycle.launch(SandboxOpts(image="host", metadata={"team": "blue"}))
+def test_the_callers_own_labels_stay(lifecycle, plain):
+    launched = lifecycle.launch(replace(plain, metadata={"team": "blue"}))
 
     assert lifecycle.client.get_sandbox(launched.response.id).metadata["team"] == "blue"
 
 
-def test_a_sandbox_lives_no_longer_than_its_lease(opensandbox_client):
+def test_a_sandbox_lives_no_longer_than_its_lease(opensandbox_client, plain):
     lifecycle = Lifecycle(opensandbox_client, tags=RunTags("short"), lease_seconds=90)
 
-    launched = lifecycle.launch(HOST)
+    launched = lifecycle.launch(plain)
 
     box = opensandbox_client.get_sandbox(launched.response.id)
     lifecycle.delete(box.id)
@@ -85,8 +91,8 @@ def test_a_sandbox_lives_no_longer_than_its_lease(opensandbox_client):
     assert 85 <= (box.expires_at - box.created_at).total_seconds() <= 95
 
 
-def test_a_renewal_moves_the_end_of_a_sandbox(lifecycle):
-    launched = lifecycle.launch(HOST)
+def test_a_renewal_moves_the_end_of_a_sandbox(lifecycle, plain):
+    launched = lifecycle.launch(plain)
     before = lifecycle.client.get_sandbox(launched.response.id).expires_at
     lifecycle.lease.seconds = 600
 
@@ -130,45 +136,45 @@ def test_a_lease_survives_a_server_that_is_away_and_drops_what_is_gone():
     assert sorted(asked) == ["away", "away", "gone"]
 
 
-def test_a_sandbox_whose_answer_was_lost_is_adopted(lifecycle, opensandbox_client):
+def test_a_sandbox_whose_answer_was_lost_is_adopted(lifecycle, opensandbox_client, plain):
     lost = TransportError("connection reset", method="POST", url="http://x")
     lifecycle.client = failing(opensandbox_client, lost)
 
-    launched = lifecycle.launch(HOST)
+    launched = lifecycle.launch(plain)
 
     assert alive(lifecycle) == [launched.response.id]
     assert lifecycle.ledger.created == (launched.response.id,)
 
 
 @pytest.mark.parametrize("status", [502, 504])
-def test_an_answer_of_a_gateway_is_looked_into(lifecycle, opensandbox_client, status):
+def test_an_answer_of_a_gateway_is_looked_into(lifecycle, opensandbox_client, status, plain):
     lifecycle.client = failing(opensandbox_client, ApiError(status))
 
-    launched = lifecycle.launch(HOST)
+    launched = lifecycle.launch(plain)
 
     assert alive(lifecycle) == [launched.response.id]
 
 
-def test_an_interrupted_create_leaves_nothing(lifecycle, opensandbox_client):
+def test_an_interrupted_create_leaves_nothing(lifecycle, opensandbox_client, plain):
     # Ctrl-C while the POST is under way: no fixture holds the sandbox yet.
     lifecycle.client = failing(opensandbox_client, KeyboardInterrupt())
 
     with pytest.raises(KeyboardInterrupt):
-        lifecycle.launch(HOST)
+        lifecycle.launch(plain)
 
     assert alive(lifecycle) == []
 
 
-def test_a_create_that_made_nothing_is_the_error_that_it_was(lifecycle, opensandbox_client):
+def test_a_create_that_made_nothing_is_the_error_that_it_was(lifecycle, opensandbox_client, plain):
     lost = TransportError("connection refused", method="POST", url="http://x")
     lifecycle.client = failing(opensandbox_client, lost, after_creating=False)
 
     with pytest.raises(TransportError, match="refused"):
-        lifecycle.launch(HOST)
+        lifecycle.launch(plain)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ApiError(500)], ids=["Ctrl-C", "server error"])
-def test_a_sandbox_that_does_not_become_ready_is_deleted(lifecycle, opensandbox_client, error):
+def test_a_sandbox_that_does_not_become_ready_is_deleted(lifecycle, opensandbox_client, error, plain):
     class Interrupted(Client):
         def wait_ready_endpoint(self, *args, **kwargs):
             raise error
@@ -181,22 +187,22 @@ def test_a_sandbox_that_does_not_become_ready_is_deleted(lifecycle, opensandbox_
     lifecycle.client = object.__new__(Interrupted)
 
     with pytest.raises(type(error)):
-        lifecycle.launch(HOST)
+        lifecycle.launch(plain)
 
     assert alive(lifecycle) == []
     assert lifecycle.ledger.left == ()
 
 
-def test_an_entrypoint_that_cannot_run_is_told_with_its_log(lifecycle):
+def test_an_entrypoint_that_cannot_run_is_told_with_its_log(lifecycle, plain):
     with pytest.raises(SandboxFailedError, match="no-such-program") as caught:
-        lifecycle.launch(SandboxOpts(image="host", entrypoint=["no-such-program"]))
+        lifecycle.launch(replace(plain, entrypoint=["no-such-program"]))
 
     assert caught.value.state == "Failed"
     assert alive(lifecycle) == []
 
 
-def test_deleting_what_is_gone_is_fine(lifecycle):
-    launched = lifecycle.launch(HOST)
+def test_deleting_what_is_gone_is_fine(lifecycle, plain):
+    launched = lifecycle.launch(plain)
     lifecycle.client.delete_sandbox(launched.response.id)
 
     lifecycle.delete(launched.response.id)

@@ -5,8 +5,8 @@ import pytest
 from pytest_opensandbox import CommandError, ConfigError, NotFoundError, SandboxClosedError
 
 
-def test_a_handle_says_what_it_is(sandbox):
-    assert repr(sandbox) == f"<Sandbox {sandbox.id} image=host running>"
+def test_a_handle_says_what_it_is(sandbox, opensandbox_settings):
+    assert repr(sandbox) == f"<Sandbox {sandbox.id} image={opensandbox_settings.image} running>"
 
 
 def test_leaving_the_context_deletes_the_sandbox(sandbox_factory, opensandbox_client):
@@ -61,6 +61,19 @@ def test_check_of_a_result_does_the_same(box):
         box.run("false").check()
 
 
+def test_a_result_says_how_long_the_command_took_and_that_it_is_exact(box):
+    result = box.run("sleep 0.2")
+
+    assert result.duration >= 0.2
+    assert (result.ok, result.exact, result.timed_out, result.truncated, result.signal) == (
+        True,
+        True,
+        False,
+        False,
+        None,
+    )
+
+
 def test_history_tells_the_last_commands(box):
     box.run("echo first")
     box.run(["sh", "-c", "exit 2"])
@@ -79,6 +92,8 @@ def test_history_tells_the_last_commands(box):
         pytest.param({"command": "true", "timeout": 0}, "timeout", id="no time"),
         pytest.param({"command": "true", "gid": 5}, "gid", id="gid alone"),
         pytest.param({"command": "true", "env": {"A=B": "x"}}, "env", id="name of a variable"),
+        pytest.param({"command": "true", "env": {"A": "\udcff"}}, "env", id="value that UTF-8 cannot write"),
+        pytest.param({"command": "echo \udcff"}, "command must be text that UTF-8", id="word that UTF-8 cannot write"),
         pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="no room"),
     ],
 )

@@ -2,11 +2,19 @@
 
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pytest_opensandbox import CommandError, ConfigError, FileTooLargeError, NotFoundError, UnsafeArchiveError
+from pytest_opensandbox import (
+    ApiError,
+    CommandError,
+    ConfigError,
+    FileTooLargeError,
+    NotFoundError,
+    SkippedFileWarning,
+    UnsafeArchiveError,
+)
 
 AWKWARD = [
     pytest.param("a b", id="space"),
@@ -62,11 +70,20 @@ def test_content_is_kept(box, content):
     assert box.get("/workspace/content") == (content.encode() if isinstance(content, str) else content)
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o444], ids=oct)
-def test_permissions_are_set_as_given(box, mode):
-    box.put("x", f"/workspace/mode{mode:o}", mode=mode)
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o444, 0o77], ids=oct)
+@pytest.mark.parametrize("name", ["mode", "$mode"])
+def test_permissions_are_set_as_given(box, name, mode):
+    path = f"/workspace/{name}{mode:o}"
 
-    assert box.run(["stat", "-c", "%a", f"/workspace/mode{mode:o}"]).stdout == f"{mode:o}\n"
+    box.put("x", path, mode=mode)
+
+    assert box.run(["stat", "-c", "%a", path]).stdout == f"{mode:o}\n"
+
+
+@pytest.mark.parametrize("name", ["bad", "$bad"])
+def test_what_is_no_permission_is_refused(box, name):
+    with pytest.raises(ConfigError, match="mode must be permission bits"):
+        box.put("x", f"/workspace/{name}", mode=0o1755)
 
 
 def test_a_local_file_keeps_its_permissions_both_ways(box, tmp_path):
@@ -120,8 +137,9 @@ def test_a_link_is_followed(box):
     assert box.get("/workspace/alias") == b"target"
 
 
-def test_the_kernels_own_files_are_read_although_they_say_they_are_empty(box):
+def test_the_kernels_own_files_are_read_although_they_say_they_are_empty(box, tmp_path):
     assert box.get("/proc/self/status").startswith(b"Name:")
+    assert box.get("/proc/version", tmp_path / "version").read_bytes() == box.get("/proc/version") != b""
 
 
 @pytest.mark.parametrize("path", ["/workspace/none", "/workspace/$none"])
@@ -147,10 +165,12 @@ def test_a_file_beyond_the_limit_is_refused(box):
         box.get("/workspace/large", max_bytes=99)
 
 
-@pytest.mark.parametrize("path", ["relative", "", "~/x", "/nul\0"])
-def test_a_path_must_be_absolute(box, path):
-    with pytest.raises(ConfigError, match="absolute"):
+@pytest.mark.parametrize("path", ["relative", "", "~/x", "/nul\0", "/not-utf8\udcff"])
+def test_a_path_must_be_absolute_text(box, path):
+    with pytest.raises(ConfigError, match=r"absolute|UTF-8"):
         box.put("x", path)
+    with pytest.raises(ConfigError, match=r"absolute|UTF-8"):
+        box.get(path)
 
 
 def test_a_mode_for_a_tree_is_refused(box, tmp_path):
@@ -163,9 +183,42 @@ def test_a_missing_local_file_is_the_usual_error(box, tmp_path):
         box.put(tmp_path / "none", "/workspace/none")
 
 
-def test_a_file_does_not_replace_a_directory(box):
-    with pytest.raises((CommandError, Exception), match="directory"):
-        box.put("x", "/workspace")
+def test_a_local_fifo_is_refused_and_not_waited_for(box, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(ConfigError, match="FIFO"):
+        box.put(tmp_path / "pipe", "/workspace/pipe")
+
+
+def test_special_files_of_a_tree_are_left_out_with_a_warning(box, tmp_path):
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.warns(SkippedFileWarning, match="pipe: not a file"):
+        box.put(tmp_path, "/workspace/special")
+
+    assert box.run("ls /workspace/special").stdout == "file\n"
+
+
+def test_a_tree_does_not_replace_a_file(box, tmp_path):
+    with pytest.raises(CommandError, match=r"File exists|[Nn]ot a directory"):
+        box.put(tmp_path, "/etc/passwd")
+
+
+def test_the_root_of_a_copied_tree_is_made_with_its_parents(box, tmp_path):
+    box.run("mkdir -p /workspace/copied/sub", check=True)
+
+    back = box.get("/workspace/copied", tmp_path / "deep" / "down")
+
+    assert [path.name for path in back.iterdir()] == ["sub"]
+
+
+@pytest.mark.parametrize("name", ["taken", "ta$ken"])
+def test_a_file_does_not_replace_a_directory(box, name):
+    box.run(["mkdir", "-p", f"/workspace/{name}"], check=True)
+
+    with pytest.raises((ApiError, CommandError), match="is a directory"):
+        box.put("x", f"/workspace/{name}")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +230,7 @@ def test_a_file_does_not_replace_a_directory(box):
     ],
 )
 def test_a_hostile_tree_is_refused(box, tmp_path, make):
-    box.run(f"rm -rf /workspace/evil && mkdir /workspace/evil && cd /workspace/evil && {make}", check=True)
+    box.run(f"rm -rf /workspace/evil && mkdir -p /workspace/evil && cd /workspace/evil && {make}", check=True)
 
     with pytest.raises(UnsafeArchiveError):
         box.get("/workspace/evil", tmp_path / "target")
@@ -192,6 +245,24 @@ def test_a_hostile_tar_program_is_refused_too(sandbox, tmp_path):
     sandbox.put(f"#!/usr/bin/env python3\n{forged}", "/usr/local/bin/tar", mode=0o755)
 
     with pytest.raises(UnsafeArchiveError, match=r"'\.\.'"):
-        sandbox.get("/workspace", tmp_path / "target")
+        sandbox.get("/tmp", tmp_path / "target")
 
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_a_file_is_written_into_local_directories_that_are_not_there_yet(box, tmp_path):
+    box.put("x", "/var/tmp/parents")
+
+    assert box.get("/var/tmp/parents", tmp_path / "new" / "deep" / "file").read_text() == "x"
+
+
+def test_a_path_object_names_a_path_in_the_sandbox(box):
+    box.put("x", PurePosixPath("/var/tmp/pure"))
+
+    assert box.get(PurePosixPath("/var/tmp/pure")) == b"x"
+    assert box.run(["cat", PurePosixPath("/var/tmp/pure")]).stdout == "x"
+
+
+def test_a_source_that_is_nothing_to_copy_is_refused(box):
+    with pytest.raises(ConfigError, match="src must be bytes"):
+        box.put(123, "/var/tmp/x")

@@ -20,6 +20,8 @@ def fetch(endpoint, path):
 
 def test_a_page_is_served(sandbox):
     sandbox.put("<h1>hello</h1>", "/workspace/index.html")
-    sandbox.run("cd /workspace && setsid python3 -m http.server 8000 --bind 127.0.0.1 >/dev/null 2>&1 &", check=True)
+    serve = "python3 -m http.server 8000 --bind 127.0.0.1 --directory /workspace"
+    # run waits for all that holds its output, as subprocess.run does.
+    sandbox.run(f"setsid {serve} >/dev/null 2>&1 &", check=True)
 
     assert fetch(sandbox.endpoint(8000), "/index.html") == "<h1>hello</h1>"

@@ -1,0 +1,130 @@
+"""The script around a command: the same in every shell that a sandbox may have."""
+
+import base64
+import shutil
+import subprocess
+
+import pytest
+
+from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.invocations import INLINE_BYTES, NO_FILES, Invocation
+
+SHELLS = [name for name in ("bash", "dash", "ash", "busybox") if shutil.which(name)]
+COMMANDS = [
+    pytest.param("echo out; echo err >&2; exit 3", id="both streams"),
+    pytest.param("printf 'a\\0\\377\\r'", id="awkward bytes"),
+    pytest.param("echo a; echo b >/dev/stdout; echo c | tee /dev/stderr", id="a stream that is opened again"),
+    pytest.param('read x; echo "$x"; cat', id="standard input"),
+    pytest.param("echo $0 $# ${1-none} ${f-none} ${a-none}", id="nothing of the script is seen"),
+    pytest.param("exec 1>&- 2>&-; exit 4", id="closed streams"),
+    pytest.param(["printf", "%s|", "-n", "$HOME", "it's", ""], id="a list"),
+    pytest.param(["no-such-program"], id="a program that is not there"),
+]
+
+
+def arguments(shell):
+    return ["busybox", "sh", "-c"] if shell == "busybox" else [shell, "-c"]
+
+
+def run_script(shell, script):
+    return subprocess.run([*arguments(shell), script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_report_holds_the_exit_code_and_both_streams(tmp_path, shell, command):
+    given = tmp_path / "in"
+    given.write_text("first\nsecond\n")
+    whole = command if isinstance(command, list) else [*arguments(shell), command]
+    if shutil.which(whole[0]):
+        with given.open() as file:
+            here = subprocess.run(whole, stdin=file, capture_output=True, check=False)
+        expected = (here.returncode, here.stdout)
+    else:
+        expected = (127, b"")
+
+    outer = run_script(
+        shell,
+        Invocation(command=command, max_bytes=100_000).keeping_script(given, "f", directories=(tmp_path, tmp_path)),
+    )
+
+    exit_code, stdout, stderr = outer.stdout.splitlines()
+    assert (int(exit_code), base64.b64decode(stdout[1:])) == expected
+    assert bool(base64.b64decode(stderr[1:])) == ("err" in str(command) or "no-such" in str(command))
+    assert outer.stderr == ""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_stream_that_is_too_long_for_the_report_lies_in_its_file(tmp_path, shell):
+    command = f"head -c {INLINE_BYTES + 1} /dev/zero; echo short >&2"
+
+    outer = run_script(
+        shell,
+        Invocation(command=command, max_bytes=100_000).keeping_script(
+            "/dev/null", "f", directories=(tmp_path, tmp_path)
+        ),
+    )
+
+    assert outer.stdout.splitlines() == ["0", "+-", "+" + base64.b64encode(b"short\n").decode()]
+    assert (tmp_path / "f.1").read_bytes() == bytes(INLINE_BYTES + 1)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_file_keeps_the_beginning_and_the_end_and_stays_bounded(tmp_path, shell):
+    # Runaway output must fill neither the sandbox's disk nor, where that is in memory, this machine.
+    command = "echo the beginning; head -c 20000000 /dev/zero; sleep 0.1; echo the end"
+
+    run_script(
+        shell,
+        Invocation(command=command, max_bytes=100_000).keeping_script(
+            "/dev/null", "f", directories=(tmp_path, tmp_path)
+        ),
+    )
+
+    kept = (tmp_path / "f.1").read_bytes()
+    assert kept.startswith(b"the beginning\n")
+    assert kept.endswith(b"the end\n")
+    assert 100_000 < len(kept) < 4_000_000
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_without_a_place_for_files_the_command_takes_the_scripts_place(tmp_path, shell):
+    script = Invocation(command="echo out; kill -9 $$", max_bytes=100).keeping_script(
+        "/dev/null", tmp_path / "no" / "f"
+    )
+
+    outer = run_script(shell, script)
+
+    assert (outer.returncode, outer.stdout, outer.stderr) == (-9, f"{NO_FILES}\nout\n", "")
+
+
+def test_variables_that_change_a_shell_are_for_the_command_alone():
+    invocation = Invocation(command="true", env={"PATH": "/x y", "HOME": "/h"}, max_bytes=100)
+
+    assert invocation.agent_env == {"HOME": "/h"}
+    assert "export PATH='/x y'; exec" in invocation.keeping_script("/dev/null", "/tmp/f")
+
+
+@pytest.mark.parametrize(
+    ("cwd", "told"),
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param("/a b", "/a b", id="one that the agent takes as it is"),
+        pytest.param("/a$b", None, id="one that the agent would expand"),
+    ],
+)
+def test_the_agent_is_told_a_directory_only_where_it_leaves_it_alone(cwd, told):
+    assert Invocation(command="true", cwd=cwd, max_bytes=100).agent_cwd == told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        pytest.param({"command": [], "max_bytes": 9}, "command", id="no word"),
+        pytest.param({"command": "true", "env": {"": "x"}, "max_bytes": 9}, "env", id="a variable without a name"),
+        pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="no room for both ends"),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_refused_by_its_name(arguments, field):
+    with pytest.raises(ConfigError, match=field):
+        Invocation(**arguments)
