@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import SandboxError as SandboxError
     from pytest_opensandbox.errors import SandboxFailedError as SandboxFailedError
     from pytest_opensandbox.errors import ServerStartError as ServerStartError
+    from pytest_opensandbox.errors import SharedAgentError as SharedAgentError
     from pytest_opensandbox.errors import SkippedFileWarning as SkippedFileWarning
+    from pytest_opensandbox.errors import SlowSandboxWarning as SlowSandboxWarning
     from pytest_opensandbox.errors import SweepError as SweepError
     from pytest_opensandbox.errors import TransportError as TransportError
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
@@ -65,7 +67,9 @@ _ROOMS = {
         "SandboxError",
         "SandboxFailedError",
         "ServerStartError",
+        "SharedAgentError",
         "SkippedFileWarning",
+        "SlowSandboxWarning",
         "SweepError",
         "TransportError",
         "UnsafeArchiveError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pytest_opensandbox.options import (
     API_KEY_ENV,
     EMBEDDED,
     EMBEDDED_IMAGE,
+    FILE,
     OPTIONS,
     PROTOCOL_ENV,
     SERVER_IMAGE,
@@ -31,6 +33,8 @@ class Settings:
     """``embedded``, ``docker``, or the http(s) URL of a server, without a slash at its end."""
     image: str
     """Image of a sandbox whose test asks for no other."""
+    pool: str = ""
+    """Pool that sandboxes are taken from, "" for none."""
     resources: Mapping[str, str]
     """Limits of a sandbox whose test asks for no others, such as ``{"cpu": "500m", "memory": "512Mi"}``."""
     lease_seconds: int
@@ -41,8 +45,14 @@ class Settings:
     """How long a command may take unless something nearer says otherwise; > 0."""
     server_proxy: bool
     """Whether the sandboxes are reached through the server's proxy."""
+    execd_image: str | None = None
+    """Image of the agent where the url is ``docker``; None for what the server's own example names."""
+    egress_image: str | None = None
+    """Image of the network guard where the url is ``docker``; None as above."""
     project: str
     """Name of the project under test, as a legal label value."""
+    ca_bundle: str = ""
+    """File with the certificates to trust, "" for the usual ones."""
     api_key: MaskedKey | None = None
     """Key of the server, or None; its repr hides it."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -93,11 +103,15 @@ def read_settings(
     return Settings(
         url=values["url"],
         image=values["image"],
+        pool=values["pool"],
         resources=values["resources"],
         lease_seconds=values["lease"],
         ready_timeout_seconds=values["ready_timeout"],
         command_timeout_seconds=values["command_timeout"],
         server_proxy=values["server_proxy"],
+        ca_bundle=values["ca_bundle"],
+        execd_image=values["execd_image"],
+        egress_image=values["egress_image"],
         project=label_value(project) if project else "",
         api_key=_key(environ),
         sources=sources,
@@ -125,7 +139,7 @@ def _environment_text(option: Option, environ: Mapping[str, str]) -> str:
     text = environ.get(option.env, "")
     if option.name != "url" or not text or "://" in text or text in (EMBEDDED, "docker"):
         return text
-    protocol = environ.get(PROTOCOL_ENV) or "http"
+    protocol = (environ.get(PROTOCOL_ENV) or "http").lower()
     if protocol not in ("http", "https"):
         raise ConfigError(PROTOCOL_ENV, "be http or https", protocol)
     return f"{protocol}://{text}"
@@ -144,6 +158,9 @@ def _ini_text(config: pytest.Config, option: Option) -> str | None:
     except TypeError:
         # pytest's own TOML table checks types: a bare number is not the text that every other ini file has.
         raise ConfigError(option.ini, "be text in quotes", "another type") from None
+    if value and option.metavar == FILE and config.inipath is not None:
+        # A run may begin in any directory; the ini file stays where it is.
+        return str(config.inipath.parent / Path(str(value)).expanduser())
     return None if value is None else str(value)
 
 

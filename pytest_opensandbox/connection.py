@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.config import Settings, place_of
-from pytest_opensandbox.errors import AuthError, OpenSandboxError, ServerStartError
-from pytest_opensandbox.keys import masked
+from pytest_opensandbox.errors import (
+    ApiError,
+    AuthError,
+    OpenSandboxError,
+    OpenSandboxWarning,
+    ServerStartError,
+    TransportError,
+)
+from pytest_opensandbox.keys import MaskedKey, masked
 from pytest_opensandbox.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
+from pytest_opensandbox.opts import SandboxOpts
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client
     from pytest_opensandbox.managed import ManagedServer
 
-_NO_DOCKER = (
-    "--opensandbox-url=docker is not available in this version; start opensandbox-server on the Docker engine yourself "
-    "and use --opensandbox-url=http://HOST:PORT, or --opensandbox-url=embedded for Linux namespaces on this machine"
-)
+_FILE = "file"
+_REFUSAL = "refusal"
+_PULL_FAILED = "IMAGE_PULL_FAILED"
+_PULLED = re.compile(r"image (\S+):(?: |$)")
 
 
 class Connection:
@@ -25,19 +39,26 @@ class Connection:
 
     Args:
         settings: where the server is.
+        run_id: the run, for what is left when a server of ours stops.
+        server: what the controller's ``hand_down`` returned, in one of its workers; empty elsewhere.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, run_id: str = "", server: Mapping[str, str] | None = None) -> None:
         self.settings = settings
+        self.handed_refusal = ""
+        """Why the workers were told that no sandbox can be had, with what to do about it; or ""."""
+        self._run_id = run_id
+        self._given = server or {}
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._server: ManagedServer | None = None
-        self._refusal = ""
+        self._refusal = self._given.get(_REFUSAL, "")
+        self._refused_images: dict[str | None, ApiError] = {}
 
     @property
     def owns_server(self) -> bool:
-        """Whether the server is started by this process and ends with it, its sandboxes included."""
-        return self.settings.url in (EMBEDDED, DOCKER)
+        """Whether each process has a server of its own, which takes its sandboxes along when it ends."""
+        return self.settings.url == EMBEDDED
 
     @property
     def is_refused(self) -> bool:
@@ -52,15 +73,56 @@ class Connection:
         """
         with self._lock:
             if self._refusal:
-                raise ServerStartError(f"no sandbox can be had in this run, see its first error: {self._refusal}")
+                place = "the summary" if self._given else "its first error"
+                raise ServerStartError(f"no sandbox can be had in this run, see {place}: {self._refusal}")
             if self._client is None:
                 self._client = self._open()
             return self._client
 
+    def hand_down(self) -> dict[str, str]:
+        """Return what lets a worker use the server that the whole run shares, and start that server; else nothing.
+
+        Returns:
+            Under ``file`` the path of the file that holds url and key, which no message between processes may hold;
+            or under ``refusal`` why there is no server.
+        """
+        if self.settings.url != DOCKER:
+            return {}
+        try:
+            self.client()
+        except ServerStartError as exc:
+            self.handed_refusal = self.handed_refusal or str(exc)
+        return {_FILE: self._server.file} if self._server else {_REFUSAL: self._refusal}
+
     def refuse(self, error: OpenSandboxError) -> ServerStartError:
         """Note that no sandbox can be had, so that later tests need not wait to find out; return what to raise."""
-        self._refusal = str(error).partition("\n")[0]
+        self._refusal = _first_line(error)
         return ServerStartError(f"{error}\n{self._advice(error)}")
+
+    def check_image(self, opts: SandboxOpts) -> None:
+        """Look whether the image of a sandbox has been found to be out of reach.
+
+        Raises:
+            ApiError: it has.
+        """
+        known = self._refused_images.get(opts.image)
+        if known is not None:
+            message = f"{opts.image} could not be pulled before in this run, see the first error about it"
+            raise ApiError(known.status, code=known.code, message=message)
+
+    def refuse_image(self, opts: SandboxOpts, error: ApiError) -> None:
+        """Note that an image cannot be pulled, so that no later test waits for it, and add the remedy to the error.
+
+        Raises:
+            ServerStartError: it is the image of the agent, without which there is no sandbox at all.
+        """
+        if not error.code.endswith(_PULL_FAILED):
+            return
+        found = _PULLED.search(error.message)
+        if found and found.group(1) != opts.image and opts.network_policy is None:
+            raise self.refuse(error) from error
+        self._refused_images[opts.image] = error
+        error.args = (f"{error}\n{_image_advice(found)}",)
 
     def close(self) -> None:
         """Close the client and stop the server that is ours; safe to call again after an interrupt."""
@@ -76,30 +138,61 @@ class Connection:
         from pytest_opensandbox.client import Client
 
         url, key = self.settings.url, self.settings.api_key
-        if self.owns_server:
+        if self._given:
+            url, key = _read(Path(self._given[_FILE]))
+        elif url in (EMBEDDED, DOCKER):
             self._server = self._start()
             url, key = self._server.url, masked(self._server.api_key)
-        return Client(url, key, use_server_proxy=self.settings.server_proxy)
+            self._pass_on(self._server.stderr_tail())
+        client = Client(
+            url, key, use_server_proxy=self.settings.server_proxy, ca_bundle=self.settings.ca_bundle or None
+        )
+        if self._server is None and not self._given:
+            self._check(client)
+        return client
+
+    def _check(self, client: Client) -> None:
+        """Find out at once whether anybody is there: a create, which may pull an image, is given minutes."""
+        try:
+            client.check_alive()
+        except TransportError as exc:
+            client.close()
+            raise self.refuse(exc) from exc
+
+    def _pass_on(self, notes: str) -> None:
+        """Warn of what a server of ours cannot do on this machine; the run goes on, also with -W error."""
+        if notes.strip():
+            with suppress(OpenSandboxWarning):
+                warnings.warn(OpenSandboxWarning(f"the {self.settings.url} server says: {notes.strip()}"), stacklevel=2)
 
     def _start(self) -> ManagedServer:
         # Lazy, as above.
-        from pytest_opensandbox.managed import start_embedded
+        from pytest_opensandbox.lifecycle import TAG_RUN
+        from pytest_opensandbox.managed import start_docker, start_embedded
 
         try:
-            if self.settings.url == DOCKER:
-                raise ServerStartError(_NO_DOCKER)
-            return start_embedded()
+            if self.settings.url == EMBEDDED:
+                return start_embedded()
+            return start_docker(
+                label=f"{TAG_RUN}={self._run_id}",
+                execd_image=self.settings.execd_image,
+                egress_image=self.settings.egress_image,
+            )
         except ServerStartError as exc:
-            self._refusal = str(exc).partition("\n")[0]
+            self._refusal = _first_line(exc)
             raise
 
     def _advice(self, error: OpenSandboxError) -> str:
+        if isinstance(error, ApiError) and error.code.endswith(_PULL_FAILED):
+            return _image_advice(_PULLED.search(error.message))
         if self._server is not None:
             state = "is running" if self._server.is_running else "has ended"
             return f"The server of this run {state}; its last words: {self._server.stderr_tail() or 'none'}"
         if isinstance(error, AuthError):
             known = "the key that it holds" if self.settings.api_key else "a key; it is not set"
             return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
+        if self._given:
+            return "It was started for this run by the controller of its workers, and seems to have ended."
         option = next(option for option in OPTIONS if option.name == "url")
         place = place_of(option, self.settings.sources.get("url", "default"))
         return (
@@ -107,3 +200,24 @@ class Connection:
             "Without one, use --opensandbox-url=embedded, this machine's own namespaces (Linux), "
             "or --opensandbox-url=docker, a server started here on the local Docker engine."
         )
+
+
+def _read(path: Path) -> tuple[str, MaskedKey]:
+    """Return the url and the key that the controller's server has left for its workers."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return said["url"], masked(said["api_key"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ServerStartError(f"the server that this run's controller started has gone: {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _image_advice(found: re.Match[str] | None) -> str:
+    image = found.group(1) if found else "the image"
+    return (
+        f"Does `docker pull {image}` work where the server runs? --opensandbox-image or the marker name the image of "
+        "a sandbox, --opensandbox-execd-image and --opensandbox-egress-image those of a server on the local engine."
+    )

@@ -9,8 +9,9 @@ import pytest
 
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.errors import OpenSandboxError
+from pytest_opensandbox.factory import SandboxFactory
 from pytest_opensandbox.recipe import Recipe
-from pytest_opensandbox.session import RUN, Run, SandboxFactory
+from pytest_opensandbox.session import RUN, Run
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client
@@ -22,7 +23,8 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """A fresh, isolated sandbox for this test: ready when the test starts, gone after it.
 
     ``sandbox.run("echo hi").stdout`` runs a command, ``sandbox.put`` and ``sandbox.get`` copy files.
-    ``@pytest.mark.sandbox(image=..., env=..., resources=..., timeout=..., network=...)`` says what it is made of.
+    ``@pytest.mark.sandbox(image=..., env=..., resources=..., timeout=..., network=..., pool=...)`` says what it is
+    made of.
     """
     run = request.config.stash[RUN]
     box = None

@@ -1,4 +1,4 @@
-"""Starts the embedded server as a process of its own, and stops it."""
+"""Starts a server as a process of its own, the embedded one or one on the Docker engine, and stops it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -18,6 +20,8 @@ from pytest_opensandbox.errors import ServerStartError
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+DOCKER_START_SECONDS = 120.0
+DOCKER_STOP_SECONDS = 60.0
 
 _TAIL_BYTES = 2_000
 _LINE_BYTES = 65_536
@@ -37,15 +41,21 @@ class ManagedServer:
     Attributes:
         url: base URL of the lifecycle API, without ``/v1``.
         api_key: what it asks for; not shown by ``repr``.
+        file: path of a file that only this user can read and that holds both, for other processes of the run; or "".
         pid: the process.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes], url: str, api_key: str) -> None:
-        self.url = url
-        self.api_key = api_key
+    def __init__(
+        self, process: subprocess.Popen[bytes], errors: IO[bytes], said: Mapping[str, str], *, stop_seconds: float
+    ) -> None:
+        self.url = said["url"]
+        self.api_key = said["api_key"]
+        self.file = said.get("file", "")
         self.pid = process.pid
         self._process = process
         self._errors = errors
+        self._log = said.get("log", "")
+        self._stop_seconds = stop_seconds
         self._owner = os.getpid()
         _running.add(self)
 
@@ -67,13 +77,16 @@ class ManagedServer:
 
     def stderr_tail(self) -> str:
         """Return the end of what the server wrote to standard error, at most 2,000 bytes."""
+        if self._log:
+            with suppress(OSError), open(self._log, "rb") as log:
+                return _tail(log)
         return _tail(self._errors)
 
     def stop(self) -> None:
         """End the server and its sandboxes; nothing happens the second time, nor in a fork of the owner."""
         if os.getpid() == self._owner and not self._errors.closed:
             _running.discard(self)
-            _end(self._process)
+            end(self._process, seconds=self._stop_seconds)
             self._errors.close()
 
     def _let_go(self) -> None:
@@ -89,22 +102,77 @@ def start_embedded() -> ManagedServer:
     Raises:
         ServerStartError: it cannot run on this machine; the text says why and what to use instead.
     """
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: a pipe that nobody reads would fill up and stop the server
+    return _start("embedded", "pytest_opensandbox.embedded", start_seconds=START_SECONDS, stop_seconds=STOP_SECONDS)
+
+
+def start_docker(*, label: str, execd_image: str | None = None, egress_image: str | None = None) -> ManagedServer:
+    """Start opensandbox-server on this machine's Docker engine and return it once it is healthy.
+
+    Args:
+        label: ``key=value`` that the sandboxes of this run carry; those that are left go when the server stops.
+        execd_image: image of the agent; None for what the server's own example names.
+        egress_image: image of the network guard; None as above.
+
+    Raises:
+        ServerStartError: it cannot run on this machine; the text says why and what to use instead.
+    """
+    images = {"--execd-image": execd_image, "--egress-image": egress_image}
+    return _start(
+        "docker",
+        "pytest_opensandbox.docker_guard",
+        ["--label", label, *(f"{flag}={image}" for flag, image in images.items() if image)],
+        start_seconds=DOCKER_START_SECONDS,
+        stop_seconds=DOCKER_STOP_SECONDS,
+    )
+
+
+def spawn(
+    module: str,
+    arguments: Sequence[str] = (),
+    *,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    stderr: int | IO[bytes],
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m module``, out of reach of the terminal's Ctrl-C; it is to end when its standard input closes.
+
+    Args:
+        module: what to run.
+        arguments: its command line; no secrets, everybody can read it.
+        stdout: where its standard output goes; a pipe by default.
+        stderr: where its standard error goes.
+        environment: variables besides those of this process.
+
+    Raises:
+        OSError: the interpreter cannot be started.
+    """
+    return subprocess.Popen(  # noqa: S603 - this interpreter, a module of ours, and options that config has read
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        bufsize=0,
+        env={**os.environ, **(environment or {})},
+        # -m looks into the working directory first, and a tested project may have a bottle.py of its own.
+        cwd=Path(__file__).parents[1],
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[bytes], *, seconds: float) -> None:
+    """Close the pipe that keeps a process alive, and kill it if that does not help within the time."""
+    assert process.stdin is not None
+    process.stdin.close()
     try:
-        process = _spawn(errors)
-    except OSError as error:
-        errors.close()
-        raise ServerStartError(_refusal(f"{sys.executable} could not be started: {error}")) from error
-    try:
-        said = _first_line(process)
+        process.wait(seconds)
     except BaseException as error:
-        _end(process)
-        tail = _tail(errors)
-        errors.close()
-        if isinstance(error, _NoAnswerError):
-            raise ServerStartError(_refusal(str(error), tail)) from None
-        raise
-    return ManagedServer(process, errors, said["url"], said["api_key"])
+        process.kill()
+        process.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):  # Ctrl-C while waiting: end the server first, then obey
+            raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 class _NoAnswerError(Exception):
@@ -125,66 +193,58 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_all_go)
 
 
-def _spawn(errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the process, out of reach of the terminal's Ctrl-C."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest_opensandbox.embedded"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        bufsize=0,
-        # -m looks into the working directory first, and a tested project may have a bottle.py of its own.
-        cwd=Path(__file__).parents[1],
-        start_new_session=True,
-    )
+def _start(
+    choice: str, module: str, arguments: Sequence[str] = (), *, start_seconds: float, stop_seconds: float
+) -> ManagedServer:
+    """Start a server and return it once it has said where it listens."""
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: a pipe that nobody reads would fill up and stop the server
+    try:
+        process = spawn(module, arguments, stderr=errors)
+    except OSError as error:
+        errors.close()
+        raise ServerStartError(_refusal(choice, f"{sys.executable} could not be started: {error}")) from error
+    try:
+        said = _first_line(process, start_seconds)
+    except BaseException as error:
+        end(process, seconds=stop_seconds)
+        tail = _tail(errors)
+        errors.close()
+        if isinstance(error, _NoAnswerError):
+            raise ServerStartError(_refusal(choice, str(error), tail)) from None
+        raise
+    return ManagedServer(process, errors, said, stop_seconds=stop_seconds)
 
 
-def _first_line(process: subprocess.Popen[bytes]) -> dict[str, str]:
-    """Return what the server says about itself, url and api_key.
+def _first_line(process: subprocess.Popen[bytes], seconds: float) -> dict[str, str]:
+    """Return what the server says about itself: url, api_key, and perhaps file and log, two paths.
 
     Raises:
         _NoAnswerError: it says that it cannot run, ends, or says nothing in time.
     """
-    line = _read_line(process)
+    line = _read_line(process, seconds)
     try:
         said = json.loads(line)
         if "error" in said:
             raise _NoAnswerError(f"{said['error']} ({said.get('cause', 'cause unknown')})")
-        return {"url": said["url"], "api_key": said["api_key"]}
+        return {"url": said["url"], "api_key": said["api_key"], **said}
     except (ValueError, TypeError, KeyError):
         raise _NoAnswerError(f"it said {line[:200]!r} instead of where it listens") from None
 
 
-def _read_line(process: subprocess.Popen[bytes]) -> bytes:
+def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     assert process.stdout is not None
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     line = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise _NoAnswerError(f"it did not say where it listens within {START_SECONDS:g} s")
+                raise _NoAnswerError(f"it did not say where it listens within {seconds:g} s")
             data = os.read(process.stdout.fileno(), _LINE_BYTES)
             if not data:
                 raise _NoAnswerError(f"it ended with status {process.wait()} before it listened")
             line += data
     return line
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe that keeps the process alive, and kill it if that does not help."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(STOP_SECONDS)
-    except BaseException as error:
-        process.kill()
-        process.wait()
-        if not isinstance(error, subprocess.TimeoutExpired):  # Ctrl-C while waiting: end the server first, then obey
-            raise
-    finally:
-        process.stdout.close()
 
 
 def _tail(errors: IO[bytes]) -> str:
@@ -194,7 +254,7 @@ def _tail(errors: IO[bytes]) -> str:
     return errors.read().decode(errors="replace").strip()
 
 
-def _refusal(why: str, tail: str = "") -> str:
+def _refusal(choice: str, why: str, tail: str = "") -> str:
     """Return the text of the error: why, what to use instead, and the server's last words."""
     words = f"\n--- the server's standard error ends with ---\n{tail}" if tail else ""
-    return f"--opensandbox-url=embedded cannot work here: {why}\n{_CHOICES}{words}"
+    return f"--opensandbox-url={choice} cannot work here: {why}\n{_CHOICES}{words}"

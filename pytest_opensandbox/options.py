@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import pytest
+
+from pytest_opensandbox.parsing import (
+    parse_ca_bundle,
+    parse_image,
+    parse_lease,
+    parse_pool,
+    parse_resources,
+    parse_seconds,
+    parse_switch,
+)
 
 API_KEY_ENV = "OPEN_SANDBOX_API_KEY"
 """The only place that the API key is read from; there is no flag and no ini key for it."""
@@ -21,10 +30,10 @@ EMBEDDED = "embedded"
 DOCKER = "docker"
 EMBEDDED_IMAGE = "host"
 SERVER_IMAGE = "python:3.12-slim"
+EXAMPLE_IMAGE = "what the installed opensandbox-server's own example names"
 
-_DAY_SECONDS = 86_400
-_YES = frozenset({"1", "true", "yes", "on"})
-_NO = frozenset({"0", "false", "no", "off"})
+FILE = "FILE"
+"""Stands for a path in ``--help``; in an ini file it is relative to that file."""
 
 
 @dataclass(frozen=True)
@@ -106,71 +115,6 @@ def parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def parse_image(text: str) -> str:
-    """Read an image reference.
-
-    Raises:
-        ValueError: empty, or it holds white space.
-    """
-    if not text or re.search(r"\s", text):
-        raise ValueError("be an image reference without white space, such as python:3.12-slim")
-    return text
-
-
-def parse_resources(text: str) -> Mapping[str, str]:
-    """Read ``cpu=1,memory=512Mi``; the empty text is no limit at all.
-
-    Raises:
-        ValueError: a part is not name=value, or a name comes twice.
-    """
-    limits: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and value) or name in limits:
-            raise ValueError("be name=value pairs with commas between them, each name once, such as cpu=1,memory=512Mi")
-        limits[name] = value
-    return limits
-
-
-def parse_lease(text: str) -> int:
-    """Read a lease; whole seconds, 60 … 86,400, as the server has it.
-
-    Raises:
-        ValueError: something else.
-    """
-    if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not 60 <= int(text) <= _DAY_SECONDS:
-        raise ValueError("be whole seconds, 60 to 86400")
-    return int(text)
-
-
-def parse_seconds(text: str) -> float:
-    """Read a time limit; seconds, more than 0 and up to one day.
-
-    Raises:
-        ValueError: something else.
-    """
-    rule = "be seconds, more than 0 and at most 86400"
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise ValueError(rule) from None
-    if not (math.isfinite(seconds) and 0 < seconds <= _DAY_SECONDS):
-        raise ValueError(rule)
-    return seconds
-
-
-def parse_switch(text: str) -> bool:
-    """Read yes or no, in the spellings that ini files use.
-
-    Raises:
-        ValueError: another word.
-    """
-    word = text.strip().lower()
-    if word not in _YES | _NO:
-        raise ValueError("be yes or no (also true/false, on/off, 1/0)")
-    return word in _YES
-
-
 OPTIONS: tuple[Option, ...] = (
     Option(
         "url",
@@ -189,6 +133,16 @@ OPTIONS: tuple[Option, ...] = (
         "Image of a sandbox whose test asks for no other.",
         "IMAGE",
         f"{EMBEDDED_IMAGE} where the url is embedded, else {SERVER_IMAGE}",
+    ),
+    Option(
+        "pool",
+        "OPENSANDBOX_POOL",
+        "",
+        parse_pool,
+        "Pool of sandboxes made ahead, on Kubernetes, that a test's sandbox is taken from unless the test asks for an "
+        "image, a snapshot, limits or a network of its own.",
+        "NAME",
+        "none",
     ),
     Option(
         "resources",
@@ -230,6 +184,33 @@ OPTIONS: tuple[Option, ...] = (
         parse_switch,
         "Reach the sandboxes through the server's own proxy, for a server whose sandboxes this machine cannot reach.",
         "",
+    ),
+    Option(
+        "ca_bundle",
+        "OPENSANDBOX_CA_BUNDLE",
+        "",
+        parse_ca_bundle,
+        "File with the certificates of the authorities to trust, for a server whose own are private.",
+        FILE,
+        "REQUESTS_CA_BUNDLE if that is set, else the usual ones",
+    ),
+    Option(
+        "execd_image",
+        "OPENSANDBOX_EXECD_IMAGE",
+        None,
+        parse_image,
+        "Image of the agent in each sandbox where the url is docker.",
+        "IMAGE",
+        EXAMPLE_IMAGE,
+    ),
+    Option(
+        "egress_image",
+        "OPENSANDBOX_EGRESS_IMAGE",
+        None,
+        parse_image,
+        "Image of what guards the network of a sandbox with a network policy where the url is docker.",
+        "IMAGE",
+        EXAMPLE_IMAGE,
     ),
 )
 

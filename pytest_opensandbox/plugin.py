@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any, Protocol
 
 import pytest
@@ -12,8 +13,9 @@ from pytest_opensandbox.config import settings_of
 from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.options import add_options
 from pytest_opensandbox.recipe import MARKER_HELP
-from pytest_opensandbox.session import RUN, Run
-from pytest_opensandbox.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity
+from pytest_opensandbox.session import RUN, Run, Tell
+from pytest_opensandbox.terminal import Terminal, tell_controller
+from pytest_opensandbox.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity, shared_server
 
 __all__ = ["opensandbox_client", "opensandbox_settings", "sandbox", "sandbox_factory"]
 
@@ -46,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and read the settings; nothing is started."""
     config.addinivalue_line("markers", MARKER_HELP)
     run_id, worker_id = identity(config)
-    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id)
+    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=shared_server(config))
+    run.tell = _teller(config, is_worker=run.is_worker)
     config.stash[RUN] = run
     config.stash[_WORKERS] = Workers(run)
 
@@ -65,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     except pytest.UsageError as exc:
         if not run.is_worker:
             raise
-        hand_up(config, usage_error=str(exc))
+        hand_up(config, usage_error="\n".join(map(str, exc.args)))
         items.clear()
 
 
@@ -110,7 +113,7 @@ def pytest_runtest_makereport(
     run = item.config.stash[RUN]
     if outcome.failed:
         report.add_sections(outcome, run, item)
-    if run.is_worker and outcome.when == "teardown" and run.tally.used:
+    if run.is_worker and run.tally.used:
         setattr(outcome, TALLY_KEY, run.tally.to_wire())
     return outcome
 
@@ -127,13 +130,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close, sweep and stop."""
     # trylast: fixtures end in pytest's own sessionfinish after Ctrl-C, and xdist stops its workers in a plain one.
     _finish(session.config)
+    run, left = session.config.stash[RUN], session.config.stash[_WORKERS].tally.left
+    if left and not run.is_worker:
+        report.warn_of_leaks(left, lease_seconds=run.settings.lease_seconds)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what became of the sandboxes, where there were any."""
-    workers, settings = config.stash[_WORKERS], config.stash[RUN].settings
+    workers, run = config.stash[_WORKERS], config.stash[RUN]
     lines = report.summary(
-        workers.tally, lease_seconds=settings.lease_seconds, crashed=workers.crashed, error=workers.error
+        workers.tally,
+        lease_seconds=run.settings.lease_seconds,
+        crashed=workers.crashed,
+        error=workers.error,
+        refusal=run.connection.handed_refusal,
     )
     if lines and terminalreporter.verbosity >= 0:
         terminalreporter.write_sep("=", "opensandbox")
@@ -162,6 +172,16 @@ def pytest_testnodedown(node: _Node, error: object) -> None:
     workers.usage_error = (output or {}).get(USAGE_ERROR_KEY) or workers.usage_error
     # xdist also calls an interrupted worker down with an error; one that said goodbye has cleaned up after itself.
     workers.down(node.gateway.id, died=bool(error) and output is None)
+
+
+def _teller(config: pytest.Config, *, is_worker: bool) -> Tell:
+    """Return what shows a line while a test runs: only the process that the user started has a terminal."""
+    if is_worker:
+        return partial(tell_controller, config)
+    terminal = Terminal()
+    config.pluginmanager.register(terminal, "opensandbox-terminal")
+    config.add_cleanup(terminal.close)
+    return terminal.tell
 
 
 def _finish(config: pytest.Config) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.opts import NetworkPolicy, SandboxOpts
+from pytest_opensandbox.opts import POOL_EXTENSION, NetworkPolicy, SandboxOpts
 
 MARKER = "sandbox"
-MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network")
+MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network", "pool")
 MARKER_HELP = (
-    "sandbox(*, image=None, env=None, resources=None, timeout=None, network=None): what the 'sandbox' fixture makes "
-    "for this test: an image reference; a mapping of environment variables; limits such as "
-    "{'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may reach. "
-    "The nearest marker that names an argument wins."
+    "sandbox(*, image=None, env=None, resources=None, timeout=None, network=None, pool=None): what the 'sandbox' "
+    "fixture makes for this test: an image reference; a mapping of environment variables; limits such as "
+    "{'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may reach; "
+    "the pool that it is taken from. The nearest marker that names an argument wins."
 )
 
 _DAY_SECONDS = 86_400
@@ -42,10 +43,16 @@ class Recipe:
     """``"none"`` or False for nothing, host names, or a ``NetworkPolicy``; None for whatever the server allows."""
     snapshot: str | None = None
     """Id of a snapshot to restore, instead of an image."""
+    pool: str | None = None
+    """Pool that it is taken from, which leaves image, limits and network to the pool; "" for none."""
 
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
         _policy(self.network)
+        if self.pool is not None:
+            _check_pool(self.pool)
+            if self.pool and self._is_particular:
+                raise ConfigError("pool", "stand without image, snapshot, resources and network", self.pool)
 
     def opts(self, settings: Settings) -> SandboxOpts:
         """Return the request, with the options where the recipe says nothing.
@@ -53,15 +60,26 @@ class Recipe:
         Raises:
             ConfigError: a value breaks a rule of the server.
         """
+        pool = settings.pool if self.pool is None and not self._is_particular else self.pool
+        env = {} if self.env is None else self.env
+        if pool:
+            # The pool's own template says of what and how large its sandboxes are.
+            extensions = {POOL_EXTENSION: pool}
+            return SandboxOpts(env=env, resource_limits={}, timeout=settings.lease_seconds, extensions=extensions)
         image = settings.image if self.image is None and self.snapshot is None else self.image
         return SandboxOpts(
             image=image,
             snapshot_id=self.snapshot,
-            env={} if self.env is None else self.env,
+            env=env,
             resource_limits=settings.resources if self.resources is None else self.resources,
             network_policy=_policy(self.network),
             timeout=settings.lease_seconds,
         )
+
+    @property
+    def _is_particular(self) -> bool:
+        """Whether it asks for what a sandbox that was made ahead cannot have."""
+        return any(asked is not None for asked in (self.image, self.snapshot, self.resources, self.network))
 
     def command_timeout(self, settings: Settings) -> float:
         """Return how long a command may take that names no limit itself; seconds."""
@@ -93,6 +111,11 @@ def _check_timeout(timeout: object) -> None:
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if timeout is not None and not (number and 0 < timeout <= _DAY_SECONDS):  # type: ignore[operator]  # number says so
         raise ConfigError("timeout", "be seconds, more than 0 and at most 86400", timeout)
+
+
+def _check_pool(pool: object) -> None:
+    if not isinstance(pool, str) or re.search(r"\s", pool):
+        raise ConfigError("pool", "be the name of a pool, without white space", pool)
 
 
 def _policy(network: object) -> NetworkPolicy | None:

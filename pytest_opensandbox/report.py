@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import sysconfig
 import time
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
 import pytest
 
 from pytest_opensandbox.config import Settings
-from pytest_opensandbox.errors import OpenSandboxError
+from pytest_opensandbox.errors import LeakWarning
+from pytest_opensandbox.history import TAIL_BYTES
 from pytest_opensandbox.options import DOCKER, EMBEDDED, OPTIONS
+from pytest_opensandbox.printable import escape
 from pytest_opensandbox.session import Run
 from pytest_opensandbox.tally import Tally
 
@@ -24,7 +29,6 @@ _COMMANDS_SHOWN = 10
 _LINES_SHOWN = 20
 _COMMAND_CHARACTERS = 500
 _ALWAYS_SHOWN = ("url", "image")
-_SHOWN_AS_THEY_ARE = frozenset("\n\t")
 
 
 class Markup(TypedDict, total=False):
@@ -59,14 +63,16 @@ def add_sections(report: pytest.TestReport, run: Run, item: pytest.Item) -> None
 
 
 def hide_own_frames(call: pytest.CallInfo[None]) -> None:
-    """End the traceback of an error that this package raises on purpose at the line of the test that met it."""
-    if call.excinfo is None or not isinstance(call.excinfo.value, OpenSandboxError):
+    """End a traceback at the user's line that called this package, without our frames and those of libraries below."""
+    if call.excinfo is None:
+        return
+    kept = list(_links_of_users(call.excinfo.tb))
+    if not kept or len(kept) == len(list(_links(call.excinfo.tb))):
         return
     # pytest rebuilds a traceback that has been filtered from its raw links, so the links themselves are made anew.
     shortened = None
-    for link in reversed(list(_links(call.excinfo.tb))):
-        if not str(link.tb_frame.f_globals.get("__name__")).startswith(f"{__package__}."):
-            shortened = TracebackType(shortened, link.tb_frame, link.tb_lasti, link.tb_lineno)
+    for link in reversed(kept):
+        shortened = TracebackType(shortened, link.tb_frame, link.tb_lasti, link.tb_lineno)
     if shortened is not None:
         call.excinfo = pytest.ExceptionInfo.from_exc_info((call.excinfo.type, call.excinfo.value, shortened))
 
@@ -84,7 +90,10 @@ def story(box: Sandbox, *, since: float) -> str:
     records = [record for record in list(box.history) if record.started >= since]
     told = records[-_COMMANDS_SHOWN:]
     state = "closed" if box.closed else "running"
-    count = f"{len(records)} command{'' if len(records) == 1 else 's'}"
+    copies = sum(record.is_copy for record in records)
+    count = _counted(len(records) - copies, "command", "commands")
+    if copies:
+        count += f" and {_counted(copies, 'copy', 'copies')}"
     last = f", the last {len(told)} of them" if len(told) < len(records) else ""
     lines = [f"id={box.id}, image={box.image}, {state}; {count}{last}"]
     for record in told:
@@ -93,7 +102,7 @@ def story(box: Sandbox, *, since: float) -> str:
 
 
 def summary(
-    tally: Tally, *, lease_seconds: int, crashed: Sequence[str] = (), error: str = ""
+    tally: Tally, *, lease_seconds: int, crashed: Sequence[str] = (), error: str = "", refusal: str = ""
 ) -> list[tuple[str, Markup]]:
     """Return the lines of the terminal summary with their colours; none where no sandbox was used.
 
@@ -102,31 +111,38 @@ def summary(
         lease_seconds: how long what is left may live on.
         crashed: names of the workers that died.
         error: why the sweep stopped early, or "".
+        refusal: why the workers could have no sandbox, or "".
     """
+    if refusal:
+        return [(escape(refusal), {"red": True})]
     if not tally.used and not (error and crashed):
         return []
     fate = f"; {', '.join(crashed)} crashed" if crashed else ""
     counts = f"{tally.created} created, {tally.deleted} deleted, {len(tally.swept)} swept, {len(tally.left)} left"
     lines: list[tuple[str, Markup]] = [(f"opensandbox: {counts}{fate}", {"red": True} if tally.left else {})]
     if tally.left:
-        end = time.strftime("%H:%M:%S", time.localtime(time.time() + lease_seconds))
-        ids = ", ".join(tally.left)
+        end, ids = _end_of_lease(lease_seconds), ", ".join(tally.left)
         lines.append((escape(f"still running until {end}, when their lease ends: {ids}"), {"red": True}))
     if error:
         lines.append((escape(f"the sweep stopped early: {error}"), {"red": True}))
     return lines
 
 
-def escape(text: str) -> str:
-    r"""Return the text with every character that could steer a terminal or break XML written as ``\x1b`` and the like.
+def warn_of_leaks(left: Sequence[str], *, lease_seconds: int) -> None:
+    """Warn of sandboxes that nobody could delete; never more than a warning, for no test is to blame.
 
-    Line breaks and tabs stay; control and format characters (the bidirectional ones among them), surrogates and
-    unassigned code points are escaped.
+    Args:
+        left: their ids.
+        lease_seconds: how long they may live on.
     """
-    return "".join(
-        char if char.isprintable() or char in _SHOWN_AS_THEY_ARE else char.encode("unicode_escape").decode()
-        for char in text.replace("\r\n", "\n")
-    )
+    text = f"sandboxes may run until {_end_of_lease(lease_seconds)}, when their lease ends: {', '.join(left)}"
+    # With -W error a warning raises, and would end the run with an internal error; the summary tells it in any case.
+    with suppress(LeakWarning):
+        warnings.warn(LeakWarning(escape(text)), stacklevel=2)
+
+
+def _end_of_lease(lease_seconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + lease_seconds))
 
 
 def _links(trace: TracebackType | None) -> Iterator[TracebackType]:
@@ -135,15 +151,30 @@ def _links(trace: TracebackType | None) -> Iterator[TracebackType]:
         trace = trace.tb_next
 
 
+def _links_of_users(trace: TracebackType | None) -> Iterator[TracebackType]:
+    """Yield the links but those of this package and, behind the first of these, of libraries; callbacks stay."""
+    libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    is_behind = False
+    for link in _links(trace):
+        own = str(link.tb_frame.f_globals.get("__name__")).startswith(f"{__package__}.")
+        is_behind = is_behind or own
+        if not own and not (is_behind and link.tb_frame.f_code.co_filename.startswith(libraries)):
+            yield link
+
+
 def _shown_values(settings: Settings) -> dict[str, str]:
     return {
         "url": settings.url,
         "image": settings.image,
+        "pool": settings.pool or "none",
         "resources": ",".join(f"{name}={value}" for name, value in settings.resources.items()) or "none",
         "lease": f"{settings.lease_seconds} s",
         "ready_timeout": f"{settings.ready_timeout_seconds:g} s",
         "command_timeout": f"{settings.command_timeout_seconds:g} s",
         "server_proxy": "yes" if settings.server_proxy else "no",
+        "ca_bundle": settings.ca_bundle or "none",
+        "execd_image": settings.execd_image or "",
+        "egress_image": settings.egress_image or "",
     }
 
 
@@ -151,11 +182,19 @@ def _isolation(settings: Settings) -> str:
     return {EMBEDDED: "bubblewrap namespaces", DOCKER: "containers"}.get(settings.url, "the server's")
 
 
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
 def _told(record: CommandRecord) -> list[str]:
     command = record.command if isinstance(record.command, str) else shlex.join(record.command)
     if len(command) > _COMMAND_CHARACTERS:
         command = f"{command[:_COMMAND_CHARACTERS]}… ({len(command):,} characters)"
-    lines = [f"$ {command}", f"  [{record.outcome}, {record.duration:.2f} s]"]
+    prompt = "" if record.is_copy else "$ "
+    lines = [prompt + command.replace("\n", "\n  "), f"  [{record.outcome}, {record.duration:.2f} s]"]
     for name, tail in (("stdout", record.stdout_tail), ("stderr", record.stderr_tail)):
-        lines += [f"  {name}| {line}" for line in tail.splitlines()[-_LINES_SHOWN:]]
+        shown = tail.splitlines()
+        if len(shown) > _LINES_SHOWN or len(tail.encode()) >= TAIL_BYTES:
+            lines.append(f"  {name}| … the end of it:")
+        lines += [f"  {name}| {line}" for line in shown[-_LINES_SHOWN:]]
     return lines

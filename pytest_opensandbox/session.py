@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -12,8 +12,8 @@ import pytest
 
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.connection import Connection
-from pytest_opensandbox.errors import AuthError, ConfigError, OpenSandboxError, TransportError
-from pytest_opensandbox.opts import NetworkPolicy, SandboxOpts
+from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
+from pytest_opensandbox.opts import SandboxOpts
 from pytest_opensandbox.recipe import MARKER, Recipe, read_markers
 from pytest_opensandbox.tally import Tally
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey["Run"]()
 """Where a process's part of the run lies in ``config.stash``."""
 
+Tell = Callable[[str, pytest.Item | None], None]
+
 _RECIPE = pytest.StashKey[Recipe]()
 
 
@@ -37,14 +39,25 @@ class Run:
         settings: what the run was told.
         run_id: the same in all processes of the run.
         worker_id: ``main`` or the xdist worker's name.
+        server: what the controller said of the server that all workers share; empty where there is none.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings, *, run_id: str, worker_id: str) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        *,
+        run_id: str,
+        worker_id: str,
+        server: Mapping[str, str] | None = None,
+    ) -> None:
         self.config = config
         self.settings = settings
         self.run_id = run_id
         self.worker_id = worker_id
-        self.connection = Connection(settings)
+        self.connection = Connection(settings, run_id=run_id, server=server)
+        self.tell: Tell = lambda text, item: None
+        """Shows the user a line while a test runs."""
         self.error = ""
         """Why the sweep at the end stopped early, or ""."""
         self.test_started = 0.0
@@ -73,18 +86,18 @@ class Run:
         """Read what each test asks for, before anything runs.
 
         Raises:
-            pytest.UsageError: a marker breaks a rule; names the test.
+            pytest.UsageError: markers break rules; names the tests, all of them.
         """
+        complaints = []
         for item in items:
             marks = [(mark.args, mark.kwargs) for mark in item.iter_markers(MARKER)]
-            if not marks:
-                continue
             try:
-                recipe = read_markers(marks)
+                item.stash[_RECIPE] = recipe = read_markers(marks)
                 recipe.opts(self.settings)
             except ConfigError as exc:
-                raise pytest.UsageError(f"{item.nodeid}: {exc}") from None
-            item.stash[_RECIPE] = recipe
+                complaints.append(f"{item.nodeid}: {exc}")
+        if complaints:
+            raise pytest.UsageError(*complaints)
 
     def recipe_of(self, node: pytest.Item) -> Recipe:
         """Return what a test's markers ask for."""
@@ -150,8 +163,10 @@ class Run:
 
     def close_boxes(self) -> None:
         """Delete every sandbox that is still open, the newest first."""
-        for box in reversed(list(self._open)):
-            self.close_box(box)
+        # A hook that fails for one of them, or Ctrl-C, must not keep the others.
+        with ExitStack() as stack:
+            for box in self._open:
+                stack.callback(self.close_box, box)
 
     def finish(self) -> None:
         """Delete what is open, sweep what is this process's to sweep, stop its server; safe to call again."""
@@ -197,12 +212,16 @@ class Run:
         from pytest_opensandbox.sandbox import Sandbox
 
         lifecycle = self._begin()
+        self.connection.check_image(opts)
         try:
             box = Sandbox.launch(lifecycle, opts, test=self._nodeid, command_timeout=command_timeout)
         except (AuthError, TransportError) as exc:
             if lifecycle.ledger.created:
                 raise
             raise self.connection.refuse(exc) from exc
+        except ApiError as exc:
+            self.connection.refuse_image(opts, exc)
+            raise
         self._open.append(box)
         self._recent.append(box)
         box.call_on_close(self._forget)
@@ -219,8 +238,12 @@ class Run:
                 tags=RunTags(self.run_id, self.worker_id, self.settings.project),
                 lease_seconds=self.settings.lease_seconds,
                 ready_timeout=self.settings.ready_timeout_seconds,
+                tell=self._tell_of_wait,
             )
         return self._lifecycle
+
+    def _tell_of_wait(self, text: str) -> None:
+        self.tell(text, self._item)
 
     def _forget(self, box: Sandbox) -> None:
         if box in self._open:
@@ -236,44 +259,6 @@ class Run:
         # A server that is ours takes with it what a sweep could not delete.
         left = () if self.connection.owns_server else report.left
         return tally.after_sweep(deleted=report.deleted, left=left, complete=not self.error)
-
-
-class SandboxFactory:
-    """Makes sandboxes; call it, and use the result as a context manager or leave its end to pytest."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __call__(
-        self,
-        image: str | None = None,
-        *,
-        env: Mapping[str, str] | None = None,
-        resources: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        network: NetworkPolicy | Sequence[str] | str | bool | None = None,
-        snapshot: str | None = None,
-    ) -> Sandbox:
-        """Create a sandbox and return it once commands can run in it.
-
-        Args:
-            image: image reference; default ``--opensandbox-image``.
-            env: environment of everything that runs in it.
-            resources: limits such as ``{"cpu": "1", "memory": "1Gi"}``; default ``--opensandbox-resources``.
-            timeout: seconds that a command may take; default ``--opensandbox-command-timeout``.
-            network: "none" or False for no network, host names for those only; None for what the server allows.
-            snapshot: id of a snapshot to restore, instead of an image.
-
-        Raises:
-            ConfigError: an argument breaks a rule.
-            ServerStartError: no server can be had.
-            ApiError: the server refuses.
-            SandboxFailedError: it ended before it was ready.
-            ReadyTimeoutError: it was not ready in time.
-            TransportError: the server does not answer.
-        """
-        recipe = Recipe(image=image, env=env, resources=resources, timeout=timeout, network=network, snapshot=snapshot)
-        return self._run.make(recipe)
 
 
 def _last_use(box: Sandbox) -> float:

@@ -1,4 +1,4 @@
-"""Hands the run id down to xdist's workers, and what became of their sandboxes up to the controller."""
+"""Hands the run id and the server down to xdist's workers, and what became of their sandboxes up to the controller."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ MAIN = "main"
 RUN_ID_KEY = "opensandbox_run_id"
 TALLY_KEY = "opensandbox_tally"
 USAGE_ERROR_KEY = "opensandbox_usage_error"
+SERVER_KEY = "opensandbox_server"
 
 
 def identity(config: pytest.Config) -> tuple[str, str]:
     """Return the run id and the worker id; the id is minted once, where no other process controls this one."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
     return given.get(RUN_ID_KEY) or secrets.token_hex(6), given.get("workerid", MAIN)
+
+
+def shared_server(config: pytest.Config) -> dict[str, str]:
+    """Return what the controller said of the server that all workers share; empty where there is none."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return dict(given.get(SERVER_KEY, {}))
 
 
 def hand_up(config: pytest.Config, *, tally: Tally | None = None, usage_error: str = "") -> None:
@@ -60,8 +67,9 @@ class Workers:
         return total([self._run.tally, *self._tallies.values()])
 
     def hand_down(self, worker_id: str, workerinput: dict[str, Any]) -> None:
-        """Tell a worker, before it starts, which run it belongs to."""
+        """Tell a worker, before it starts, which run it belongs to, and where the server is if it is one of ours."""
         workerinput[RUN_ID_KEY] = self._run.run_id
+        workerinput[SERVER_KEY] = self._run.connection.hand_down()
         self._alive.add(worker_id)
 
     def hear(self, worker_id: str, body: dict[str, Any] | None) -> None:
@@ -81,12 +89,14 @@ class Workers:
             self._settle(worker_id, deleted=(), left=())
         else:
             self._to_sweep = True
-            self._sweep(worker_id)
+            if not self._run.connection.is_refused:
+                self._sweep(worker_id)
 
     def finish(self) -> None:
         """Sweep the whole run once its workers are gone, if any of them may have had a sandbox; safe to call again."""
         # A worker that never said goodbye, as after Ctrl-C, may have had sandboxes that it could not report.
-        if not (self._to_sweep or self._alive) or self._run.connection.owns_server:
+        connection = self._run.connection
+        if not (self._to_sweep or self._alive) or connection.owns_server or connection.is_refused:
             return
         report = self._run.sweep()
         self._error = report.error

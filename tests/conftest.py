@@ -1,10 +1,15 @@
-"""What several rooms' tests share: one sandbox of the embedded server a module, where a test only looks into it."""
+"""What several rooms' tests share: a sandbox or a server of this run's kind, and pytest in clean surroundings."""
 
 from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import entry_points
 
 import pytest
 
 from pytest_opensandbox import Sandbox
+from pytest_opensandbox.config import Settings
+from pytest_opensandbox.managed import ManagedServer, start_docker, start_embedded
+from pytest_opensandbox.options import EMBEDDED, OPTIONS
 
 pytest_plugins = ["pytester"]
 
@@ -14,3 +19,28 @@ def box(sandbox_factory) -> Iterator[Sandbox]:
     """A sandbox for all tests of a module; each test leaves it as it was."""
     with sandbox_factory() as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def running_server(opensandbox_settings: Settings) -> Iterator[ManagedServer]:
+    """A server of the kind that this run uses, for those who are to talk to it with another client than ours."""
+    start = start_embedded
+    if opensandbox_settings.url != EMBEDDED:
+        start = partial(start_docker, label="made-by=tests", execd_image=opensandbox_settings.execd_image)
+    with start() as server:
+        yield server
+
+
+@pytest.fixture
+def clean_surroundings(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the outer run's settings; load this plugin and xdist and no other, for others take a second to import."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(_chosen_plugins()))
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("OPEN_SANDBOX_API_KEY", "OPEN_SANDBOX_PROTOCOL", *(option.env for option in OPTIONS)):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _chosen_plugins() -> list[str]:
+    names = {point.name for point in entry_points(group="pytest11")}
+    mine = [] if "opensandbox" in names else ["-p pytest_opensandbox.plugin"]
+    return mine + [f"-p no:{name}" for name in sorted(names) if not name.startswith(("opensandbox", "xdist"))]

@@ -1,5 +1,7 @@
 """Settings: which place wins, what is refused, what is never shown."""
 
+from pathlib import Path
+
 import pytest
 
 from pytest_opensandbox.config import read_settings
@@ -14,7 +16,12 @@ VALUES = {
     "ready_timeout": ("1", "2", "3"),
     "command_timeout": ("1", "2", "3"),
     "server_proxy": ("yes", "no", "yes"),
+    "execd_image": ("flag:1", "variable:2", "ini:3"),
+    "egress_image": ("flag:1", "variable:2", "ini:3"),
+    "pool": ("flag", "variable", "ini"),
+    "ca_bundle": (__file__, str(Path(__file__).parent / "servers.py"), str(Path(__file__).parent / "conftest.py")),
 }
+RULES = {"image": "host"}  # what stands where a rule, not a text, is the default
 FIELDS = {
     "lease": "lease_seconds",
     "ready_timeout": "ready_timeout_seconds",
@@ -40,7 +47,7 @@ def test_a_flag_beats_the_environment_which_beats_ini_which_beats_the_default(op
     for found, text, source in read:
         value = getattr(found, FIELDS.get(option.name, option.name))
         assert found.sources[option.name] == source
-        assert value == ("host" if text is None else option.parse(text))
+        assert value == (RULES.get(option.name) if text is None else option.parse(text))
 
 
 def test_every_option_has_a_value_in_this_test():
@@ -78,12 +85,22 @@ def test_an_empty_variable_counts_as_not_set():
         pytest.param(
             {"OPEN_SANDBOX_DOMAIN": "http://box", "OPEN_SANDBOX_PROTOCOL": "https"}, "http://box", id="scheme wins"
         ),
+        pytest.param(
+            {"OPEN_SANDBOX_DOMAIN": "box:8080", "OPEN_SANDBOX_PROTOCOL": "HTTPS"}, "https://box:8080", id="any case"
+        ),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "[::1]:8080"}, "http://[::1]:8080", id="IPv6"),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "box:8080/v1/"}, "http://box:8080/v1", id="with v1"),
         pytest.param({"OPEN_SANDBOX_DOMAIN": "embedded"}, "embedded", id="embedded"),
         pytest.param({"OPEN_SANDBOX_DOMAIN": "docker"}, "docker", id="docker"),
     ],
 )
 def test_the_servers_own_variable_may_lack_a_scheme(environ, url):
     assert settings(environ=environ).url == url
+
+
+def test_a_file_with_certificates_must_exist(tmp_path):
+    with pytest.raises(ConfigError, match="--opensandbox-ca-bundle must be a file with certificates"):
+        settings(flags={"ca_bundle": str(tmp_path / "none.pem")})
 
 
 def test_an_unknown_protocol_is_refused():

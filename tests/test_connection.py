@@ -1,27 +1,41 @@
 """The way to the server: opened on demand, found out once, closed as often as anybody likes."""
 
+import json
+
 import pytest
 
-from pytest_opensandbox import AuthError, ServerStartError, TransportError
+from pytest_opensandbox import ApiError, AuthError, SandboxOpts, ServerStartError, TransportError
 from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.connection import Connection
+from tests.servers import as_json, serving
 
 
 def connection(url, *, environ=None):
     return Connection(read_settings(flags={"url": url}, environ=environ or {}, inis={}))
 
 
-def test_a_client_for_a_named_server_is_made_once_and_contacts_nobody():
-    found = connection("http://127.0.0.1:1")
+def test_a_client_for_a_named_server_is_made_once_and_looks_once_whether_it_is_there():
+    with serving(as_json({"status": "healthy"})) as server:
+        found = connection(server.url)
 
-    first, second = found.client(), found.client()
+        first, second = found.client(), found.client()
 
+    found.close()
     assert first is second
+    assert [request.path for request in server.seen] == ["/health"]
+
+
+def test_a_server_that_knows_no_health_is_there_all_the_same():
+    with serving(as_json({"detail": "Not Found"}, status=404)) as server:
+        found = connection(server.url)
+
+        assert found.client() is not None
+
     found.close()
 
 
-@pytest.mark.parametrize(("url", "owns"), [("embedded", True), ("docker", True), ("http://127.0.0.1:1", False)])
-def test_only_a_named_server_is_somebody_elses(url, owns):
+@pytest.mark.parametrize(("url", "owns"), [("embedded", True), ("docker", False), ("http://127.0.0.1:1", False)])
+def test_only_embedded_is_a_server_for_each_process(url, owns):
     assert connection(url).owns_server is owns
 
 
@@ -43,7 +57,7 @@ def test_what_was_refused_once_is_not_tried_again():
     error = found.refuse(TransportError("refused", method="POST", url="http://127.0.0.1:1"))
 
     assert "--opensandbox-url" in str(error)
-    with pytest.raises(ServerStartError, match=r"see its first error: POST http://127.0.0.1:1: refused$"):
+    with pytest.raises(ServerStartError, match=r"see its first error: refused \(POST http://127.0.0.1:1\)$"):
         found.client()
 
 
@@ -61,6 +75,78 @@ def test_a_refused_key_is_told_from_a_missing_one(environ, hint):
     assert "hunter2" not in str(error)
 
 
-def test_docker_is_refused_until_it_is_there():
-    with pytest.raises(ServerStartError, match="not available in this version"):
-        connection("docker").client()
+PULL_FAILED = {"status": 500, "code": "DOCKER::SANDBOX_IMAGE_PULL_FAILED", "method": "POST", "url": "http://here"}
+
+
+def pull_failed(image):
+    message = f"Failed to pull image {image}: no host"
+    return ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message=message, method="POST", url="http://here")
+
+
+def test_an_image_that_cannot_be_pulled_is_explained_once_and_not_asked_for_again():
+    found = connection("docker")
+    missing, error = SandboxOpts(image="no/such:image"), pull_failed("no/such:image")
+
+    found.refuse_image(missing, error)
+
+    assert "Does `docker pull no/such:image` work where the server runs? --opensandbox-image" in str(error)
+    with pytest.raises(ApiError, match="no/such:image could not be pulled before in this run") as later:
+        found.check_image(missing)
+    assert "docker pull" not in str(later.value)
+
+
+def test_an_image_that_cannot_be_pulled_does_no_harm_to_the_others():
+    found = connection("docker")
+    found.refuse_image(SandboxOpts(image="a:1"), pull_failed("a:1"))
+
+    found.check_image(SandboxOpts(image="b:1"))
+
+    assert not found.is_refused
+
+
+def test_without_the_agents_image_no_sandbox_can_be_had():
+    found = connection("docker")
+
+    with pytest.raises(ServerStartError, match="Does `docker pull opensandbox/execd:v1` work") as refused:
+        found.refuse_image(SandboxOpts(image="a:1"), pull_failed("opensandbox/execd:v1"))
+
+    assert found.is_refused
+    assert "--opensandbox-execd-image" in str(refused.value)
+
+
+def test_another_refusal_is_about_no_image():
+    found = connection("docker")
+    found.refuse_image(SandboxOpts(image="a:1"), ApiError(503, message="busy"))
+
+    found.check_image(SandboxOpts(image="a:1"))
+
+
+@pytest.mark.parametrize("url", ["embedded", "http://127.0.0.1:1"])
+def test_only_a_server_on_docker_is_handed_down(url):
+    assert connection(url).hand_down() == {}
+
+
+def test_a_worker_reads_url_and_key_from_the_file_that_its_controller_names(tmp_path):
+    with serving(as_json({"items": [], "pagination": {}})) as server:
+        file = tmp_path / "server.json"
+        file.write_text(json.dumps({"url": server.url, "api_key": "hunter2"}))
+        found = Connection(read_settings(flags={"url": "docker"}, environ={}, inis={}), server={"file": str(file)})
+
+        found.client().list_sandboxes()
+
+        assert server.seen[0].headers["OPEN-SANDBOX-API-KEY"] == "hunter2"
+        found.close()
+
+
+def test_a_worker_whose_controller_has_gone_says_so(tmp_path):
+    settings = read_settings(flags={"url": "docker"}, environ={}, inis={})
+
+    with pytest.raises(ServerStartError, match="the server that this run's controller started has gone"):
+        Connection(settings, server={"file": str(tmp_path / "none.json")}).client()
+
+
+def test_a_worker_that_was_handed_a_refusal_starts_nothing():
+    settings = read_settings(flags={"url": "docker"}, environ={}, inis={})
+
+    with pytest.raises(ServerStartError, match=r"see the summary: no engine$"):
+        Connection(settings, server={"refusal": "no engine"}).client()

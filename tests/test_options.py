@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from pytest_opensandbox.options import (
-    OPTIONS,
+from pytest_opensandbox.options import OPTIONS, parse_url
+from pytest_opensandbox.parsing import (
     parse_image,
     parse_lease,
+    parse_pool,
     parse_resources,
     parse_seconds,
     parse_switch,
-    parse_url,
 )
 
 
@@ -83,6 +83,12 @@ def test_another_url_is_refused_with_the_three_that_are_not(text):
 def test_a_url_holds_nothing_secret(text):
     with pytest.raises(ValueError, match="the key comes from OPEN_SANDBOX_API_KEY"):
         parse_url(text)
+
+
+def test_a_pool_is_a_name_or_none():
+    assert [parse_pool(text) for text in ("", "fast")] == ["", "fast"]
+    with pytest.raises(ValueError, match="name of a pool"):
+        parse_pool("two words")
 
 
 @pytest.mark.parametrize("text", ["", "two words", "tab\there"])

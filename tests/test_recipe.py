@@ -49,6 +49,44 @@ def test_a_snapshot_and_an_image_contradict_each_other():
         Recipe(snapshot="snap-1", image="a").opts(SETTINGS)
 
 
+POOLED = read_settings(flags={"pool": "fast", "image": "base:1"}, environ={}, inis={})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        pytest.param(Recipe(pool="fast", env={"A": "1"}), SETTINGS, id="by the marker"),
+        pytest.param(Recipe(env={"A": "1"}), POOLED, id="by the option"),
+    ],
+)
+def test_a_pool_says_itself_what_its_sandboxes_are(recipe, settings):
+    opts = recipe.opts(settings)
+
+    assert opts.extensions == {"poolRef": "fast"}
+    assert (opts.image, opts.resource_limits, opts.network_policy, opts.env) == (None, {}, None, {"A": "1"})
+    assert "image" not in opts.to_wire()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(Recipe(image="a"), id="an image"),
+        pytest.param(Recipe(snapshot="a"), id="a snapshot"),
+        pytest.param(Recipe(resources={"cpu": "1"}), id="limits"),
+        pytest.param(Recipe(network="none"), id="a network"),
+        pytest.param(Recipe(pool=""), id="no pool"),
+    ],
+)
+def test_what_a_sandbox_made_ahead_cannot_have_beats_the_pool_of_the_options(recipe):
+    assert recipe.opts(POOLED).extensions == {}
+
+
+@pytest.mark.parametrize("other", [{"image": "a"}, {"snapshot": "a"}, {"resources": {}}, {"network": "none"}], ids=str)
+def test_a_pool_contradicts_what_it_decides_itself(other):
+    with pytest.raises(ConfigError, match="pool must stand without image, snapshot, resources and network"):
+        Recipe(pool="fast", **other)
+
+
 @pytest.mark.parametrize(
     ("network", "policy"),
     [
@@ -74,6 +112,7 @@ def test_network_is_a_word_hosts_or_a_policy(network, policy):
         pytest.param({"timeout": "5"}, "timeout must be seconds", id="time as text"),
         pytest.param({"timeout": True}, "timeout must be seconds", id="time as a bool"),
         pytest.param({"timeout": float("nan")}, "timeout must be seconds", id="time that is no number"),
+        pytest.param({"pool": "two words"}, "pool must be the name of a pool", id="pool of two words"),
         pytest.param({"image": 3}, "image must be a reference", id="image as a number"),
         pytest.param({"image": ""}, "image must be a reference", id="empty image"),
         pytest.param({"env": ["A=1"]}, "env must be a mapping", id="env as a list"),
@@ -97,12 +136,12 @@ def test_a_nearer_none_takes_back_what_a_farther_marker_asks_for():
 
 
 def test_a_positional_argument_is_refused_with_the_names_that_there_are():
-    with pytest.raises(ConfigError, match=r"must be given by name \(image, env, resources, timeout, network\)"):
+    with pytest.raises(ConfigError, match=r"must be given by name \(image, env, resources, timeout, network, pool\)"):
         read_markers([marker("python:3.12")])
 
 
 def test_an_unknown_argument_is_refused_even_where_it_would_not_win():
-    with pytest.raises(ConfigError, match="must be one of image, env, resources, timeout, network; got 'imgae'"):
+    with pytest.raises(ConfigError, match="must be one of image, env, resources, timeout, network, pool; got 'imgae'"):
         read_markers([marker(image="a"), marker(imgae="b")])
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.history import CommandRecord
-from pytest_opensandbox.report import escape, header, story, summary
+from pytest_opensandbox.printable import escape
+from pytest_opensandbox.report import header, story, summary
 from pytest_opensandbox.tally import Tally
 
 
@@ -101,7 +102,17 @@ def test_a_story_is_bounded_in_commands_in_lines_and_in_their_length():
     assert "(10,011 characters)" in text
     assert "stdout| 999\n" in text
     assert "stdout| 979\n" not in text
+    assert "stdout| … the end of it:\n  stdout| 980\n" in text
     assert len(text) < 16_000
+
+
+def test_a_story_tells_copies_too():
+    copy = CommandRecord("put 3 bytes -> /x", time.monotonic(), 0.01, "done", is_copy=True)
+
+    text = told(record("true"), copy)
+
+    assert text.startswith("id=box-1, image=host, running; 1 command and 1 copy\n")
+    assert text.endswith("\nput 3 bytes -> /x\n  [done, 0.01 s]")
 
 
 @pytest.mark.parametrize(

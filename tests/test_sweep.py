@@ -16,14 +16,20 @@ def listing(*ids):
     return as_json({"items": items, "pagination": {"hasNextPage": False}})
 
 
-def create(client, run_id, worker_id="main"):
-    metadata = RunTags(run_id, worker_id).metadata()
-    return client.create_sandbox(SandboxOpts(image="host", metadata=metadata)).id
+@pytest.fixture
+def create(opensandbox_client, opensandbox_settings):
+    """Make a sandbox of a run, or of a worker of it, and return its id."""
+
+    def create(run_id, worker_id="main"):
+        metadata = RunTags(run_id, worker_id).metadata()
+        return opensandbox_client.create_sandbox(SandboxOpts(image=opensandbox_settings.image, metadata=metadata)).id
+
+    return create
 
 
-def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_client):
-    own = [create(opensandbox_client, "run-a", worker) for worker in ("main", "gw0")]
-    other = create(opensandbox_client, "run-b")
+def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_client, create):
+    own = [create("run-a", worker) for worker in ("main", "gw0")]
+    other = create("run-b")
 
     report = sweep(opensandbox_client, run_id="run-a")
 
@@ -35,9 +41,9 @@ def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_cli
     assert not left & set(own)
 
 
-def test_a_sweep_for_one_worker_leaves_its_neighbours_alone(opensandbox_client):
-    gone = create(opensandbox_client, "run-c", "gw0")
-    stays = create(opensandbox_client, "run-c", "gw1")
+def test_a_sweep_for_one_worker_leaves_its_neighbours_alone(opensandbox_client, create):
+    gone = create("run-c", "gw0")
+    stays = create("run-c", "gw1")
 
     report = sweep(opensandbox_client, run_id="run-c", worker_id="gw0")
 

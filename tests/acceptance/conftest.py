@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
 from pytest_opensandbox import Client
-from pytest_opensandbox.lifecycle import TAG_RUN
-from pytest_opensandbox.managed import ManagedServer, start_embedded
-from pytest_opensandbox.options import OPTIONS
+from pytest_opensandbox.config import Settings
+from pytest_opensandbox.lifecycle import TAG_PROJECT
+from pytest_opensandbox.managed import ManagedServer
+from pytest_opensandbox.options import EMBEDDED
+from pytest_opensandbox.opts import label_value
+from pytest_opensandbox.session import RUN
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where sandboxes are not embedded, leave out what would be the same test once more: it names its own server."""
+    if config.stash[RUN].settings.url == EMBEDDED:
+        return
+    here = Path(__file__).parent
+    same = [item for item in items if here in item.path.parents and "server" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=same)
+    items[:] = [item for item in items if item not in same]
 
 
 @dataclass(frozen=True)
@@ -20,43 +32,39 @@ class Server:
 
     url: str
     api_key: str
+    image: str
+    """What a sandbox is made of where a test asks for nothing else."""
+    project: str
+    """The project under test; servers on the same Docker engine see each other's sandboxes."""
 
     def client(self) -> Client:
         return Client(self.url, self.api_key)
 
     def sandboxes(self) -> list[str]:
-        """Return the ids of what some run has on it."""
+        """Return the ids of what runs of the project have on it."""
         with self.client() as client:
-            return [box.id for box in client.list_sandboxes() if TAG_RUN in box.metadata]
+            return [box.id for box in client.list_sandboxes({TAG_PROJECT: self.project})]
 
 
 @pytest.fixture(autouse=True)
-def clean_surroundings(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the outer run's settings; load this plugin and xdist and no other, for others take a second to import."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(_chosen_plugins()))
-    monkeypatch.setenv("NO_COLOR", "1")
-    for name in ("OPEN_SANDBOX_API_KEY", "OPEN_SANDBOX_PROTOCOL", *(option.env for option in OPTIONS)):
-        monkeypatch.delenv(name, raising=False)
-
-
-def _chosen_plugins() -> list[str]:
-    names = {point.name for point in entry_points(group="pytest11")}
-    mine = [] if "opensandbox" in names else ["-p pytest_opensandbox.plugin"]
-    return mine + [f"-p no:{name}" for name in sorted(names) if not name.startswith(("opensandbox", "xdist"))]
-
-
-@pytest.fixture(scope="session")
-def running_server() -> Iterator[ManagedServer]:
-    with start_embedded() as server:
-        yield server
+def _surroundings(clean_surroundings: None) -> None:
+    """Every test here runs pytest."""
 
 
 @pytest.fixture
-def server(running_server: ManagedServer, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server that the environment names to the inner run; it holds no sandbox of any run when a test starts."""
+def server(
+    running_server: ManagedServer,
+    opensandbox_settings: Settings,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Server:
+    """A server that the environment names to the inner run; it holds no sandbox of the project when a test starts."""
     monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", running_server.url)
     monkeypatch.setenv("OPEN_SANDBOX_API_KEY", running_server.api_key)
-    monkeypatch.setenv("OPENSANDBOX_IMAGE", "host")
-    found = Server(running_server.url, running_server.api_key)
+    if opensandbox_settings.server_proxy:
+        monkeypatch.setenv("OPEN_SANDBOX_USE_SERVER_PROXY", "yes")
+    monkeypatch.setenv("OPENSANDBOX_IMAGE", opensandbox_settings.image)
+    image, project = opensandbox_settings.image, label_value(pytester.path.name)
+    found = Server(running_server.url, running_server.api_key, image, project)
     assert found.sandboxes() == []
     return found

@@ -53,7 +53,7 @@ def test_created_and_closed_see_the_handle(pytester):
     result = pytester.runpytest_subprocess("-s")
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*created for *.py::test_it", "*closed True after 1 commands"])
+    result.stdout.fnmatch_lines(["*created for *.py::test_it", "*closed True after 2 commands"])
 
 
 def test_a_hook_of_a_directory_speaks_for_the_tests_in_it_only(pytester):
@@ -69,6 +69,24 @@ def test_a_hook_of_a_directory_speaks_for_the_tests_in_it_only(pytester):
     result.assert_outcomes(passed=2)
     assert [line for line in result.outlines if "hook" in line] != []
     assert "hook two" not in result.stdout.str()
+
+
+def test_a_closing_hook_that_fails_is_the_error_of_a_test_and_keeps_no_sandbox(pytester, server):
+    pytester.makeconftest("def pytest_opensandbox_closed(sandbox): raise RuntimeError('hook')")
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def several(sandbox_factory): return [sandbox_factory() for _ in range(3)]
+
+        def test_it(several): pass
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*RuntimeError: hook", "opensandbox: 3 created, 3 deleted, 0 swept, 0 left"])
+    assert server.sandboxes() == []
 
 
 def test_a_hook_that_fails_leaves_no_sandbox_behind(pytester, server):

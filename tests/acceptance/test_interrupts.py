@@ -176,7 +176,16 @@ def test_what_a_handle_cannot_delete_the_sweep_does(pytester, server):
     assert server.sandboxes() == []
 
 
-def test_what_nobody_can_delete_is_named_with_the_end_of_its_lease(pytester, server):
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        pytest.param((), True, id="one process"),
+        pytest.param(("-n1",), True, id="a worker"),
+        pytest.param(("-W", "error"), False, id="warnings are errors"),
+        pytest.param(("-p", "no:warnings"), False, id="nobody collects warnings"),
+    ],
+)
+def test_what_nobody_can_delete_is_named_and_does_not_change_the_outcome(pytester, server, arguments, warned):
     pytester.makeconftest("""
         from pytest_opensandbox import Client
         from pytest_opensandbox.errors import AuthError
@@ -186,9 +195,9 @@ def test_what_nobody_can_delete_is_named_with_the_end_of_its_lease(pytester, ser
 
         Client.delete_sandbox = fail
     """)
-    pytester.makepyfile("def test_it(sandbox): print('id', sandbox.id)")
+    pytester.makepyfile("def test_it(sandbox): pass")
 
-    result = pytester.runpytest_subprocess("-s")
+    result = pytester.runpytest_subprocess(*arguments)
 
     left = server.sandboxes()
     with server.client() as client:
@@ -202,21 +211,25 @@ def test_what_nobody_can_delete_is_named_with_the_end_of_its_lease(pytester, ser
             "the sweep stopped early: *not yours*",
         ]
     )
+    assert result.ret == pytest.ExitCode.OK
+    assert result.stdout.str().count("LeakWarning: sandboxes may run until ") == warned
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
 
 
 def test_the_sweep_leaves_other_runs_alone(pytester, server):
     pytester.makepyfile("""
         from pytest_opensandbox import SandboxOpts
 
-        def test_it(sandbox, opensandbox_client):
-            tags = {"pytest-opensandbox.run": "another", "pytest-opensandbox.worker": "main"}
-            opensandbox_client.create_sandbox(SandboxOpts(image="host", metadata=tags))
+        def test_it(sandbox, opensandbox_client, opensandbox_settings):
+            tags = {"pytest-opensandbox.run": "another", "pytest-opensandbox.project": opensandbox_settings.project}
+            opensandbox_client.create_sandbox(SandboxOpts(image=sandbox.image, metadata=tags))
     """)
 
     pytester.runpytest_subprocess()
 
     with server.client() as client:
-        left = client.list_sandboxes({"pytest-opensandbox.run": "another"})
+        tags = {"pytest-opensandbox.run": "another", "pytest-opensandbox.project": server.project}
+        left = client.list_sandboxes(tags)
         for box in left:
             client.delete_sandbox(box.id)
     assert len(left) == 1

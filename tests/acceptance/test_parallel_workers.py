@@ -92,11 +92,12 @@ def test_a_killed_worker_is_swept_at_once_and_its_neighbour_is_not(pytester, ser
         test_neighbour="""
             import time
 
-            def test_it(sandbox, opensandbox_client):
-                while len(opensandbox_client.list_sandboxes()) < 2:
+            def test_it(sandbox, opensandbox_client, opensandbox_settings):
+                tags = {"pytest-opensandbox.project": opensandbox_settings.project}
+                while len(opensandbox_client.list_sandboxes(tags)) < 2:
                     time.sleep(0.02)
                 open("seen", "w").close()
-                while len(opensandbox_client.list_sandboxes()) > 1:
+                while len(opensandbox_client.list_sandboxes(tags)) > 1:
                     time.sleep(0.02)
                 assert sandbox.run("true").ok
         """,
@@ -122,7 +123,7 @@ def test_a_killed_worker_takes_its_embedded_server_along(pytester):
 
     result = pytester.runpytest_subprocess("-n1", "--max-worker-restart=0")
 
-    result.stdout.fnmatch_lines(["opensandbox: 3 created, 3 deleted, 0 swept, 0 left; gw0 crashed"])
+    result.stdout.fnmatch_lines(["opensandbox: 4 created, 4 deleted, 0 swept, 0 left; gw0 crashed"])
 
 
 def test_ctrl_c_in_a_worker_leaves_nothing_on_a_shared_server(pytester, server):

@@ -34,8 +34,8 @@ def test_a_failed_test_tells_what_happened_in_its_sandbox(pytester, server, work
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*- sandbox * (host) -*",
-            "id=*, image=host, running; 2 commands",
+            f"*- sandbox * ({server.image}) -*",
+            f"id=*, image={server.image}, running; 2 commands",
             "$ echo before; echo trouble >&2; exit 3",
             "  [[]exit 3, * s[]]",
             "  stdout| before",
@@ -71,7 +71,7 @@ def test_a_fixture_that_fails_after_using_the_sandbox_tells_it_too(pytester, ser
     result = pytester.runpytest_subprocess()
 
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*- sandbox * (host) -*", "$ make ready", "  [[]exit *"])
+    result.stdout.fnmatch_lines([f"*- sandbox * ({server.image}) -*", "$ make ready", "  [[]exit *"])
 
 
 def test_of_a_shared_sandbox_a_failed_test_tells_its_own_commands_only(pytester, server):
@@ -120,6 +120,25 @@ def test_a_failed_command_shows_the_test_not_the_plugins_own_lines(pytester, ser
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*sandbox.run*", "E *CommandError: *exited with 3"])
     result.stdout.no_fnmatch_line("*pytest_opensandbox/*.py:*")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("sandbox.get('/nope')", id="an error of ours, from below tenacity"),
+        pytest.param("sandbox.put(pathlib.Path('/nope'), '/x')", id="an error of the standard library"),
+        pytest.param("sandbox.run('true', timeout='1')", id="an argument of another type"),
+    ],
+)
+def test_an_error_from_below_is_shown_at_the_tests_own_line(pytester, server, line):
+    pytester.makepyfile(f"import pathlib\n\n\ndef test_it(sandbox):\n    {line}\n")
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*sandbox.*", "test_an_error_from_below*.py:5: *Error"])
+    result.stdout.no_fnmatch_line("*/pytest_opensandbox/*.py:*")
+    result.stdout.no_fnmatch_line("*tenacity*")
 
 
 @pytest.mark.parametrize(

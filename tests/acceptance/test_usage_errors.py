@@ -88,6 +88,24 @@ def test_a_bad_marker_is_as_clear_with_workers_although_xdist_would_call_it_an_i
     assert_usage_error(result, "test_module.py::test_marked: an argument of @pytest.mark.sandbox must be one of *")
 
 
+@pytest.mark.parametrize("workers", [pytest.param([], id="alone"), pytest.param(["-n2"], id="two workers")])
+def test_all_bad_markers_are_named_at_once(pytester, workers):
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.sandbox(imgae="x")
+        def test_first(sandbox): pass
+
+        @pytest.mark.sandbox(timeout=0)
+        def test_second(sandbox): pass
+    """)
+
+    result = pytester.runpytest_subprocess(*workers)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_first: *imgae*", "*test_second: timeout must be seconds*"])
+
+
 def test_a_bad_marker_of_a_test_that_is_not_selected_does_no_harm(pytester):
     pytester.makepyfile("""
         import pytest

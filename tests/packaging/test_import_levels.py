@@ -13,65 +13,89 @@ LEVELS = {
     for level, rooms in enumerate(
         [
             (
+                "printable",
+                "wire",
+            ),
+            (
                 "errors",
-                "options",
+                "parsing",
+                "progress",
                 "streams",
                 "tally",
             ),
             (
                 "addresses",
                 "answers",
-                "archives",
+                "docker_process",
+                "docker_server",
                 "events",
                 "hookspecs",
                 "keys",
                 "managed",
+                "members",
                 "models",
+                "options",
                 "opts",
                 "refusals",
                 "results",
                 "waits",
             ),
             (
+                "archives",
                 "commands",
                 "config",
+                "docker_engine",
                 "downloads",
                 "history",
+                "ownership",
                 "readiness",
                 "transport",
                 "uploads",
             ),
             (
+                "docker_guard",
                 "execd",
                 "files",
+                "invocations",
+                "listings",
                 "recipe",
+            ),
+            (
                 "sandboxes",
                 "snapshots",
             ),
             ("client",),
             (
                 "capture",
-                "connection",
                 "lifecycle",
                 "transfer",
             ),
             (
-                "sandbox",
+                "agent",
+                "connection",
                 "sweep",
             ),
+            ("sandbox",),
             ("session",),
+            ("factory",),
             (
                 "fixtures",
                 "report",
                 "workers",
             ),
+            ("terminal",),
             ("plugin",),
         ]
     )
     for room in rooms
 }
-KNOWS_PYTEST = {"options", "config", "hookspecs", "session", "workers", "report", "fixtures", "plugin"}
-ONE_ROOM = {"requests": {"transport"}, "urllib3": {"transport"}, "tenacity": {"waits"}, "subprocess": {"managed"}}
+KNOWS_PYTEST = {"terminal", "options", "config", "hookspecs", "session", "workers", "report", "fixtures", "plugin"}
+ONE_ROOM = {
+    "requests": {"transport"},
+    "urllib3": {"transport", "wire"},
+    "tenacity": {"waits"},
+    "subprocess": {"managed"},
+}
 
 ROOMS = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
 EMBEDDED = sorted((PACKAGE / "embedded").rglob("*.py"))
@@ -156,4 +180,4 @@ def test_nobody_waits_by_sleeping(path):
 
 @pytest.mark.parametrize("path", [*ROOMS, *EMBEDDED], ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_stays_a_room(path):
-    assert len(path.read_text().splitlines()) <= 350
+    assert len(path.read_text().splitlines()) <= 300

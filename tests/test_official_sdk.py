@@ -1,4 +1,4 @@
-"""A client that nobody here wrote speaks to the embedded server: the official SDK."""
+"""A client that nobody here wrote has the same session with every server: the official SDK."""
 
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -10,20 +10,12 @@ from opensandbox.models.sandboxes import SandboxFilter
 from opensandbox.sync.manager import SandboxManagerSync
 from opensandbox.sync.sandbox import SandboxSync
 
-from pytest_opensandbox.managed import start_embedded
-
-
-@pytest.fixture(scope="module")
-def server():
-    with start_embedded() as running:
-        yield running
-
 
 @pytest.fixture(scope="module", params=[False, True], ids=["direct", "through the server's proxy"])
-def connection(server, request):
+def connection(running_server, request):
     return ConnectionConfigSync(
-        api_key=server.api_key,
-        domain=urlsplit(server.url).netloc,
+        api_key=running_server.api_key,
+        domain=urlsplit(running_server.url).netloc,
         protocol="http",
         use_server_proxy=request.param,
         request_timeout=timedelta(seconds=30),
@@ -31,9 +23,13 @@ def connection(server, request):
 
 
 @pytest.fixture(scope="module")
-def sdk(connection):
+def sdk(connection, opensandbox_settings):
     box = SandboxSync.create(
-        "host", connection_config=connection, timeout=timedelta(minutes=5), metadata={"made-by": "sdk"}, env={"A": "1"}
+        opensandbox_settings.image,
+        connection_config=connection,
+        timeout=timedelta(minutes=5),
+        metadata={"made-by": "sdk"},
+        env={"A": "1"},
     )
     try:
         yield box
@@ -80,8 +76,8 @@ def test_the_sdk_finds_its_sandbox_by_metadata(sdk, connection):
     assert sdk.id in [info.id for info in listed.sandbox_infos]
 
 
-def test_the_sdk_kills(connection):
-    box = SandboxSync.create("host", connection_config=connection, timeout=timedelta(minutes=5))
+def test_the_sdk_kills(connection, opensandbox_settings):
+    box = SandboxSync.create(opensandbox_settings.image, connection_config=connection, timeout=timedelta(minutes=5))
 
     box.kill()
 

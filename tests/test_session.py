@@ -1,0 +1,140 @@
+"""One process's part of a run: what it starts, counts, closes and gives up."""
+
+import socket
+from dataclasses import replace
+
+import pytest
+
+from pytest_opensandbox.errors import ServerStartError, TransportError
+from pytest_opensandbox.factory import SandboxFactory
+from pytest_opensandbox.recipe import Recipe
+from pytest_opensandbox.session import Run
+from pytest_opensandbox.tally import Tally
+
+
+@pytest.fixture
+def run(pytestconfig, opensandbox_settings):
+    """A run of its own inside the one that tests it, with an embedded server of its own."""
+    settings = replace(opensandbox_settings, url="embedded", image="host")
+    run = Run(pytestconfig, settings, run_id="inner", worker_id="main")
+    yield run
+    run.finish()
+
+
+@pytest.fixture
+def nowhere(pytestconfig, opensandbox_settings):
+    """A run whose server does not exist."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = replace(opensandbox_settings, url=f"http://127.0.0.1:{port}", image="host")
+    return Run(pytestconfig, settings, run_id="inner", worker_id="main")
+
+
+def test_a_run_that_makes_nothing_opens_nothing(run, monkeypatch):
+    monkeypatch.setattr(run.connection, "client", lambda: pytest.fail("a server was asked for"))
+
+    run.finish()
+
+    assert not run.tally.used
+
+
+def test_a_sandbox_is_counted_and_closed_with_the_run(run):
+    made = SandboxFactory(run)()
+    before = run.tally
+
+    run.finish()
+    run.finish()
+
+    assert before == Tally(created=1, left=(made.id,))
+    assert made.closed
+    assert run.tally == Tally(created=1, deleted=1)
+
+
+def test_what_is_open_is_closed_the_newest_first(run):
+    closed = []
+    boxes = [run.make(Recipe()) for _ in range(2)]
+    for box in boxes:
+        box.call_on_close(closed.append)
+
+    run.close_boxes()
+
+    assert closed == boxes[::-1]
+
+
+def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
+    box = run.make(Recipe())
+    with monkeypatch.context() as patch:
+        patch.setattr(run.client(), "delete_sandbox", lambda _: raise_error())
+        run.close_box(box)
+    left = run.tally.left
+
+    report = run.sweep()
+
+    assert left == (box.id,)
+    assert (report.deleted, report.left, report.error) == ((box.id,), (), "")
+
+
+def test_a_test_has_used_what_it_made_or_ran_a_command_in(run, request):
+    idle, busy = run.make(Recipe()), run.make(Recipe())
+
+    with run.test(request.node):
+        fresh = run.make(Recipe())
+        busy.run("true")
+        used = run.used_by_test()
+
+    assert used == [busy, fresh]
+    assert idle not in used
+
+
+def test_one_that_a_tests_own_body_makes_ends_with_that_test(run, request, monkeypatch):
+    finalizers = []
+    monkeypatch.setattr(request.node, "addfinalizer", finalizers.append)
+
+    with run.test(request.node), run.part(body=True):
+        in_body = run.make(Recipe())
+        with run.part(body=False):
+            in_fixture = run.make(Recipe())
+    for finalize in finalizers:
+        finalize()
+
+    assert in_body.closed
+    assert not in_fixture.closed
+
+
+def test_a_marker_that_breaks_a_rule_is_a_usage_error_that_names_the_test(run, request):
+    request.node.add_marker(pytest.mark.sandbox(timeout=-1))
+
+    with pytest.raises(pytest.UsageError, match="names_the_test: timeout must be seconds"):
+        run.read_markers([request.node])
+
+
+def test_a_test_without_a_marker_asks_for_what_the_options_say(run, request):
+    assert run.recipe_of(request.node) == Recipe()
+
+
+def test_a_server_that_is_not_there_is_waited_for_once(nowhere):
+    with pytest.raises(ServerStartError, match="is an OpenSandbox server running there"):
+        nowhere.make(Recipe())
+
+    with pytest.raises(ServerStartError, match="see its first error"):
+        nowhere.make(Recipe())
+
+    nowhere.finish()
+    assert not nowhere.tally.used
+
+
+def test_a_server_that_is_away_for_a_moment_is_asked_again(run, monkeypatch):
+    first = run.make(Recipe())
+    with monkeypatch.context() as patch:
+        patch.setattr(run.client(), "create_sandbox", lambda _: raise_error())
+        with pytest.raises(TransportError):
+            run.make(Recipe())
+
+    second = run.make(Recipe())
+
+    assert first.run("true").ok
+    assert second.run("true").ok
+
+
+def raise_error():
+    raise TransportError("away", method="POST", url="http://h/v1/sandboxes")
