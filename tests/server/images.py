@@ -1,0 +1,134 @@
+"""The images of the tests, made without a registry: a Debian root with python3, and our agent as execd on top."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import docker
+
+from tests.server.engine import EXECD_IMAGE, IMAGE, release, rootfs_archive
+
+REPOSITORY = "pytest-opensandbox-test"
+
+_LIBRARIES = ("bottle", "waitress", "python_multipart")
+_LEFT_OUT = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./usr/share/locale")
+# Compiled there, because a zip keeps nothing of what Python compiles while it runs from it.
+_PACK = """
+import compileall, pathlib, zipapp
+compileall.compile_dir("/agent", quiet=1, legacy=True)
+for source in pathlib.Path("/agent").rglob("*.py"):
+    if source != pathlib.Path("/agent/__main__.py"):
+        source.unlink()
+zipapp.create_archive("/agent", "/execd", interpreter="/usr/bin/env python3")
+"""
+_MAIN = "from agent.__main__ import main\nmain()\n"
+_BOOTSTRAP = '#!/bin/sh\n/opt/opensandbox/execd --listen 0.0.0.0:44772 --linger 1 &\nexec "$@"\n'
+
+
+@dataclass(frozen=True)
+class Images:
+    """Names of images on the engine."""
+
+    sandbox: str
+    """Has bash, tar and python3."""
+    execd: str
+    """Has /execd and /bootstrap.sh, as the server wants them."""
+
+
+@contextmanager
+def images(host: str) -> Iterator[Images]:
+    """Yield the images that the environment names, or new ones that go when the block ends."""
+    named = Images(os.environ.get(IMAGE, ""), os.environ.get(EXECD_IMAGE, ""))
+    if named.sandbox and named.execd:
+        yield named
+        return
+    token = uuid.uuid4().hex[:8]
+    made = Images(f"{REPOSITORY}:sandbox-{token}", f"{REPOSITORY}:execd-{token}")
+    client = docker.DockerClient(base_url=host, timeout=300)
+    try:
+        client.api.import_image_from_file(str(_rootfs()), repository=REPOSITORY, tag=f"sandbox-{token}")
+        _make_execd(client, made.sandbox, f"execd-{token}")
+        yield Images(named.sandbox or made.sandbox, named.execd or made.execd)
+    finally:
+        for name in (made.execd, made.sandbox):
+            with suppress(docker.errors.ImageNotFound):
+                client.images.remove(name)
+        client.close()
+
+
+def _make_execd(client: docker.DockerClient, base: str, tag: str) -> None:
+    """Build the image in a container, step by step; a build would leave layers in the engine's cache."""
+    container = client.containers.create(base, command=["tail", "-f", "/dev/null"])
+    try:
+        container.start()
+        container.put_archive("/", _agent())
+        packed = container.exec_run(["python3", "-c", _PACK])
+        assert packed.exit_code == 0, packed.output.decode()
+        container.commit(repository=REPOSITORY, tag=tag)
+    finally:
+        container.remove(force=True, v=True)
+
+
+def _agent() -> bytes:
+    """Return a tar of the agent with its libraries, and of the script that starts it."""
+    package = find_spec("pytest_opensandbox.embedded.agent")
+    assert package is not None
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.add(str(Path(str(package.origin)).parent), "agent/agent", filter=_without_caches)
+        for name in _LIBRARIES:
+            origin = Path(str(find_spec(name).origin))  # type: ignore[union-attr] - the extra brings it along
+            source = origin.parent if origin.name == "__init__.py" else origin
+            tar.add(str(source), f"agent/{source.name}", filter=_without_caches)
+        _add_text(tar, "agent/__main__.py", _MAIN, mode=0o644)
+        _add_text(tar, "bootstrap.sh", _BOOTSTRAP, mode=0o755)
+    return buffer.getvalue()
+
+
+def _add_text(tar: tarfile.TarFile, name: str, text: str, *, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(text.encode()), mode, time.time()  # a zip knows no 1970
+    tar.addfile(member, io.BytesIO(text.encode()))
+
+
+def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "__pycache__" in member.name else member
+
+
+def _rootfs() -> Path:
+    """Return the root file system of a small Debian; the first time it takes minutes."""
+    archive = rootfs_archive()
+    if archive.exists():
+        return archive
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    # A mount of its own may forbid devices, as /tmp sometimes does.
+    with tempfile.TemporaryDirectory(dir=archive.parent) as directory:
+        root, packed = f"{directory}/root", f"{directory}/root.tar"
+        include = "--include=bash,python3-minimal,python3,tar"
+        subprocess.run(["debootstrap", "--variant=minbase", include, release(), root, *_mirror()], check=True)
+        left_out = [f"--exclude={place}/*" for place in _LEFT_OUT]
+        subprocess.run(["tar", "-C", root, *left_out, "-cf", packed, "."], check=True)
+        os.replace(packed, archive)
+    return archive
+
+
+def _mirror() -> list[str]:
+    """Return the address from which this machine has its own packages, so that one is used that can be reached."""
+    if shutil.which("apt-get") is None:
+        return []
+    facts = "$(CODENAME) $(REPO_URI)"
+    command = ["apt-get", "indextargets", "--format", facts, "Identifier: Packages"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [uri for name, _, uri in (line.partition(" ") for line in lines) if name == release()][:1]

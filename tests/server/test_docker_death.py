@@ -1,0 +1,67 @@
+"""A pytest or a server that is killed: no code of ours may run in it any more, and all the same nothing stays."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_opensandbox import Client, SandboxOpts
+from pytest_opensandbox.managed import start_docker
+from tests.embedded.machine import is_alive, wait_until
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("way", [(), ("-n1",)], ids=["one process", "a worker"])
+def test_a_pytest_that_is_killed_leaves_no_server_and_no_container(pytester, on_docker, of_run, way, number):
+    """A killed session runs no code of ours, and the containers would outlive the server that knows their lease."""
+    pytester.makepyfile("""
+        import pathlib, time
+
+        def test_it(sandbox):
+            pathlib.Path("ready").touch()
+            time.sleep(300)
+    """)
+    command = [sys.executable, "-m", "pytest", *on_docker, *way]
+    with open("said", "wb") as said:
+        process = pytester.popen(command, stdout=said, stderr=said)
+    assert wait_until((pytester.path / "ready").exists, seconds=120), Path("said").read_text()
+    family = servers_of(process.pid)
+    assert of_run(pytester.path.name) != []
+
+    process.send_signal(number)
+    process.wait()
+
+    assert len(family) == 2
+    assert wait_until(lambda: not any(is_alive(pid) for pid in family), seconds=60)
+    assert of_run(pytester.path.name) == []
+
+
+def test_a_server_that_dies_leaves_nothing_and_is_told(client, images):
+    with start_docker(label="made-by=test", execd_image=images.execd) as server:
+        with Client(server.url, server.api_key) as it:
+            box = it.create_sandbox(SandboxOpts(image=images.sandbox))
+        os.kill(servers_of(os.getpid(), guard=server.pid)[-1], signal.SIGKILL)
+
+        assert wait_until(lambda: not server.is_running, seconds=60)
+
+    assert client.api.containers(all=True, filters={"label": f"opensandbox.io/id={box.id}"}) == []
+
+
+def servers_of(pid, *, guard=None):
+    """Return the process ids of a pytest's guard and its server, the guard first."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        parents[int(entry.name)] = (parent, words)
+    guards = (
+        [guard]
+        if guard
+        else [p for p, (up, words) in parents.items() if up == pid and b"pytest_opensandbox.docker_guard" in words]
+    )
+    return guards + [p for p, (up, _) in parents.items() if up in guards]

@@ -1,0 +1,68 @@
+"""No engine, no image, an agent that cannot run: one clear message with the remedy, and nothing left behind."""
+
+import re
+
+import pytest
+
+from pytest_opensandbox import ServerStartError
+from pytest_opensandbox.managed import start_docker
+
+
+def test_an_agent_image_that_cannot_run_is_told_and_leaves_no_helper(pytester, client, images):
+    """The server forgets the container that it reads the agent from where it does not start."""
+    name = f"{images.execd.split(':')[0]}-unable:1"
+    client.api.import_image_from_data(b"\0" * 10240, repository=name.split(":")[0], tag="1")
+    before = {found["Id"] for found in client.api.containers(all=True)}
+    pytester.makepyfile("def test_it(sandbox): pass")
+    try:
+        result = pytester.runpytest_subprocess(
+            "--opensandbox-url=docker", f"--opensandbox-image={images.sandbox}", f"--opensandbox-execd-image={name}"
+        )
+
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["*SANDBOX_EXECD_START_FAILED*"])
+        found = client.api.containers(all=True, filters={"ancestor": name})
+        assert {item["Id"] for item in found} - before == set()
+    finally:
+        client.images.remove(name)
+
+
+IMAGES_NOWHERE = """
+    import pytest
+
+    @pytest.mark.parametrize("n", range(3))
+    def test_it(sandbox, n): pass
+"""
+
+
+@pytest.mark.parametrize("what", ["image", "execd-image"])
+def test_an_image_that_cannot_be_pulled_is_explained_once(pytester, on_docker, what):
+    pytester.makepyfile(IMAGES_NOWHERE)
+
+    result = pytester.runpytest_subprocess(*on_docker, f"--opensandbox-{what}=no-such-registry.invalid/image:1")
+
+    result.assert_outcomes(errors=3)
+    text = result.stdout.str()
+    assert text.count("Does `docker pull no-such-registry.invalid/image:1` work where the server runs?") == 1
+    assert f"--opensandbox-{what}" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("host", ["unix:///no/such.sock", "tcp://127.0.0.1:1"])
+def test_no_engine_is_told_by_its_address_with_the_remedy(monkeypatch, host):
+    monkeypatch.setenv("DOCKER_HOST", host)
+
+    with pytest.raises(
+        ServerStartError, match=re.escape(f"no Docker engine answers at {host} (start Docker, or set DOCKER_HOST")
+    ):
+        start_docker(label="made-by=test")
+
+
+def test_no_engine_is_explained_once_for_all_workers(pytester, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such.sock")
+    pytester.makepyfile(IMAGES_NOWHERE)
+
+    result = pytester.runpytest_subprocess("--opensandbox-url=docker", "-n2")
+
+    result.assert_outcomes(errors=3)
+    assert result.stdout.str().count("--opensandbox-url can be:") == 1

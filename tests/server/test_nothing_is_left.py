@@ -1,0 +1,20 @@
+"""At the end of all runs the engine has nothing of ours: the last thing that `worlds.py` runs."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.server.inventory import inventory
+
+BEFORE = "OPENSANDBOX_TEST_BEFORE"
+
+
+@pytest.mark.skipif(BEFORE not in os.environ, reason="worlds.py knows what was on the engine before")
+def test_the_engine_has_nothing_of_ours_that_it_had_not_before(client):
+    before = json.loads(Path(os.environ[BEFORE]).read_text())
+
+    after = inventory(client)
+
+    assert sorted(set(after) - set(before)) == []
