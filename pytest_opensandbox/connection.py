@@ -143,7 +143,8 @@ class Connection:
         elif url in (EMBEDDED, DOCKER):
             self._server = self._start()
             url, key = self._server.url, masked(self._server.api_key)
-            self._pass_on(self._server.stderr_tail())
+            if self.settings.url == EMBEDDED:
+                _pass_on(self._server.stderr_tail())
         client = Client(
             url, key, use_server_proxy=self.settings.server_proxy, ca_bundle=self.settings.ca_bundle or None
         )
@@ -158,12 +159,6 @@ class Connection:
         except TransportError as exc:
             client.close()
             raise self.refuse(exc) from exc
-
-    def _pass_on(self, notes: str) -> None:
-        """Warn of what a server of ours cannot do on this machine; the run goes on, also with -W error."""
-        if notes.strip():
-            with suppress(OpenSandboxWarning):
-                warnings.warn(OpenSandboxWarning(f"the {self.settings.url} server says: {notes.strip()}"), stacklevel=2)
 
     def _start(self) -> ManagedServer:
         # Lazy, as above.
@@ -209,6 +204,13 @@ def _read(path: Path) -> tuple[str, MaskedKey]:
         return said["url"], masked(said["api_key"])
     except (OSError, ValueError, KeyError) as error:
         raise ServerStartError(f"the server that this run's controller started has gone: {error}") from None
+
+
+def _pass_on(notes: str) -> None:
+    """Warn of what the embedded server cannot do on this machine; the run goes on, also with -W error."""
+    if notes.strip():
+        with suppress(OpenSandboxWarning):
+            warnings.warn(OpenSandboxWarning(f"the embedded server says: {notes.strip()}"), stacklevel=2)
 
 
 def _first_line(error: Exception) -> str:

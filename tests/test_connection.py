@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pytest_opensandbox import ApiError, AuthError, SandboxOpts, ServerStartError, TransportError
+from pytest_opensandbox import ApiError, AuthError, OpenSandboxWarning, SandboxOpts, ServerStartError, TransportError
 from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.connection import Connection
 from tests.servers import as_json, serving
@@ -150,3 +150,19 @@ def test_a_worker_that_was_handed_a_refusal_starts_nothing():
 
     with pytest.raises(ServerStartError, match=r"see the summary: no engine$"):
         Connection(settings, server={"refusal": "no engine"}).client()
+
+
+def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_path):
+    # An old bubblewrap knows no overlays: system directories become read-only, and nobody reads a server's log.
+    old = tmp_path / "sitecustomize.py"
+    old.write_text(
+        "import pytest_opensandbox.embedded.bubblewrap as room\n"
+        "room._copied_system = lambda *_: ['--overlay-of-tomorrow']\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    found = connection("embedded")
+
+    with pytest.warns(OpenSandboxWarning, match="refuses overlays"):
+        found.client()
+
+    found.close()
