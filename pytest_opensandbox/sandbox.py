@@ -121,6 +121,7 @@ class Sandbox:
             Bytes and text of both streams, exit code, signal and duration. With ``exact=True`` the bytes equal those
             that ``subprocess.run(capture_output=True)`` gives for the same command. As there, what goes on in the
             background is waited for as long as it holds one of the streams; redirect both of them to leave it behind.
+            A command that SIGINT or SIGPIPE ended has the shell's exit code for it, 130 or 141, and no signal.
 
         Raises:
             CommandTimeoutError: its time was up; holds what it had written.
