@@ -91,6 +91,7 @@ LEVELS = {
 }
 KNOWS_PYTEST = {"terminal", "options", "config", "hookspecs", "session", "workers", "report", "fixtures", "plugin"}
 ONE_ROOM = {
+    "docker": {"docker_engine", "docker_process"},
     "requests": {"transport"},
     "urllib3": {"transport", "wire"},
     "tenacity": {"waits"},
