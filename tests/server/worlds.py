@@ -33,7 +33,7 @@ AGNOSTIC = (
 )
 # By file: the runs of one test's variants have the same project, by which sandboxes on a shared engine are told apart.
 WORKERS = ("-n2", "--dist=loadfile")
-LAST = "tests/server/test_nothing_is_left.py"
+LAST = str(ROOT / "tests/server/test_nothing_is_left.py")
 
 
 def main(arguments: list[str]) -> int:
