@@ -49,6 +49,8 @@ class Settings:
     """Image of the agent where the url is ``docker``; None for what the server's own example names."""
     egress_image: str | None = None
     """Image of the network guard where the url is ``docker``; None as above."""
+    signals: bool = True
+    """Whether SIGTERM and SIGHUP end a run as Ctrl-C does."""
     project: str
     """Name of the project under test, as a legal label value."""
     ca_bundle: str = ""
@@ -112,6 +114,7 @@ def read_settings(
         ca_bundle=values["ca_bundle"],
         execd_image=values["execd_image"],
         egress_image=values["egress_image"],
+        signals=values["signals"],
         project=label_value(project) if project else "",
         api_key=_key(environ),
         sources=sources,

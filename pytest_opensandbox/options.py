@@ -212,6 +212,15 @@ OPTIONS: tuple[Option, ...] = (
         "IMAGE",
         EXAMPLE_IMAGE,
     ),
+    Option(
+        "signals",
+        "OPENSANDBOX_SIGNALS",
+        "yes",
+        parse_switch,
+        "Let SIGTERM and SIGHUP end a run that has sandboxes as Ctrl-C does, so that they are deleted, where nothing "
+        "else handles these signals.",
+        "",
+    ),
 )
 
 

@@ -155,6 +155,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Do what a second Ctrl-C may have kept ``pytest_sessionfinish`` from; nothing where that has run."""
     if RUN in config.stash:
         _finish(config)
+        config.stash[RUN].signals.give_back()
 
 
 @pytest.hookimpl(optionalhook=True)

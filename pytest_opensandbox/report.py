@@ -175,6 +175,7 @@ def _shown_values(settings: Settings) -> dict[str, str]:
         "ca_bundle": settings.ca_bundle or "none",
         "execd_image": settings.execd_image or "",
         "egress_image": settings.egress_image or "",
+        "signals": "yes" if settings.signals else "no",
     }
 
 

@@ -15,6 +15,7 @@ from pytest_opensandbox.connection import Connection
 from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
 from pytest_opensandbox.opts import SandboxOpts
 from pytest_opensandbox.recipe import MARKER, Recipe, read_markers
+from pytest_opensandbox.signals import Signals
 from pytest_opensandbox.tally import Tally
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Run:
         self.run_id = run_id
         self.worker_id = worker_id
         self.connection = Connection(settings, run_id=run_id, server=server)
+        self.signals = Signals(enabled=settings.signals)
         self.tell: Tell = lambda text, item: None
         """Shows the user a line while a test runs."""
         self.error = ""
@@ -231,6 +233,7 @@ class Run:
         # Lazy, as above.
         from pytest_opensandbox.lifecycle import Lifecycle, RunTags
 
+        self.signals.take()
         client = self.connection.client()
         if self._lifecycle is None:
             self._lifecycle = Lifecycle(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.client import HTTPException, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
+from math import inf
 from ssl import SSLCertVerificationError
 from typing import Any
 
@@ -25,6 +26,7 @@ from pytest_opensandbox.addresses import (
     without_secrets,
 )
 from pytest_opensandbox.answers import Answer
+from pytest_opensandbox.deadlines import time_left
 from pytest_opensandbox.errors import ApiError, TransportError
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import Endpoint
@@ -123,7 +125,7 @@ class Transport:
         if self._key and (own or with_key):
             sent[KEY_HEADER] = self._key
         request = requests.Request(method, url, headers=sent, params=params, data=body)
-        answer = self._exchange(request, timeout or self.timeouts)
+        answer = self._exchange(request, _cut(timeout or self.timeouts))
         if own:
             self._note_clock(answer.headers.get("Date"))
         if 200 <= answer.status < 300:
@@ -262,6 +264,8 @@ def _reader(
         try:
             # A peer that speaks HTTP/1.0 takes the socket out of reach; then the request's own time-out stays.
             sock = getattr(raw.connection, "sock", None)
+            if time_left() != inf:
+                seconds = min(inf if seconds is None else seconds, time_left())
             if seconds is not None and sock is not None:
                 sock.settimeout(max(seconds, 0.001))
             piece: bytes = raw.read1(_READ_BYTES)
@@ -270,6 +274,12 @@ def _reader(
         return piece
 
     return read_some
+
+
+def _cut(timeouts: Timeouts) -> Timeouts:
+    """Return the time-outs, none of them longer than what is left of a time limit."""
+    left = max(round(time_left(), 2), 0.01)
+    return min(timeouts[0], left), min(timeouts[1], left)
 
 
 def _reason(error: Exception, timeouts: Timeouts) -> tuple[str, bool]:

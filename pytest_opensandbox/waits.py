@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_exponential
 
+from pytest_opensandbox.deadlines import time_left
 from pytest_opensandbox.errors import ApiError, TransportError
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ def retry_idempotent(call: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
     return Retrying(
         retry=retry_if_exception(_is_passing),
         wait=_retry_wait,
-        stop=stop_after_attempt(RETRY_ATTEMPTS),
+        stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
         sleep=sleep,
         reraise=True,
     )(call)

@@ -68,6 +68,8 @@ class Workers:
 
     def hand_down(self, worker_id: str, workerinput: dict[str, Any]) -> None:
         """Tell a worker, before it starts, which run it belongs to, and where the server is if it is one of ours."""
+        # Its workers may have sandboxes as soon as they begin, and it is this process that sweeps them.
+        self._run.signals.take()
         workerinput[RUN_ID_KEY] = self._run.run_id
         workerinput[SERVER_KEY] = self._run.connection.hand_down()
         self._alive.add(worker_id)

@@ -18,6 +18,7 @@ VALUES = {
     "server_proxy": ("yes", "no", "yes"),
     "execd_image": ("flag:1", "variable:2", "ini:3"),
     "egress_image": ("flag:1", "variable:2", "ini:3"),
+    "signals": ("no", "yes", "no"),
     "pool": ("flag", "variable", "ini"),
     "ca_bundle": (__file__, str(Path(__file__).parent / "servers.py"), str(Path(__file__).parent / "conftest.py")),
 }

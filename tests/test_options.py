@@ -37,8 +37,11 @@ def test_names_are_derived_from_one_word(option):
     assert option.env in ("OPENSANDBOX_" + option.name.upper(), "OPEN_SANDBOX_DOMAIN", "OPEN_SANDBOX_USE_SERVER_PROXY")
 
 
-def test_only_a_switch_has_a_flag_that_says_no():
-    assert [option.off_flag for option in OPTIONS if option.off_flag] == ["--no-opensandbox-server-proxy"]
+def test_only_switches_have_flags_that_say_no():
+    assert [option.off_flag for option in OPTIONS if option.off_flag] == [
+        "--no-opensandbox-server-proxy",
+        "--no-opensandbox-signals",
+    ]
 
 
 @pytest.mark.parametrize("word", ["embedded", "docker"])

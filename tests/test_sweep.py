@@ -1,5 +1,7 @@
 """The sweep finds all of a run and none of another; trouble is part of its report."""
 
+import threading
+
 import pytest
 
 from pytest_opensandbox import Client, SandboxOpts
@@ -108,3 +110,33 @@ def test_a_key_that_is_refused_ends_the_sweep_at_once():
     assert len(server.seen) == 1
     assert report.left == ()
     assert "401" in report.error
+
+
+def test_sandboxes_are_deleted_side_by_side():
+    meeting = threading.Barrier(3, timeout=20)
+    everybody = Reply(200, [_Meeting(meeting)], framing="chunked")
+    replies = (listing("a", "b", "c"), everybody, everybody, everybody, EMPTY, EMPTY)
+    with serving(*replies) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert sorted(report.deleted) == ["a", "b", "c"]
+    assert not meeting.broken
+
+
+def test_a_server_that_falls_silent_does_not_hold_the_sweep_for_longer_than_its_budget():
+    held = threading.Event()
+    with serving(listing("a"), Reply(200, [held], framing="chunked")) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run", budget_seconds=0.2)
+        held.set()
+
+    assert report.left == ("a",)
+
+
+class _Meeting:
+    """Holds an answer back until all deletions are under way."""
+
+    def __init__(self, barrier):
+        self._barrier = barrier
+
+    def wait(self, timeout):
+        return self._barrier.wait()

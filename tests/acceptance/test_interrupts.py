@@ -99,6 +99,46 @@ def test_ctrl_c_in_a_test_leaves_nothing(pytester, server, fixture):
     result.stdout.fnmatch_lines(["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("where", ["fixture", "test"])
+def test_a_run_that_is_told_to_end_does_so_as_after_ctrl_c(pytester, server, number, where):
+    told = f"import os; os.kill(os.getpid(), {int(number)})"
+    pytester.makepyfile(f"""
+        import pytest
+
+        @pytest.fixture
+        def later(sandbox):
+            {told if where == "fixture" else "pass"}
+
+        def test_it(later):
+            {told}
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    assert_interrupted_and_clean(result, server)
+    result.stdout.fnmatch_lines(
+        ["opensandbox: 1 created, 1 deleted, 0 swept, 0 left", f"*KeyboardInterrupt: {number.name} received"]
+    )
+
+
+def test_a_signal_that_the_options_leave_alone_ends_pytest_on_the_spot(pytester, server):
+    pytester.makeini("[pytest]\nopensandbox_signals = no")
+    pytester.makepyfile("""
+        import os, signal
+
+        def test_it(sandbox):
+            os.kill(os.getpid(), signal.SIGTERM)
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    with server.client() as client:
+        for sandbox_id in server.sandboxes():
+            client.delete_sandbox(sandbox_id)
+    assert result.ret == -signal.SIGTERM
+
+
 def test_after_ctrl_c_a_fixtures_teardown_still_has_its_sandbox(pytester, server):
     pytester.makepyfile(f"""
         import pytest

@@ -13,6 +13,7 @@ LEVELS = {
     for level, rooms in enumerate(
         [
             (
+                "deadlines",
                 "printable",
                 "wire",
             ),
@@ -20,6 +21,7 @@ LEVELS = {
                 "errors",
                 "parsing",
                 "progress",
+                "signals",
                 "streams",
                 "tally",
             ),

@@ -1,0 +1,57 @@
+"""Ends a run that is told to terminate as Ctrl-C ends it, so that its sandboxes are deleted on the way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+_NUMBERS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows knows no SIGHUP
+)
+
+
+class Signals:
+    """Turns SIGTERM and SIGHUP into KeyboardInterrupt where nobody else handles them.
+
+    By default these end Python on the spot: no fixture, hook or exit handler runs, and the sandboxes stay. CI systems
+    send them when somebody cancels a job or a terminal closes.
+
+    Args:
+        enabled: whether to do anything at all.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._process = os.getpid()
+        self._taken: list[int] = []
+
+    def take(self) -> None:
+        """Handle from now on what nobody else handles; does nothing outside the main thread, and safe to call again."""
+        if not self._enabled or threading.current_thread() is not threading.main_thread():
+            return
+        for number in _NUMBERS:
+            # Something that ignores it, as nohup has it, is somebody's word as well.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._interrupt)
+                self._taken.append(number)
+
+    def give_back(self) -> None:
+        """Put things back as they were, except where somebody else has taken over since; safe to call again."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        while self._taken:
+            number = self._taken.pop()
+            if signal.getsignal(number) == self._interrupt:
+                signal.signal(number, signal.SIG_DFL)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A child that a test has forked: multiprocessing, for one, ends its own by SIGTERM.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
