@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,6 +113,10 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         """
         answer = retry_idempotent(lambda: self._transport.request("GET", f"{self._transport.root}/version").json())
         return str(answer.get("version") or "") if isinstance(answer, dict) else ""
+
+    def server_time(self) -> datetime:
+        """Return the server's clock, as its last answer showed it; with time zone."""
+        return datetime.fromtimestamp(self._transport.server_time(), timezone.utc)
 
     def check_alive(self, *, timeout: float = 10.0) -> None:
         """Return if the server answers anything at all.

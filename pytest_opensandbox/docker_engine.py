@@ -67,20 +67,49 @@ class Engine:
         made.sandboxes.update(labels.get(SANDBOX_LABEL, "") for _, labels in found if labels.get(key) == value)
         for container_id, labels in found:
             if made.has(container_id, labels):
-                self._remove(container_id)
+                self.remove(container_id)
         for snapshot_id in made.snapshots:
-            with suppress(DockerException, OSError):
-                self._api.remove_image(f"{SNAPSHOT_REPOSITORY}:{snapshot_id}")
+            self.remove_snapshot(f"{SNAPSHOT_REPOSITORY}:{snapshot_id}")
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._api.close()
+    def left(self, label: str) -> tuple[list[str], list[str]]:
+        """Return what carries a label: ids of containers, with those that guard their network, and names of snapshots.
 
-    def _remove(self, container_id: str) -> None:
+        Args:
+            label: ``key=value`` of a run's sandboxes.
+
+        Raises:
+            DockerStartError: the engine does not say.
+        """
+        from docker.errors import DockerException
+
+        try:
+            carrying = self._api.containers(all=True, filters={"label": label})
+            guards = self._api.containers(all=True, filters={"label": SIDECAR_LABEL})
+            images = self._api.images(SNAPSHOT_REPOSITORY, filters={"label": label})
+        except (DockerException, OSError) as error:
+            raise no_engine(self.host, error) from None
+        sandboxes = {container["Labels"].get(SANDBOX_LABEL) for container in carrying}
+        guards = [container for container in guards if container["Labels"][SIDECAR_LABEL] in sandboxes]
+        names = [name for image in images for name in image.get("RepoTags") or ()]
+        return [container["Id"] for container in (*carrying, *guards)], names
+
+    def remove(self, container_id: str) -> None:
+        """Delete a container with its volumes; trouble shows in that it is still there."""
         from docker.errors import DockerException
 
         with suppress(DockerException, OSError):
             self._api.remove_container(container_id, force=True, v=True)
+
+    def remove_snapshot(self, name: str) -> None:
+        """Delete an image; trouble shows in that it is still there."""
+        from docker.errors import DockerException
+
+        with suppress(DockerException, OSError):
+            self._api.remove_image(name)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._api.close()
 
 
 class _Made:

@@ -132,7 +132,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     _finish(session.config)
     run, left = session.config.stash[RUN], session.config.stash[_WORKERS].tally.left
     if left and not run.is_worker:
-        report.warn_of_leaks(left, lease_seconds=run.settings.lease_seconds)
+        report.warn_of_leaks(left, run_id=run.run_id, lease_seconds=run.settings.lease_seconds)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -140,6 +140,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     workers, run = config.stash[_WORKERS], config.stash[RUN]
     lines = report.summary(
         workers.tally,
+        run_id=run.run_id,
         lease_seconds=run.settings.lease_seconds,
         crashed=workers.crashed,
         error=workers.error,

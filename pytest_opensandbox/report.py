@@ -102,12 +102,13 @@ def story(box: Sandbox, *, since: float) -> str:
 
 
 def summary(
-    tally: Tally, *, lease_seconds: int, crashed: Sequence[str] = (), error: str = "", refusal: str = ""
+    tally: Tally, *, run_id: str, lease_seconds: int, crashed: Sequence[str] = (), error: str = "", refusal: str = ""
 ) -> list[tuple[str, Markup]]:
     """Return the lines of the terminal summary with their colours; none where no sandbox was used.
 
     Args:
         tally: what became of the run's sandboxes.
+        run_id: the run.
         lease_seconds: how long what is left may live on.
         crashed: names of the workers that died.
         error: why the sweep stopped early, or "".
@@ -123,22 +124,30 @@ def summary(
     if tally.left:
         end, ids = _end_of_lease(lease_seconds), ", ".join(tally.left)
         lines.append((escape(f"still running until {end}, when their lease ends: {ids}"), {"red": True}))
+        lines.append((f"to delete them now: {sweep_command(run_id)}", {}))
     if error:
         lines.append((escape(f"the sweep stopped early: {error}"), {"red": True}))
     return lines
 
 
-def warn_of_leaks(left: Sequence[str], *, lease_seconds: int) -> None:
+def warn_of_leaks(left: Sequence[str], *, run_id: str, lease_seconds: int) -> None:
     """Warn of sandboxes that nobody could delete; never more than a warning, for no test is to blame.
 
     Args:
         left: their ids.
+        run_id: the run.
         lease_seconds: how long they may live on.
     """
     text = f"sandboxes may run until {_end_of_lease(lease_seconds)}, when their lease ends: {', '.join(left)}"
+    text += f"; to delete them now: {sweep_command(run_id)}"
     # With -W error a warning raises, and would end the run with an internal error; the summary tells it in any case.
     with suppress(LeakWarning):
         warnings.warn(LeakWarning(escape(text)), stacklevel=2)
+
+
+def sweep_command(run_id: str) -> str:
+    """Return the command that deletes what a run has left."""
+    return f"python -m {__package__} sweep --run {run_id}"
 
 
 def _end_of_lease(lease_seconds: int) -> str:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey["Run"]()
 """Where a process's part of the run lies in ``config.stash``."""
 
+LAST_RUN = "opensandbox/last_run"
+"""Where pytest's cache keeps the id of the last run that asked for a sandbox, for ``sweep --run last``."""
+
 Tell = Callable[[str, pytest.Item | None], None]
 
 _RECIPE = pytest.StashKey[Recipe]()
@@ -233,7 +236,10 @@ class Run:
         # Lazy, as above.
         from pytest_opensandbox.lifecycle import Lifecycle, RunTags
 
-        self.signals.take()
+        if self._lifecycle is None:
+            self.signals.take()
+            if cache := getattr(self.config, "cache", None):
+                cache.set(LAST_RUN, self.run_id)
         client = self.connection.client()
         if self._lifecycle is None:
             self._lifecycle = Lifecycle(

@@ -1,15 +1,17 @@
-"""Finds and deletes what one run, or one of its workers, left on the server; touches nobody else's."""
+"""Finds and deletes what one run, one of its workers, or dead runs left on the server; touches nobody else's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, SweepError, TransportError
-from pytest_opensandbox.lifecycle import TAG_RUN, TAG_WORKER
+from pytest_opensandbox.lifecycle import TAG_PROJECT, TAG_RUN, TAG_WORKER
+from pytest_opensandbox.models import SandboxResponse
 from pytest_opensandbox.waits import poll_until_ready
 
 # Listings flap: a sandbox whose creation was under way may show up only in the next one.
@@ -46,10 +48,47 @@ def sweep(client: Client, *, run_id: str, worker_id: str | None = None, budget_s
     Raises:
         ValueError: an empty run id.
     """
+    return _sweep(client, partial(of_run, client, run_id=run_id, worker_id=worker_id), budget_seconds)
+
+
+def sweep_expired(client: Client, *, project: str, budget_seconds: float = 20.0) -> SweepReport:
+    """Delete the sandboxes of a project's dead runs; arguments and result as for ``sweep`` and ``expired``."""
+    return _sweep(client, partial(expired, client, project=project), budget_seconds)
+
+
+def of_run(client: Client, *, run_id: str, worker_id: str | None = None) -> list[SandboxResponse]:
+    """Return the sandboxes of one run, or of one of its workers.
+
+    Raises:
+        ValueError: an empty run id.
+        OpenSandboxError: the server cannot be asked.
+    """
     if not run_id:
         raise ValueError("run_id must not be empty: a sweep without one would reach other runs")
-    tags = {TAG_RUN: run_id} | ({TAG_WORKER: worker_id} if worker_id else {})
-    broom = _Broom(client, tags)
+    return client.list_sandboxes({TAG_RUN: run_id} | ({TAG_WORKER: worker_id} if worker_id else {}))
+
+
+def expired(client: Client, *, project: str) -> list[SandboxResponse]:
+    """Return the sandboxes of a project's runs that no living run holds: their lease, which it renews, is over.
+
+    Args:
+        client: asks the server, whose clock counts.
+        project: the label that runs put on their sandboxes; never empty, so that no other project is reached.
+
+    Raises:
+        ValueError: an empty project.
+        OpenSandboxError: the server cannot be asked.
+    """
+    if not project:
+        raise ValueError("project must not be empty: a sweep without one would reach other projects")
+    found = client.list_sandboxes({TAG_PROJECT: project})
+    now = client.server_time()
+    # Without a run's tag it was made by hand, whatever its other labels say.
+    return [box for box in found if TAG_RUN in box.metadata and box.expires_at is not None and box.expires_at < now]
+
+
+def _sweep(client: Client, find: Callable[[], list[SandboxResponse]], budget_seconds: float) -> SweepReport:
+    broom = _Broom(client, find)
     error = ""
     try:
         with time_limit(budget_seconds + _LAST_ANSWERS_SECONDS):
@@ -62,16 +101,16 @@ def sweep(client: Client, *, run_id: str, worker_id: str | None = None, budget_s
 class _Broom:
     """One sweep under way."""
 
-    def __init__(self, client: Client, tags: dict[str, str]) -> None:
+    def __init__(self, client: Client, find: Callable[[], list[SandboxResponse]]) -> None:
         self.deleted: dict[str, None] = {}
         self.stuck: dict[str, str] = {}
         self._client = client
-        self._tags = tags
+        self._find = find
         self._quiet = 0
 
     def pass_once(self) -> bool | None:
         """List, delete what is new; True once enough listings were quiet."""
-        found = [box.id for box in self._client.list_sandboxes(self._tags) if box.id not in self.deleted]
+        found = [box.id for box in self._find() if box.id not in self.deleted]
         self.stuck = {sandbox_id: why for sandbox_id, why in self.stuck.items() if sandbox_id in found}
         self._delete_all(found)
         self._quiet = 0 if found else self._quiet + 1

@@ -145,11 +145,11 @@ def test_escaped_text_is_legal_xml_whatever_it_was(text):
 
 
 def test_a_run_without_sandboxes_has_no_summary():
-    assert summary(Tally(), lease_seconds=120) == []
+    assert summary(Tally(), run_id="r1", lease_seconds=120) == []
 
 
 def test_a_summary_is_one_line_of_counts_where_all_went_well():
-    lines = summary(Tally(created=3, deleted=2, swept=("a",)), lease_seconds=120)
+    lines = summary(Tally(created=3, deleted=2, swept=("a",)), run_id="r1", lease_seconds=120)
 
     assert lines == [("opensandbox: 3 created, 2 deleted, 1 swept, 0 left", {})]
 
@@ -158,16 +158,17 @@ def test_what_is_left_is_named_in_red_with_the_end_of_its_lease(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
     end = time.strftime("%H:%M:%S", time.localtime(120))
 
-    lines = summary(Tally(created=2, left=("a", "b")), lease_seconds=120)
+    lines = summary(Tally(created=2, left=("a", "b")), run_id="r1", lease_seconds=120)
 
     assert lines == [
         ("opensandbox: 2 created, 0 deleted, 0 swept, 2 left", {"red": True}),
         (f"still running until {end}, when their lease ends: a, b", {"red": True}),
+        ("to delete them now: python -m pytest_opensandbox sweep --run r1", {}),
     ]
 
 
 def test_a_summary_names_the_workers_that_died_and_why_a_sweep_stopped():
-    lines = summary(Tally(created=1, deleted=1), lease_seconds=60, crashed=["gw0", "gw2"], error="401")
+    lines = summary(Tally(created=1, deleted=1), run_id="r1", lease_seconds=60, crashed=["gw0", "gw2"], error="401")
 
     assert [text for text, _ in lines] == [
         "opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw2 crashed",

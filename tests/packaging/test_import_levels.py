@@ -77,7 +77,7 @@ LEVELS = {
                 "connection",
                 "sweep",
             ),
-            ("sandbox",),
+            ("leftovers", "sandbox"),
             ("session",),
             ("factory",),
             (
@@ -86,12 +86,12 @@ LEVELS = {
                 "workers",
             ),
             ("terminal",),
-            ("plugin",),
+            ("__main__", "plugin"),
         ]
     )
     for room in rooms
 }
-KNOWS_PYTEST = {"terminal", "options", "config", "hookspecs", "session", "workers", "report", "fixtures", "plugin"}
+KNOWS_PYTEST = {"__main__", "terminal", "options", "config", "hookspecs", "session", "workers", "report", "fixtures", "plugin"}
 ONE_ROOM = {
     "docker": {"docker_engine", "docker_process"},
     "requests": {"transport"},

@@ -1,0 +1,143 @@
+"""``python -m pytest_opensandbox sweep``: what a killed run left goes, and nothing else does."""
+
+import sys
+
+import pytest
+
+from pytest_opensandbox import SandboxOpts
+from pytest_opensandbox.lifecycle import TAG_PROJECT, TAG_RUN
+
+
+@pytest.fixture
+def sweep(pytester):
+    """Run the command in the tests' directory."""
+
+    def sweep(*arguments):
+        return pytester.run(sys.executable, "-m", "pytest_opensandbox", "sweep", *arguments)
+
+    return sweep
+
+
+@pytest.fixture
+def create(server):
+    """Create a sandbox with labels and return its id; all of them are gone after the test."""
+    made = []
+    with server.client() as client:
+
+        def create(labels, *, lease=120):
+            made.append(client.create_sandbox(SandboxOpts(image=server.image, metadata=labels, timeout=lease)).id)
+            return made[-1]
+
+        yield create
+        for sandbox_id in made:
+            client.delete_sandbox(sandbox_id)
+
+
+@pytest.fixture
+def alive(server):
+    """Say which of some sandboxes still exist."""
+
+    def alive(*sandbox_ids):
+        with server.client() as client:
+            found = {box.id for box in client.list_sandboxes()}
+        return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id in found]
+
+    return alive
+
+
+def test_the_sandboxes_of_one_run_go_and_those_of_its_neighbours_stay(server, sweep, create, alive):
+    ours = {TAG_PROJECT: server.project}
+    left = create(ours | {TAG_RUN: "killed"})
+    neighbours = [create(ours | {TAG_RUN: "living"}), create({TAG_RUN: "killedtoo"}), create({}), create(ours)]
+
+    result = sweep("--run", "killed")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["opensandbox: run killed: 1 deleted, 0 left", f"  deleted {left}"])
+    assert alive(left, *neighbours) == neighbours
+
+
+def test_a_dry_run_shows_and_deletes_nothing(server, sweep, create, alive):
+    left = create({TAG_PROJECT: server.project, TAG_RUN: "killed"})
+
+    result = sweep("--run", "killed", "--dry-run")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["opensandbox: run killed: 1 would be deleted", f"  {left}, *, until * UTC"])
+    assert alive(left) == [left]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--expired",)], ids=["by default", "asked for"])
+def test_what_a_living_run_holds_is_not_expired(server, sweep, create, alive, arguments):
+    held = create({TAG_PROJECT: server.project, TAG_RUN: "living"})
+
+    result = sweep(*arguments)
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"opensandbox: dead runs of {server.project}: 0 deleted, 0 left"])
+    assert alive(held) == [held]
+
+
+def test_the_last_run_is_known_from_pytests_cache(pytester, server, sweep, alive):
+    pytester.makepyfile("""
+        import os
+
+        def test_it(sandbox):
+            print(f"id={sandbox.id}.", flush=True)
+            os._exit(3)
+    """)
+    killed = pytester.runpytest_subprocess("-s")
+    left = killed.stdout.str().split("id=")[1].split(".")[0]
+    before = alive(left)
+
+    result = sweep("--run", "last")
+
+    assert (before, alive(left), result.ret) == ([left], [], 0)
+    result.stdout.fnmatch_lines(["opensandbox: run *: 1 deleted, 0 left"])
+
+
+def test_no_last_run_is_nothing_to_do(server, sweep):
+    result = sweep("--run", "last")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["opensandbox: pytest's cache knows of no run with a sandbox in this directory"])
+
+
+def test_the_server_is_the_one_that_the_ini_file_names(pytester, server, monkeypatch, sweep, create, alive):
+    left = create({TAG_PROJECT: server.project, TAG_RUN: "killed"})
+    monkeypatch.delenv("OPEN_SANDBOX_DOMAIN")
+    pytester.makeini(f"[pytest]\nopensandbox_url = {server.url}")
+
+    result = sweep("--run", "killed")
+
+    assert (result.ret, alive(left)) == (0, [])
+
+
+def test_a_server_that_is_not_there_is_an_error_without_a_traceback(sweep):
+    result = sweep("--run", "killed", "--opensandbox-url=http://127.0.0.1:9")
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["opensandbox: nothing was swept: *connection refused*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_embedded_sandboxes_need_no_sweep(sweep):
+    result = sweep("--opensandbox-url=embedded")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["opensandbox: an embedded server takes its sandboxes along *"])
+
+
+def test_leases_on_a_dead_server_of_a_run_are_known_to_nobody(sweep):
+    result = sweep("--expired", "--opensandbox-url=docker")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *name a --run"])
+
+
+@pytest.mark.parametrize("arguments", [("--run", "a", "--expired"), ("--run",), ("--no-such-option",)])
+def test_wrong_arguments_are_usage_errors(sweep, arguments):
+    result = sweep(*arguments)
+
+    assert result.ret in (2, pytest.ExitCode.USAGE_ERROR)
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
