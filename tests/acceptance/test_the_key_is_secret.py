@@ -1,0 +1,97 @@
+"""The API key stands in nothing that a run writes, shows, sends to its workers or to its sandboxes."""
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+SUITE = """
+    import logging, os, pathlib, pickle, warnings
+
+    from pytest_opensandbox import Client
+
+    pathlib.Path(os.environ["SHOWN"]).mkdir(exist_ok=True)
+
+    def note(name, text):
+        pathlib.Path(os.environ["SHOWN"], f"{name}-{os.getpid()}").write_text(text)
+
+    def test_what_fails_with_everything_in_reach(sandbox, opensandbox_client, opensandbox_settings, request):
+        settings, client, transport = opensandbox_settings, opensandbox_client, opensandbox_client._transport
+        run = next(iter(request.config.stash._storage.values()))
+        environment = sandbox.run("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null || true").stdout
+        note("reprs", repr([settings, client, transport, sandbox, run, vars(client), sandbox.history]))
+        warnings.warn(UserWarning(repr(settings)))
+        logging.getLogger("test").debug("settings: %s", settings)
+        sandbox.run("env; false", check=True)
+
+    def test_a_refusal(sandbox_factory):
+        sandbox_factory("no/such:image")
+
+    def test_a_server_that_repeats_what_it_got(opensandbox_client):
+        opensandbox_client.get_sandbox("no such sandbox")
+
+    def test_a_wrong_way(opensandbox_settings):
+        with Client("http://127.0.0.1:9", opensandbox_settings.api_key) as lost:
+            lost.list_sandboxes()
+
+    def test_a_file_that_is_not_there(sandbox):
+        sandbox.get("/no/such/file")
+
+    def test_process_arguments():
+        for process in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = process.read_bytes()
+            except OSError:
+                continue
+            note(f"arguments-{process.parent.name}", words.replace(b"\\0", b" ").decode(errors="replace"))
+
+    def test_a_pickle(opensandbox_settings):
+        note("pickle", repr(pickle.dumps(opensandbox_settings)))
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(("-p", "no:xdist"), id="one process"),
+        pytest.param(("-n2",), id="two workers"),
+    ],
+)
+def test_a_run_that_shows_everything_never_shows_the_key(pytester, server, monkeypatch, way):
+    monkeypatch.setenv("SHOWN", str(pytester.path / "shown"))
+    monkeypatch.setenv("EXECNET_DEBUG", "1")
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
+    pytester.makepyfile(SUITE)
+    verbose = ("-vvv", "-rA", "--showlocals", "--full-trace", "--tb=long", "--setup-show", "--debug=debug.log")
+    logs = ("--log-level=DEBUG", "--log-file=run.log", "--log-cli-level=DEBUG", "--junitxml=junit.xml")
+
+    result = pytester.runpytest_subprocess(*way, *verbose, *logs)
+
+    assert result.parseoutcomes().get("failed", 0) >= 5
+    written = {path: path.read_bytes() for path in pytester.path.rglob("*") if path.is_file()}
+    written |= {Path("stdout"): result.stdout.str().encode(), Path("stderr"): result.stderr.str().encode()}
+    assert {"junit.xml", "run.log", "debug.log"} <= {path.name for path in written}
+    assert [str(path) for path, text in written.items() for form in forms(server.api_key) if form in text] == []
+
+
+def test_the_key_is_not_in_reach_of_a_sandbox(pytester, server, monkeypatch):
+    monkeypatch.setenv("EXPECTED", server.api_key)
+    pytester.makepyfile("""
+        import os
+
+        def test_it(sandbox):
+            key = os.environ["EXPECTED"]
+            everything = "env; cat /proc/*/environ /proc/*/cmdline; grep -rs KEY /root /tmp /var /run /workspace; true"
+            assert key not in sandbox.run(everything).stdout
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=1)
+
+
+def forms(key):
+    """Return the ways in which a key may be written down."""
+    plain = key.encode()
+    return [plain, base64.b64encode(plain), plain.hex().encode(), os.fsencode(repr(key))[1:-1]]
