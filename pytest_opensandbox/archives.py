@@ -6,13 +6,14 @@ import os
 import shutil
 import stat
 import tarfile
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pytest_opensandbox.errors import ProtocolError, SkippedFileWarning, UnsafeArchiveError
-from pytest_opensandbox.members import open_checked
+from pytest_opensandbox.members import PATH_BYTES, open_checked
 
 _PERMISSIONS = 0o777
 _PRIVATE = 0o700
@@ -56,7 +57,9 @@ def extract_tree(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
         ProtocolError: not a complete tar archive.
     """
     try:
-        with open_checked(archive, max_bytes=max_bytes) as (tar, members):
+        room = PATH_BYTES - len(os.fsencode(target.absolute())) - 1
+        checks = open_checked(archive, max_bytes=max_bytes, longest_name=room, is_folding=_is_folding(target))
+        with checks as (tar, members):
             root_mode = next((member.mode for name, member in members if name == PurePosixPath()), None)
             made = not target.exists()
             target.mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,13 @@ def extract_tree(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
                 target.chmod(root_mode & _PERMISSIONS)
     except (tarfile.TarError, EOFError, ValueError, RecursionError) as exc:
         raise ProtocolError(f"the sandbox sent no complete tar archive: {exc}") from exc
+
+
+def _is_folding(target: Path) -> bool:
+    """Say whether the file system at a place takes names that differ in case alone for one, as macOS's does."""
+    place = next(parent for parent in (target, *target.absolute().parents) if parent.is_dir())
+    with tempfile.NamedTemporaryFile(prefix="opensandbox-", dir=place) as probe:
+        return os.path.lexists(Path(probe.name).with_name(Path(probe.name).name.upper()))
 
 
 def _walk(directory: Path) -> Iterator[Path]:

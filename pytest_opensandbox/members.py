@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -14,10 +15,11 @@ from pytest_opensandbox.errors import FileTooLargeError, UnsafeArchiveError
 MAX_MEMBERS = 250_000
 MAX_HEADER_BYTES = 1024 * 1024
 """Longest name, or other header, that is read into memory."""
+PATH_BYTES = 4095
+"""Longest path that Linux takes."""
 
 _DEPTH = 256
 _NAME_BYTES = 255
-_LINK_BYTES = 4095
 _HOPS = 40
 """How many links the kernel follows before it gives up."""
 
@@ -25,15 +27,19 @@ Members = list[tuple[PurePosixPath, tarfile.TarInfo]]
 
 
 @contextmanager
-def open_checked(archive: BinaryIO, *, max_bytes: int) -> Iterator[tuple[tarfile.TarFile, Members]]:
+def open_checked(
+    archive: BinaryIO, *, max_bytes: int, longest_name: int = PATH_BYTES, is_folding: bool = False
+) -> Iterator[tuple[tarfile.TarFile, Members]]:
     """Open a tar and yield it with its members and their clean names, in order.
 
     Names are relative and without ``..``, none goes through a link or a file, links stay inside however they are
-    chained, and there is nothing but files, directories and links.
+    chained, no two names are one to the file system, and there is nothing but files, directories and links.
 
     Args:
         archive: an open, uncompressed tar that can seek.
         max_bytes: most that all files together may have; bytes.
+        longest_name: most that a name with its directories may have; bytes.
+        is_folding: whether two names that differ in case alone are one where the members are to be written.
 
     Raises:
         UnsafeArchiveError: a member breaks a rule.
@@ -42,7 +48,7 @@ def open_checked(archive: BinaryIO, *, max_bytes: int) -> Iterator[tuple[tarfile
     """
     headers = _Headers(archive)
     with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]  # it reads, seeks and tells
-        members = _Judge(max_bytes).members(tar)
+        members = _Judge(max_bytes, longest_name=longest_name, is_folding=is_folding).members(tar)
         headers.longest_read = None
         yield tar, members
 
@@ -65,8 +71,11 @@ class _Headers:
 class _Judge:
     """Judges members one after the other, in the light of those before."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, longest_name: int, is_folding: bool) -> None:
         self._max_bytes = max_bytes
+        self._longest_name = longest_name
+        self._is_folding = is_folding
+        self._spellings: dict[PurePosixPath, PurePosixPath] = {}
         self._directories: set[PurePosixPath] = set()
         self._files: set[PurePosixPath] = set()
         self._links: dict[PurePosixPath, str] = {}
@@ -98,16 +107,28 @@ class _Judge:
             raise UnsafeArchiveError(member.name, "its name climbs with '..'")
         if "\0" in member.name or any(len(os.fsencode(part)) > _NAME_BYTES for part in name.parts):
             raise UnsafeArchiveError(member.name[:_NAME_BYTES], "no file can have its name")
+        if len(os.fsencode(member.name)) > self._longest_name:
+            raise UnsafeArchiveError(member.name[:_NAME_BYTES], "its name with all its directories is too long here")
         if len(name.parts) > _DEPTH:
             raise UnsafeArchiveError(member.name[:_NAME_BYTES], f"it lies more than {_DEPTH} directories deep")
         for parent in name.parents:
             if parent in self._directories:
                 break
-            if parent in self._links:
+            self._check_spelling(member, parent)
+            if self._key(parent) in self._links:
                 raise UnsafeArchiveError(member.name, "its name goes through a symbolic link")
             if parent in self._files:
                 raise UnsafeArchiveError(member.name, "its name goes through a file")
             self._directories.add(parent)
+        self._check_spelling(member, name)
+
+    def _check_spelling(self, member: tarfile.TarInfo, name: PurePosixPath) -> None:
+        if (known := self._spellings.setdefault(self._key(name), name)) != name:
+            raise UnsafeArchiveError(member.name, f"to this file system it is the same as {str(known)!r}")
+
+    def _key(self, name: PurePosixPath) -> PurePosixPath:
+        """Return what is the same for all names that are one to the file system."""
+        return PurePosixPath(unicodedata.normalize("NFC", str(name)).casefold()) if self._is_folding else name
 
     def _check_type(self, member: tarfile.TarInfo, name: PurePosixPath) -> None:
         if member.isdir():
@@ -118,7 +139,7 @@ class _Judge:
         self._files.add(name)
         if member.issym():
             _check_target(member)
-            self._links[name] = member.linkname
+            self._links[self._key(name)] = member.linkname
         elif member.islnk():
             _check_target(member)
             if ".." in PurePosixPath(member.linkname).parts:
@@ -129,7 +150,7 @@ class _Judge:
     def _leads_out(self, name: PurePosixPath) -> bool:
         """Say whether a link leaves the root when it is followed step by step, through other links too."""
         place = list(name.parent.parts)
-        ahead = list(reversed(PurePosixPath(self._links[name]).parts))
+        ahead = list(reversed(PurePosixPath(self._links[self._key(name)]).parts))
         hops = 0
         while ahead and hops < _HOPS:
             if (step := ahead.pop()) != "..":
@@ -138,7 +159,7 @@ class _Judge:
                 return True
             else:
                 place.pop()
-            if (target := self._links.get(PurePosixPath(*place))) is not None:
+            if (target := self._links.get(self._key(PurePosixPath(*place)))) is not None:
                 hops += 1
                 place.pop()
                 ahead.extend(reversed(PurePosixPath(target).parts))
@@ -149,5 +170,5 @@ def _check_target(member: tarfile.TarInfo) -> None:
     link = member.linkname
     if link.startswith("/"):
         raise UnsafeArchiveError(member.name, f"it links to the absolute path {link!r}")
-    if not link or "\0" in link or len(os.fsencode(link)) > _LINK_BYTES:
+    if not link or "\0" in link or len(os.fsencode(link)) > PATH_BYTES:
         raise UnsafeArchiveError(member.name, "it links to nothing that can be")

@@ -24,6 +24,10 @@ MAX_BYTES = 4 * 1024**3
 Run = Callable[[Sequence[str]], CommandResult]
 """Runs an argument list in the sandbox and returns how it ended."""
 
+_HEADERS_BYTES = 320 * 1024**2
+"""What the headers and the padding of a tree with as many members as we take may come to."""
+_ULIMIT_BYTES = 512
+
 _UNCOUNTED = ("/proc/", "/sys/")
 _KIND = 'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
 _PLACE = """\
@@ -35,6 +39,8 @@ _UNPACK = """\
 if [ ! -d "$2" ]; then mkdir -p -- "$2" && chmod "$3" -- "$2" || exit; fi
 tar -x -o -p -f "$1" -C "$2" && rm -f -- "$1"
 """
+# Holes, or files without end, would fill the sandbox, which on Docker is the server's disk.
+_PACK = 'ulimit -f "$1" && exec tar -c -f "$2" -C "$3" .'
 
 
 class Transfer:
@@ -152,11 +158,19 @@ class Transfer:
 
     def _get_tree(self, path: str, dst: Path, max_bytes: int) -> Path:
         with tempfile.TemporaryFile() as archive, self._scratch("tar") as scratch:
-            self._run(["tar", "-c", "-f", scratch, "-C", path, "."]).check()
+            self._pack(path, scratch, max_bytes)
             self._copy(scratch, archive, max_bytes)
             archive.seek(0)
             extract_tree(archive, dst, max_bytes=max_bytes)
         return dst
+
+    def _pack(self, path: str, archive: str, max_bytes: int) -> None:
+        """Make a tar of a tree in the sandbox, which ends where nobody would take it."""
+        limit = max_bytes + _HEADERS_BYTES
+        result = self._run(["sh", "-c", _PACK, "sh", str(limit // _ULIMIT_BYTES), archive, path])
+        if not result.ok and self._ask(archive)[1] > limit - _ULIMIT_BYTES:
+            raise FileTooLargeError(path, size_bytes=limit, max_bytes=max_bytes)
+        result.check()
 
     def _copy(self, source: str, file: BinaryIO, max_bytes: int) -> None:
         with self._client.download_file(self._endpoint, source) as download:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from pytest_opensandbox import archives as archives_room
 from pytest_opensandbox import members as members_room
 from pytest_opensandbox.archives import extract_tree
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
@@ -171,3 +172,30 @@ def test_what_is_no_tar_writes_nothing(tmp_path, data):
         extract(io.BytesIO(data), tmp_path)
 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param([member("a"), member("A")], id="two files"),
+        pytest.param([member("a/x"), member("A/y")], id="two directories"),
+        pytest.param([member("straße"), member("STRASSE")], id="letters that fold"),
+        pytest.param([member("e\u0301"), member("\u00e9")], id="accents"),
+        # Git's old hole: to the reader A is a directory, to the file system the link.
+        pytest.param([link("a", "."), member("A/b")], id="through a link"),
+        pytest.param([link("d/UP", ".."), link("d/out", "up/../x")], id="a link's way through another"),
+    ],
+)
+def test_names_that_are_one_to_the_file_system_are_refused(tmp_path, monkeypatch, members):
+    monkeypatch.setattr(archives_room, "_is_folding", lambda target: True)
+
+    with pytest.raises(UnsafeArchiveError):
+        extract(archive(*members), tmp_path)
+
+    assert not (tmp_path / "target").exists()
+
+
+def test_names_that_differ_in_case_are_two_files_where_the_file_system_says_so(tmp_path):
+    target = extract(archive(member("a"), member("A")), tmp_path)
+
+    assert {path.name for path in target.iterdir()} == {"a", "A"}
