@@ -6,9 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 from opensandbox.config import ConnectionConfigSync
 from opensandbox.models.filesystem import SearchEntry, WriteEntry
-from opensandbox.models.sandboxes import SandboxFilter
+from opensandbox.models.sandboxes import SandboxFilter, SnapshotFilter
 from opensandbox.sync.manager import SandboxManagerSync
 from opensandbox.sync.sandbox import SandboxSync
+
+from tests.embedded.machine import wait_until
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["direct", "through the server's proxy"])
@@ -74,6 +76,22 @@ def test_the_sdk_finds_its_sandbox_by_metadata(sdk, connection):
         listed = manager.list_sandbox_infos(SandboxFilter(metadata={"made-by": "sdk"}))
 
     assert sdk.id in [info.id for info in listed.sandbox_infos]
+
+
+def test_the_sdk_restores_a_snapshot(sdk, connection):
+    sdk.commands.run("echo kept > /root/kept-by-the-sdk")
+    with SandboxManagerSync.create(connection) as manager:
+        snapshot = manager.create_snapshot(sdk.id, name="of-the-sdk").id
+        assert wait_until(lambda: manager.get_snapshot(snapshot).status.state == "Ready")
+        listed = manager.list_snapshots(SnapshotFilter(sandbox_id=sdk.id, name="of-the-sdk")).snapshot_infos
+        box = SandboxSync.create(snapshot_id=snapshot, connection_config=connection, timeout=timedelta(minutes=5))
+        restored = box.files.read_file("/root/kept-by-the-sdk")
+        box.kill()
+        box.close()
+        manager.delete_snapshot(snapshot)
+
+    assert snapshot in [info.id for info in listed]
+    assert restored == "kept\n"
 
 
 def test_the_sdk_kills(connection, opensandbox_settings):

@@ -13,6 +13,7 @@ from pytest_opensandbox.embedded.guard import guard_options
 from pytest_opensandbox.embedded.host import INSIDE, LIBRARIES, Host
 from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
+from pytest_opensandbox.embedded.trees import PRIVATE, UPPER, overlay_options
 
 PATH = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{INSIDE}/python/bin"
 
@@ -22,6 +23,8 @@ _NAMESPACES = (
     *("--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--new-session", "--die-with-parent"),
     *("--hostname", HOSTNAME, "--clearenv", "--chdir", "/"),
 )
+_LINKS = (("/run", "/var/run"), ("/run/lock", "/var/lock"))
+_PACKAGES = "/var/lib/dpkg"
 _PRIVATE = (
     *(("0755", name) for name in ("/home", "/run", "/run/lock", "/workspace", "/mnt", "/media", "/srv", "/var")),
     *(("0755", f"/var/{name}") for name in ("cache", "lib", "log", "opt", "spool")),
@@ -43,12 +46,14 @@ class Bubblewrap:
         options: every option that all sandboxes share.
         is_copy_on_write: False where the system directories are read-only, because overlays were refused.
         guard: options of a namespace around the sandbox that ends it with the server; none where that is refused.
+        preparation: a command that runs in that namespace and then becomes the sandbox's own bubblewrap.
     """
 
     executable: str
     options: tuple[str, ...]
     is_copy_on_write: bool
     guard: tuple[str, ...] = ()
+    preparation: tuple[str, ...] = ()
 
     def start(
         self, command: Sequence[str], *, environment: Mapping[str, str], fds: Sequence[int], output: int
@@ -63,7 +68,7 @@ class Bubblewrap:
         """
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
         arguments = _in_memory([*self.options, *variables])
-        guard = (self.executable, *self.guard, "--") if self.guard else ()
+        guard = (self.executable, *self.guard, "--", *self.preparation) if self.guard else ()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
                 [*guard, self.executable, "--args", str(arguments), "--", *command],
@@ -93,10 +98,10 @@ def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None =
     candidates = list(_executables()) if executables is None else executables
     refusals = []
     for is_copy_on_write, is_guarded in ((True, True), (True, False), (False, True), (False, False)):
-        options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write))
+        options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write, is_guarded=is_guarded))
         for executable in candidates:
-            guard = tuple(guard_options(host, layer, executable)) if is_guarded else ()
-            candidate = Bubblewrap(executable, options, is_copy_on_write, guard)
+            guard = guard_options(host, layer, executable, is_copy_on_write=is_copy_on_write) if is_guarded else ()
+            candidate = Bubblewrap(executable, options, is_copy_on_write, tuple(guard))
             refusal = _try(candidate)
             if refusal is None:
                 return candidate
@@ -136,24 +141,30 @@ def _try(candidate: Bubblewrap) -> str | None:
     return None if status == 0 else said or f"exit status {status}"
 
 
-def sandbox_options(host: Host, layer: Path, *, is_copy_on_write: bool) -> Iterator[str]:
-    """Yield the options that all sandboxes of a server share.
+def sandbox_options(
+    host: Host, layer: Path, *, is_copy_on_write: bool, is_guarded: bool = False, restored: Sequence[Path] = ()
+) -> Iterator[str]:
+    """Yield the options that all sandboxes of a server share, or those of a snapshot.
 
     Args:
         host: what they see of this machine.
         layer: the tree that lies over the system directories.
         is_copy_on_write: whether they may change those directories, each for itself.
+        is_guarded: whether there is a namespace around each, which holds what it writes.
+        restored: layers of the snapshot, lowest first.
     """
     yield from _NAMESPACES
     size = str(private_bytes())
-    yield from ("--size", size, "--tmpfs", "/")
-    for mode, directory in _PRIVATE:
+    yield from _private_root(size, restored if is_copy_on_write else (), is_guarded=is_guarded)
+    for mode, directory in () if restored else _PRIVATE:
         yield from ("--perms", mode, "--dir", directory)
-    yield from ("--symlink", "/run", "/var/run", "--symlink", "/run/lock", "/var/lock")
-    for target, name in host.links:
+    for target, name in (*_LINKS, *host.links):
         yield from ("--symlink", target, name)
-    yield from _copied_system(host, layer) if is_copy_on_write else _bound_system(host, layer)
-    yield from ("--ro-bind-try", "/var/lib/dpkg", "/var/lib/dpkg")
+    if is_copy_on_write:
+        yield from _copied_system(host, layer, restored, is_guarded=is_guarded)
+    else:
+        yield from _bound_system(host, layer)
+    yield from ("--ro-bind-try", _PACKAGES, _PACKAGES)
     yield from ("--dev", "/dev", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev")  # noqa: S108 - a name inside the sandbox
     yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
     for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/__pycache__"):
@@ -168,14 +179,37 @@ def sandbox_options(host: Host, layer: Path, *, is_copy_on_write: bool) -> Itera
         yield from ("--remount-ro", "/proc")
 
 
-def _copied_system(host: Host, layer: Path) -> Iterator[str]:
-    """Yield overlays: the host's directories below, our layer above, writes in memory."""
+def fixed_paths(host: Host) -> list[str]:
+    """Return where every sandbox has a mount or a link that bubblewrap makes.
+
+    Bubblewrap follows links that it meets on the way there, and not as the sandbox would.
+    """
+    mounted = (*host.directories, "/dev", "/proc", _PACKAGES, INSIDE, *host.hidden_files, *host.hidden_directories)
+    linked = (name for _, name in (*_LINKS, *host.links))
+    return [*mounted, *linked, *(inside for _, inside in host.interpreter.binds)]
+
+
+def _private_root(size: str, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:
+    """Yield what holds the private directories: memory, or an overlay on what a snapshot has of them."""
+    if layers:
+        yield from overlay_options(PRIVATE, "/", layers)
+    elif is_guarded:
+        yield from ("--bind", f"{UPPER}/{PRIVATE}", "/")
+    else:
+        yield from ("--size", size, "--tmpfs", "/")
+
+
+def _copied_system(host: Host, layer: Path, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:
+    """Yield overlays: the host's directories below, our layer above, then a snapshot's, and writes in memory."""
     for directory in host.directories:
         yield from ("--overlay-src", directory)
         ours = layer / directory.lstrip("/")
         if ours.is_dir():
             yield from ("--overlay-src", str(ours))
-        yield from ("--tmp-overlay", directory)
+        if is_guarded:
+            yield from overlay_options(directory.lstrip("/"), directory, layers)
+        else:
+            yield from ("--tmp-overlay", directory)
 
 
 def _bound_system(host: Host, layer: Path) -> Iterator[str]:

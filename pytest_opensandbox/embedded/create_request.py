@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_opensandbox.embedded.validation import (
@@ -39,6 +39,7 @@ _UNSUPPORTED = {
     "templateId": "there are no templates here",
     "credentialProxy": "there is no credential proxy here",
 }
+_RESTORED_ENTRYPOINT = ("tail", "-f", "/dev/null")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -52,10 +53,16 @@ class CreateRequest:
     extensions: Mapping[str, str]
     timeout_seconds: int | None
     """Seconds of life, None for no end."""
+    snapshot_id: str = ""
+    """What to restore, "" for a sandbox of this machine's own system."""
 
 
-def parse_create(body: Mapping[str, Any]) -> CreateRequest:
+def parse_create(body: Mapping[str, Any], check_snapshot: Callable[[str], object]) -> CreateRequest:
     """Return the create that a body asks for.
+
+    Args:
+        body: as it came.
+        check_snapshot: is given a snapshot's id and refuses what cannot be restored.
 
     Raises:
         RefusedError: the body is malformed, or asks for what this server does not have.
@@ -67,11 +74,15 @@ def parse_create(body: Mapping[str, Any]) -> CreateRequest:
         metadata=mapping(fields.get("metadata"), "metadata"),
         extensions=mapping(fields.get("extensions"), "extensions"),
         timeout_seconds=_timeout(fields.get("timeout")),
+        snapshot_id=_snapshot(fields.get("snapshotId")),
     )
     image = _image(fields.get("image"))
     limits = mapping(fields.get("resourceLimits"), "resourceLimits")
     if not request.extensions.get("poolRef", "").strip():
         _check_source(body, fields, image)
+        if request.snapshot_id:
+            check_snapshot(request.snapshot_id)
+            request = replace(request, entrypoint=request.entrypoint or _RESTORED_ENTRYPOINT)
     check_labels(request.metadata)
     _check_supported(fields, request, image)
     check_resources(limits)
@@ -102,9 +113,13 @@ def _image(value: object) -> str:
     return text(value["uri"], ["body", "image", "uri"]).strip()
 
 
+def _snapshot(value: object) -> str:
+    return "" if value is None else text(value, ["body", "snapshotId"]).strip()
+
+
 def _check_source(body: Mapping[str, Any], fields: Mapping[str, Any], image: str) -> None:
     """Refuse a create that does not say what to start, or in which bounds."""
-    if bool(image) == bool((fields.get("snapshotId") or "").strip()):
+    if bool(image) == bool(_snapshot(fields.get("snapshotId"))):
         reject_body("Exactly one of image or snapshotId must be provided.", body)
     if image and not fields.get("entrypoint"):
         reject_body("Entrypoint is required when image is provided.", body)
@@ -118,12 +133,10 @@ def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: s
         refuse(
             400, "SANDBOX::UNSUPPORTED_POOL_REF", f"There is no pool {pool!r} here: pools need Kubernetes, {_DOCKER}."
         )
-    if snapshot := fields.get("snapshotId"):
-        refuse(404, "SNAPSHOT::NOT_FOUND", f"Snapshot {snapshot} not found")
     for field, reason in _UNSUPPORTED.items():
         if fields.get(field):
             refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"{reason[0].upper()}{reason[1:]}: {_DOCKER}.")
-    if image != HOST_IMAGE:
+    if image != HOST_IMAGE and not request.snapshot_id:
         refuse(
             400,
             "SANDBOX::INVALID_PARAMETER",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
 from pytest_opensandbox.embedded.log import stamp
-from pytest_opensandbox.embedded.registry import SandboxRecord
+from pytest_opensandbox.embedded.record import SandboxRecord
 from pytest_opensandbox.embedded.validation import refuse
 
 NO_LOGS = "(no logs)"
@@ -79,7 +79,7 @@ def inspect_text(record: SandboxRecord) -> str:
     """Return what a sandbox was started with; values that look secret are masked."""
     lines = [
         event_text(record),
-        f"Image:      {record.describe()['image']}",
+        f"Image:      {record.describe().get('image') or record.request.snapshot_id}",
         f"Entrypoint: {list(record.request.entrypoint)}",
         f"Exit code:  {record.process.exit_code}",
         "Labels:",

@@ -8,16 +8,19 @@ and the kernel then kills everything in both.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_opensandbox.embedded.host import Host
+from pytest_opensandbox.embedded.trees import layer_options, writable_options
 
 _NAMESPACES = ("--unshare-user", "--unshare-pid", "--as-pid-1", "--die-with-parent")
 _KERNEL = ("/dev", "/proc")
 
 
-def guard_options(host: Host, layer: Path, executable: str) -> Iterator[str]:
+def guard_options(
+    host: Host, layer: Path, executable: str, *, is_copy_on_write: bool, restored: Sequence[Path] = ()
+) -> Iterator[str]:
     """Yield bubblewrap's options for the namespace around a sandbox: it sees what the inner one is made of.
 
     It does not see the rest of this machine, where mounts come and go, which bubblewrap does not bear.
@@ -26,6 +29,8 @@ def guard_options(host: Host, layer: Path, executable: str) -> Iterator[str]:
         host: what sandboxes see of this machine.
         layer: the tree that lies over the system directories.
         executable: the inner bubblewrap.
+        is_copy_on_write: whether the sandbox may change the system directories.
+        restored: layers of a snapshot, lowest first.
     """
     yield from (*_NAMESPACES, "--dir", "/tmp")  # noqa: S108 - where bubblewrap builds the inner one, in memory
     for target, name in host.links:
@@ -38,6 +43,8 @@ def guard_options(host: Host, layer: Path, executable: str) -> Iterator[str]:
         if not source.startswith(tuple(f"{directory}/" for directory in host.directories)):
             yield from ("--ro-bind", source, source)
     yield from ("--ro-bind-try", "/var/lib/dpkg", "/var/lib/dpkg")
+    yield from writable_options(host, is_copy_on_write=is_copy_on_write)
+    yield from layer_options(restored)
 
 
 def _programs(executable: str) -> Iterator[str]:

@@ -61,9 +61,8 @@ class House:
         from pytest_opensandbox.embedded.server import serve
 
         self._starter.submit(protect_devices)  # mounts of the thread, and this thread starts all sandboxes
-        workshop = Workshop(
-            self._bubblewrap, self._host.interpreter, self._runtime.path, self._background, self._starter
-        )
+        runtime = self._runtime
+        workshop = Workshop(self._bubblewrap, self._host, runtime.path, runtime.layer, self._background, self._starter)
         self._registry = Registry(workshop, self._notes)
         serve(listener, self._registry, api_key)
         compile_ahead(self._host.interpreter)

@@ -7,29 +7,23 @@ from typing import Any
 
 import bottle
 
-from pytest_opensandbox.embedded import TOKEN_HEADER, diagnostics
+from pytest_opensandbox.embedded import TOKEN_HEADER, diagnostics, queries
 from pytest_opensandbox.embedded.create_request import parse_create
 from pytest_opensandbox.embedded.log import stamp
 from pytest_opensandbox.embedded.registry import Registry
+from pytest_opensandbox.embedded.snapshot_api import snapshot_routes
 from pytest_opensandbox.embedded.validation import (
     check_labels,
     instant,
     integer,
     parse_filter,
-    parse_json,
     refuse,
     reject,
 )
 
-_MAX_PAGE = 10**9
-_MAX_PAGE_SIZE = 200
 _MAX_PORT = 65535
 _MAX_TAIL = 10_000
 _PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
-_FLAGS = {
-    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
-    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
-}
 _DEPRECATED = {**_PLAIN, "Deprecation": "true"}
 
 Handler = Callable[..., Any]
@@ -53,11 +47,8 @@ def routes(registry: Registry, version: str) -> Iterable[tuple[str, str, Handler
         ("GET", f"{one}/endpoints/<port>", api.endpoint),
         ("GET", f"{one}/diagnostics/<kind:re:logs|events>", api.diagnose),
         ("GET", f"{one}/diagnostics/<kind:re:inspect|summary>", api.describe_as_text),
-        ("POST", f"{one}/snapshots", api.refuse_snapshot),
-        ("GET", "/snapshots", api.refuse_snapshot),
-        ("GET", "/snapshots/<sandbox_id>", api.refuse_snapshot),
-        ("DELETE", "/snapshots/<sandbox_id>", api.refuse_snapshot),
     )
+    yield from snapshot_routes(registry)
 
 
 class _Api:
@@ -75,26 +66,12 @@ class _Api:
 
     def create(self) -> dict[str, object]:
         bottle.response.status = 202
-        return self._registry.create(parse_create(_body())).describe_created()
+        return self._registry.create(parse_create(queries.body(), self._registry.snapshots.check)).describe_created()
 
-    def list(self) -> dict[str, object]:
-        query = bottle.request.query
-        page = _number("page", 1, at_most=_MAX_PAGE)
-        size = _number("pageSize", 20, at_most=_MAX_PAGE_SIZE)
-        found = self._registry.find(
-            states=query.getall("state"), metadata=parse_filter(query.getunicode("metadata", ""))
-        )
-        total_pages = -(-len(found) // size)
-        return {
-            "items": [record.describe() for record in found[(page - 1) * size : page * size]],
-            "pagination": {
-                "page": page,
-                "pageSize": size,
-                "totalItems": len(found),
-                "totalPages": total_pages,
-                "hasNextPage": page < total_pages,
-            },
-        }
+    def list(self) -> Mapping[str, object]:
+        query, page = bottle.request.query, queries.Page()
+        metadata = parse_filter(query.getunicode("metadata", ""))
+        return page.of(self._registry.find(states=query.getall("state"), metadata=metadata))
 
     def get(self, sandbox_id: str) -> dict[str, object]:
         return self._registry.get(sandbox_id).describe()
@@ -105,7 +82,7 @@ class _Api:
 
     def patch_metadata(self, sandbox_id: str) -> dict[str, object]:
         record = self._registry.get(sandbox_id)
-        patch = _body()
+        patch = queries.body()
         if reserved := next((key for key in patch if key.startswith("opensandbox.io/")), None):
             message = f"Metadata key '{reserved}' is reserved (opensandbox.io/ prefix)."
             refuse(400, "INVALID_METADATA_LABEL", message)
@@ -126,7 +103,7 @@ class _Api:
         return bottle.HTTPResponse(status=202)
 
     def renew(self, sandbox_id: str) -> dict[str, str]:
-        body = _body()
+        body = queries.body()
         if "expiresAt" not in body and "expires_at" not in body:
             reject("missing", ["body", "expiresAt"], "Field required", body)
         expires_at = instant(body.get("expiresAt", body.get("expires_at")), "expiresAt")
@@ -134,8 +111,8 @@ class _Api:
         return {"expiresAt": stamp(expires_at)}
 
     def endpoint(self, sandbox_id: str, port: str) -> dict[str, object]:
-        number = integer(port, ["path", "port"], at_least=-_MAX_PAGE)
-        through_server = _flag("use_server_proxy")
+        number = integer(port, ["path", "port"], at_least=-queries.MAX_NUMBER)
+        through_server = queries.flag("use_server_proxy")
         if "expires" in bottle.request.query:
             reason = (
                 "use_server_proxy cannot be combined with expires" if through_server else "no gateway signs routes here"
@@ -157,38 +134,16 @@ class _Api:
             return diagnostics.describe_inline(record, kind, query.getunicode("scope"))
         if kind == "events":
             return _answer_text(diagnostics.event_text(record), _DEPRECATED)
-        tail = _number("tail", 100, at_most=_MAX_TAIL)
+        tail = queries.number("tail", 100, at_most=_MAX_TAIL)
         return _answer_text(diagnostics.log_text(record, tail=tail, since=query.getunicode("since")), _DEPRECATED)
 
     def describe_as_text(self, sandbox_id: str, kind: str) -> Any:
         record = self._registry.get(sandbox_id)
         if kind == "inspect":
             return _answer_text(diagnostics.inspect_text(record), _PLAIN)
-        return _answer_text(diagnostics.summary_text(record, tail=_number("tail", 50, at_most=_MAX_TAIL)), _PLAIN)
-
-    def refuse_snapshot(self, sandbox_id: str = "") -> None:
-        message = (
-            "The embedded server takes no snapshots: use --opensandbox-url docker, or an OpenSandbox server's URL."
+        return _answer_text(
+            diagnostics.summary_text(record, tail=queries.number("tail", 50, at_most=_MAX_TAIL)), _PLAIN
         )
-        refuse(501, "SNAPSHOT::NOT_IMPLEMENTED", message)
-
-
-def _body() -> dict[str, Any]:
-    return parse_json(bottle.request.body.read())
-
-
-def _number(name: str, default: int, *, at_most: int) -> int:
-    """Return a query parameter that is a whole number from 1 on."""
-    value = bottle.request.query.getunicode(name)
-    return default if value is None else integer(value, ["query", name], at_least=1, at_most=at_most)
-
-
-def _flag(name: str) -> bool:
-    """Return a query parameter that is yes or no, no by default."""
-    value = bottle.request.query.getunicode(name, "false")
-    if value.lower() not in _FLAGS:
-        reject("bool_parsing", ["query", name], "Input should be a valid boolean, unable to interpret input", value)
-    return _FLAGS[value.lower()]
 
 
 def _answer_text(text: str, headers: Mapping[str, str]) -> Any:

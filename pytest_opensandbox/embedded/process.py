@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from pytest_opensandbox.embedded.agent_socket import AgentSocket
 from pytest_opensandbox.embedded.background import Background
 from pytest_opensandbox.embedded.bubblewrap import PATH, Bubblewrap
-from pytest_opensandbox.embedded.host import LIBRARIES, Interpreter
+from pytest_opensandbox.embedded.host import LIBRARIES, Host
 from pytest_opensandbox.embedded.keyring import leave_session_keyring
 from pytest_opensandbox.embedded.limits import most_processes
 from pytest_opensandbox.embedded.log import Log
@@ -25,6 +26,7 @@ END_SECONDS = 10
 
 _READ_BYTES = 65536
 _FREEZE_SECONDS = 5
+_START_SECONDS = 30
 _BOOT = f"import sys; sys.path[:0] = [{LIBRARIES!r}]; from opensandbox_agent.__main__ import main; main()"
 # The directory of libpython is for this interpreter alone: the agent's commands must not inherit it.
 _BOOT_SHARED = f"""import os
@@ -38,8 +40,9 @@ class Workshop:
     """What it takes to start sandboxes; one per server."""
 
     bubblewrap: Bubblewrap
-    interpreter: Interpreter
+    host: Host
     directory: Path
+    layer: Path
     background: Background
     # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
     starter: ThreadPoolExecutor
@@ -66,8 +69,15 @@ class SandboxProcess:
         self._on_end = on_end
         self._frozen: list[int] = []
 
-    def start(self, entrypoint: Sequence[str], environment: Mapping[str, str]) -> None:
+    def start(
+        self, entrypoint: Sequence[str], environment: Mapping[str, str], bubblewrap: Bubblewrap | None = None
+    ) -> None:
         """Start bubblewrap with the agent in it, which runs the entrypoint.
+
+        Args:
+            entrypoint: the program and its arguments.
+            environment: what it and all commands get.
+            bubblewrap: one that restores a snapshot; None for the server's own.
 
         Raises:
             OSError: no process could be started.
@@ -77,7 +87,12 @@ class SandboxProcess:
         try:
             command, variables = self._command(entrypoint, lifeline), self._environment(environment)
             self._bwrap = self._workshop.starter.submit(
-                self._start_bubblewrap, command, variables, lifeline, writing
+                self._start_bubblewrap,
+                bubblewrap or self._workshop.bubblewrap,
+                command,
+                variables,
+                lifeline=lifeline,
+                output=writing,
             ).result()
         except OSError:
             self._let_go(output)
@@ -89,17 +104,28 @@ class SandboxProcess:
         self._workshop.background.call(self._follow, output)
         threading.Thread(target=self._wait, args=(output,), name="end of a sandbox", daemon=True).start()
 
+    def wait_started(self) -> None:
+        """Return when the agent answers: then bubblewrap has built all there is around it.
+
+        Raises:
+            OSError: it does not, or it has ended.
+        """
+        with self.agent.connect(timeout=_START_SECONDS) as connection:
+            connection.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+            if not connection.recv(1):
+                raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
+
     def freeze(self) -> None:
         """Stop every process of the sandbox, parents first, until none is left that runs.
 
         Raises:
             OSError: the kernel does not tell which processes these are.
         """
-        if not os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children"):
+        if not knows_children():
             raise OSError("no /proc/PID/task/TID/children in this kernel")
         deadline = time.monotonic() + _FREEZE_SECONDS
         seen: set[int] = set()
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._bwrap.returncode is None:
             states = {pid: _state(pid) for pid in _descendants(self._bwrap.pid)}
             for pid in states.keys() - seen:
                 seen.add(pid)
@@ -117,6 +143,20 @@ class SandboxProcess:
             _signal(pid, signal.SIGCONT)
         self._frozen.clear()
 
+    def open_guard(self) -> int:
+        """Return a descriptor of the process around the sandbox, in ``/proc``: what it says is of no other process.
+
+        Raises:
+            OSError: the sandbox has ended.
+        """
+        pid = next(_children(self._bwrap.pid), 0)
+        guard = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The numbers of processes are used again, but not those of ours that has not been waited for.
+        if pid not in _children(self._bwrap.pid) or self._bwrap.returncode is not None:
+            os.close(guard)
+            raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
+        return guard
+
     def kill(self) -> None:
         """End every process of the sandbox; ``ended`` tells when they are gone."""
         if self._bwrap.returncode is None:
@@ -124,16 +164,22 @@ class SandboxProcess:
             _signal(next(_children(self._bwrap.pid), self._bwrap.pid), signal.SIGKILL)
 
     def _start_bubblewrap(
-        self, command: Sequence[str], environment: Mapping[str, str], lifeline: int, output: int
+        self,
+        bubblewrap: Bubblewrap,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        lifeline: int,
+        output: int,
     ) -> subprocess.Popen[bytes]:
         """Start bubblewrap from the thread that starts them all."""
         leave_session_keyring()  # or they would share one, and read each other's keys
         fds = (self.agent.listener.fileno(), lifeline)
-        return self._workshop.bubblewrap.start(command, environment=environment, fds=fds, output=output)
+        return bubblewrap.start(command, environment=environment, fds=fds, output=output)
 
     def _command(self, entrypoint: Sequence[str], lifeline: int) -> list[str]:
         """Return the command line of the agent; it is visible on the host."""
-        python = self._workshop.interpreter
+        python = self._workshop.host.interpreter
         boot = _BOOT_SHARED if python.library_path else _BOOT
         fds = ("--listen-fd", str(self.agent.listener.fileno()), "--lifeline-fd", str(lifeline))
         bound = ("--processes", str(limit)) if (limit := most_processes()) else ()
@@ -142,7 +188,7 @@ class SandboxProcess:
     def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the agent, which hands down all but its token to what it starts."""
         environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **wanted, "EXECD_ACCESS_TOKEN": self.token}
-        if shared := self._workshop.interpreter.library_path:
+        if shared := self._workshop.host.interpreter.library_path:
             environment["LD_LIBRARY_PATH"] = f"{shared}:{environment.get('LD_LIBRARY_PATH', '')}"
         return environment
 
@@ -183,6 +229,11 @@ class SandboxProcess:
         os.close(output)
         os.close(self._lifeline)
         self.agent.close()
+
+
+def knows_children() -> bool:
+    """Say whether this kernel tells which processes a process has started."""
+    return os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children")
 
 
 def _descendants(pid: int) -> Iterator[int]:

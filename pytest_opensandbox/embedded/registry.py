@@ -2,91 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
-from pytest_opensandbox.embedded.create_request import HOST_IMAGE, CreateRequest
-from pytest_opensandbox.embedded.log import stamp
-from pytest_opensandbox.embedded.process import END_SECONDS, SandboxProcess, Workshop
-from pytest_opensandbox.embedded.relay import Relay
-from pytest_opensandbox.embedded.validation import expiry, refuse
-
-
-class SandboxRecord:
-    """One sandbox as the lifecycle API knows it.
-
-    Attributes:
-        id: uuid4 as text.
-        request: what it was created from.
-        metadata: its labels, as last patched.
-        created_at: when, in UTC.
-        expires_at: when it is deleted, None for never.
-        ended_at: when its entrypoint ended, None while it runs.
-        is_paused: its processes are frozen.
-        process: the running thing.
-        relay: its loopback port.
-        timer: deletes it when its time is up.
-    """
-
-    def __init__(self, request: CreateRequest, workshop: Workshop) -> None:
-        self.id = str(uuid.uuid4())
-        self.request = request
-        self.metadata = dict(request.metadata)
-        self.created_at = datetime.now(timezone.utc)
-        self.expires_at = expiry(self.created_at, request.timeout_seconds)
-        self.ended_at: datetime | None = None
-        self.is_paused = False
-        self.lock = threading.Lock()
-        self.process = SandboxProcess(workshop, self.id, self._end)
-        self.relay = Relay(self.process.agent)
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def status(self) -> tuple[str, str, str]:
-        """State, reason and message, in the words of the Docker runtime."""
-        code = self.process.exit_code
-        if code is not None and self.ended_at:
-            if code == 0:
-                return "Terminated", "CONTAINER_EXITED", "Sandbox container exited successfully."
-            return "Failed", "CONTAINER_EXITED_ERROR", f"Sandbox container exited with code {code}."
-        if self.is_paused:
-            return "Paused", "CONTAINER_PAUSED", "Sandbox container is paused."
-        return "Running", "CONTAINER_RUNNING", "Sandbox container is running."
-
-    def describe(self) -> dict[str, object]:
-        """Return the sandbox as a get or a listing shows it."""
-        state, reason, message = self.status
-        described = {
-            "id": self.id,
-            "image": {"uri": HOST_IMAGE},
-            "status": self._status(state, reason, message),
-            "metadata": dict(self.metadata),
-            "extensions": dict(self.request.extensions) or None,
-            "entrypoint": list(self.request.entrypoint),
-            "expiresAt": self.expires_at and stamp(self.expires_at),
-            "createdAt": stamp(self.created_at),
-        }
-        return {name: value for name, value in described.items() if value is not None}
-
-    def describe_created(self) -> dict[str, object]:
-        """Return the sandbox as the answer to its create shows it: running, without its image."""
-        described = {name: value for name, value in self.describe().items() if name != "image"}
-        described["status"] = self._status("Running", "CONTAINER_RUNNING", "Sandbox container started successfully.")
-        if not self.metadata:
-            del described["metadata"]
-        return described
-
-    def _status(self, state: str, reason: str, message: str) -> dict[str, str]:
-        changed = self.ended_at if state in ("Terminated", "Failed") and self.ended_at else self.created_at
-        return {"state": state, "reason": reason, "message": message, "lastTransitionAt": stamp(changed)}
-
-    def _end(self) -> None:
-        """Close what belongs to a running sandbox; called in the background loop."""
-        self.ended_at = datetime.now(timezone.utc)
-        self.relay.close()
+from pytest_opensandbox.embedded.create_request import CreateRequest
+from pytest_opensandbox.embedded.process import END_SECONDS, Workshop
+from pytest_opensandbox.embedded.record import SandboxRecord
+from pytest_opensandbox.embedded.snapshots import Snapshots
+from pytest_opensandbox.embedded.validation import RefusedError, refuse
 
 
 class Registry:
@@ -95,9 +19,13 @@ class Registry:
     Args:
         workshop: what it takes to start one.
         notes: lines for the log of every sandbox.
+
+    Attributes:
+        snapshots: what was kept of some of them.
     """
 
     def __init__(self, workshop: Workshop, notes: Sequence[str] = ()) -> None:
+        self.snapshots = Snapshots(workshop)
         self._workshop = workshop
         self._notes = notes
         self._sandboxes: dict[str, SandboxRecord] = {}
@@ -213,16 +141,20 @@ class Registry:
         for record in records:
             if record is not None:
                 record.process.ended.wait(END_SECONDS)
+        self.snapshots.close()
 
     def _start(self, request: CreateRequest) -> SandboxRecord:
         record = SandboxRecord(request, self._workshop)
         for note in self._notes:
             record.process.log.note(note)
         background = self._workshop.background
+        environment = {**request.environment, "OPENSANDBOX_ID": record.id}
         try:
-            record.process.start(request.entrypoint, {**request.environment, "OPENSANDBOX_ID": record.id})
-        except OSError:
+            bubblewrap = self.snapshots.lend(request.snapshot_id, record.id) if request.snapshot_id else None
+            record.process.start(request.entrypoint, environment, bubblewrap)
+        except (OSError, RefusedError):
             background.call(record.relay.close)
+            self.snapshots.take_back(request.snapshot_id, record.id)
             raise
         background.call(record.relay.start)
         return record
@@ -234,6 +166,7 @@ class Registry:
         if record is not None:
             self._in_loop(self._cancel_timer, record)
             record.process.kill()
+            self.snapshots.take_back(record.request.snapshot_id, record.id)
         return record
 
     def _schedule(self, record: SandboxRecord) -> None:

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 from pytest_opensandbox.embedded import EXECD_PORT, TOKEN_HEADER
 from pytest_opensandbox.embedded.agent_socket import AgentSocket
-from pytest_opensandbox.embedded.registry import Registry, SandboxRecord
+from pytest_opensandbox.embedded.record import SandboxRecord
+from pytest_opensandbox.embedded.registry import Registry
 from pytest_opensandbox.embedded.validation import RefusedError, refuse
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")

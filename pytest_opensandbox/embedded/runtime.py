@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 HOSTNAME = "sandbox"
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only directories of ours are made there
 
 _PREFIX = "pytest-opensandbox-"
 _LOCK = "lock"
@@ -28,14 +30,19 @@ _MIRRORED = (("/etc", 12), ("/usr", 2), ("/usr/local", 5), ("/usr/lib/python3", 
 class RuntimeDirectory:
     """A directory that only this user can enter; it goes with the server, or with the next one that starts.
 
+    Args:
+        parent: where to make it; None for the user's own runtime directory, or the one for temporary files.
+
     Attributes:
         path: where it is.
         layer: a tree that is stacked over the host's system directories.
     """
 
-    def __init__(self) -> None:
-        parent = _parent()
-        _sweep(parent)
+    def __init__(self, parent: str | None = None) -> None:
+        if parent is None:
+            parent = _parent()
+            for place in {parent, tempfile.gettempdir(), SHARED_MEMORY}:
+                _sweep(place)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -58,7 +65,24 @@ class RuntimeDirectory:
 
     def remove(self) -> None:
         """Remove the directory; nothing happens when it is gone."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of this user's, whatever the modes in it; nothing happens when it is gone.
+
+    Args:
+        path: of the directory; nobody else can enter what it is in.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    if not path.exists():
+        return
+    for directory, below, _ in os.walk(path):
+        for name in below:
+            entry = os.path.join(directory, name)
+            if not os.path.islink(entry):
+                os.chmod(entry, stat.S_IRWXU)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def layer_files() -> list[str]:
@@ -83,7 +107,7 @@ def _sweep(parent: str) -> None:
         try:
             status = path.lstat()
             if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_SECONDS and _is_abandoned(path):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
         except OSError:
             continue
 

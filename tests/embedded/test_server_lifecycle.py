@@ -288,22 +288,6 @@ def test_an_unknown_scope_is_refused(machine):
     assert (refused.status_code, refused.json()["code"]) == (400, "DIAGNOSTICS_SCOPE_UNSUPPORTED")
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        pytest.param("POST", "/v1/sandboxes/any/snapshots", id="create"),
-        pytest.param("GET", "/v1/snapshots", id="list"),
-        pytest.param("GET", "/v1/snapshots/any", id="get"),
-        pytest.param("DELETE", "/v1/snapshots/any", id="delete"),
-    ],
-)
-def test_snapshots_are_not_implemented_and_say_what_to_use(machine, method, path):
-    refused = machine.request(method, path)
-
-    assert refused.status_code == 501
-    assert "--opensandbox-url docker" in refused.json()["message"]
-
-
 def test_every_route_works_without_the_version(machine):
     made = machine.request("POST", "/sandboxes", json=CREATE).json()
 

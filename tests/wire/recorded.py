@@ -106,7 +106,7 @@ def meaning(response: Response) -> dict[str, Any]:
     Events keep their order, except that standard error comes after standard output and a ping right after ``init``:
     the two streams are tailed apart, and pings come when they come.
     """
-    headers = {name: value for name, value in response.headers.items() if name in MEANINGFUL}
+    headers = {name: _timeless(value) for name, value in response.headers.items() if name in MEANINGFUL}
     content: Any = response.body.decode("utf-8", "replace")
     if response.is_stream:
         content = _settled([_timeless(event) for event in response.events()])

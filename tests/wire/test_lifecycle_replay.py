@@ -13,14 +13,22 @@ from tests.wire.recorded import Exchange, Ids, Response, load, meaning
 
 RECORDED_IMAGE = "debian:bookworm-slim"
 SANDBOX_MADE_BEFORE = {"list page 1 of 2": ("b", "c")}
-NEEDS_A_RUNNING_SANDBOX = {"errors": "df78237d-d141-4f47-937c-637575f6da87"}
+NEEDS_A_RUNNING_SANDBOX = {
+    "errors": "df78237d-d141-4f47-937c-637575f6da87",
+    "snapshots": "b3cb5173-2cf0-4cc0-9724-6f969ec14f63",
+}
+WAITS = {"list: entrypoint exited 1": b'"Running"', "snapshot get": b'"Creating"'}
 
 DIFFERENCES = {
     "list by state": "the recording server had two more sandboxes",
     "create: image that cannot be pulled": "nothing is pulled here: 400, and the message says what to use",
     "create: networkPolicy without an egress image": "the same refusal, but its message says what to use here",
 }
-EXCHANGES = [*load("lifecycle"), *load("errors")]
+TOPICS = ("lifecycle", "errors", "snapshots")
+RECORDED = [exchange for topic in TOPICS for exchange in load(topic)]
+# A client that waits asks the same again and again.
+EXCHANGES = list({exchange.name: exchange for exchange in RECORDED}.values())
+FIRST = {topic: load(topic)[0].name for topic in NEEDS_A_RUNNING_SANDBOX}
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +52,10 @@ class Replay:
         for exchange in EXCHANGES:
             for case in SANDBOX_MADE_BEFORE.get(exchange.name, ()):
                 self._make({"suite": "wire", "case": case})
-            if exchange is EXCHANGES[len(load("lifecycle"))]:
-                self._stand_in(NEEDS_A_RUNNING_SANDBOX["errors"])
-            if exchange.name.startswith("list: entrypoint exited"):
-                self._wait_for_end(exchange)
+            if exchange.name == FIRST.get(exchange.topic):
+                self._stand_in(NEEDS_A_RUNNING_SANDBOX[exchange.topic])
+            if (transient := WAITS.get(exchange.name)) is not None:
+                self._wait_while(transient, exchange)
             answers[exchange.name] = self._send(exchange)
             self._ids.learn(exchange.response.body, answers[exchange.name].body)
         return answers
@@ -60,7 +68,7 @@ class Replay:
             exchange.request.method,
             self._server.url + self._ids.rewrite(exchange.request.path),
             headers=headers,
-            data=_body_for_now(exchange),
+            data=_body_for_now(exchange, self._ids),
         )
         lowered = {name.lower(): value for name, value in answer.headers.items()}
         return Response(answer.status_code, lowered, answer.content)
@@ -80,17 +88,17 @@ class Replay:
         fresh.learn(recorded_id.encode(), self._make({}).encode())
         self._ids = fresh
 
-    def _wait_for_end(self, exchange):
-        """Look until the sandbox has ended, as the recording client did."""
-        assert wait_until(lambda: b'"Running"' not in self._send(exchange).body)
+    def _wait_while(self, transient, exchange):
+        """Look until a state is over, as the recording client did."""
+        assert wait_until(lambda: transient not in self._send(exchange).body)
 
 
-def _body_for_now(exchange):
-    """Return the body with the image that exists here, and with dates that are still to come."""
+def _body_for_now(exchange, ids):
+    """Return the body with the image and the ids that exist here, and with dates that are still to come."""
     if exchange.request.data is None:
         return None
     later = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
-    text = exchange.request.data.decode().replace(RECORDED_IMAGE, "host")
+    text = ids.rewrite(exchange.request.data.decode()).replace(RECORDED_IMAGE, "host")
     return re.sub(r"2026-\d\d-\d\dT[\d:]+Z", later, text).encode()
 
 
