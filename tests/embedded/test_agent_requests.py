@@ -37,7 +37,7 @@ def test_variables_and_home_are_expanded_in_a_path(path, expanded, monkeypatch):
 
 
 def test_a_path_with_unknown_variables_names_them_in_order():
-    with pytest.raises(paths.UnknownVariableError, match=r"undefined environment variables: B,C$"):
+    with pytest.raises(paths.UnusablePathError, match=r"undefined environment variables: B,C$"):
         paths.expand("/$C/${B}/$C", ENVIRONMENT)
 
 

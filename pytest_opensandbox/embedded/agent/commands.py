@@ -86,7 +86,7 @@ class Commands:
         seconds = timeout / 1000 if timeout else None
         try:
             frames = self._background(wish, seconds) if is_background else self._foreground(wish, seconds)
-        except (OSError, paths.UnknownVariableError) as exc:
+        except (OSError, paths.UnusablePathError) as exc:
             raise RefusedError(500, "RUNTIME_ERROR", f"{_RUN_FAILED}{exc}") from exc
         return answers.stream(frames)
 

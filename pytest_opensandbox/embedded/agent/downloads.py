@@ -38,7 +38,7 @@ def download(call: Call) -> HTTPResponse:
     wanted = call.header("Range")
     try:
         resolved = paths.expand(path)
-    except paths.UnknownVariableError as exc:
+    except paths.UnusablePathError as exc:
         raise RefusedError(500, "RUNTIME_ERROR", f"error resolving file path: {path}. {exc}") from exc
     if by_line and wanted:
         text = "line-based reading (offset/limit) and byte range (Range header) are mutually exclusive"

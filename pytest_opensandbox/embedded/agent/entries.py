@@ -99,7 +99,7 @@ def look_up(path: str) -> dict[str, Any]:
     try:
         resolved = paths.absolute(path)
         return describe(resolved, os.lstat(resolved))
-    except paths.UnknownVariableError as exc:
+    except paths.UnusablePathError as exc:
         raise EntryError(f"invalid path {path}: {exc}") from exc
     except FileNotFoundError as exc:
         raise EntryError(f"file not found: {path}: {failure('lstat', exc)}", missing=True) from exc

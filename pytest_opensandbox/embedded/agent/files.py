@@ -76,7 +76,7 @@ def permissions(call: Call) -> HTTPResponse:
     for path, permission in call.checked(read_permissions, BAD_FORMAT).items():
         try:
             permission.apply(paths.absolute(path))
-        except (EntryError, paths.UnknownVariableError) as exc:
+        except (EntryError, paths.UnusablePathError) as exc:
             raise RefusedError(500, "RUNTIME_ERROR", f"error changing permissions for {path}. {exc}") from exc
     return answers.done()
 
@@ -91,7 +91,7 @@ def replace(call: Call) -> HTTPResponse:
     for path, (old, new) in call.checked(_replacements, BAD_FORMAT).items():
         try:
             counts[path] = {"replacedCount": _replace(paths.absolute(path), old, new)}
-        except paths.UnknownVariableError as exc:
+        except paths.UnusablePathError as exc:
             raise unusable(EntryError(str(exc))) from exc
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError)
@@ -122,7 +122,7 @@ def resolved(call: Call) -> str:
     path = call.needed("path")
     try:
         return paths.absolute(path)
-    except paths.UnknownVariableError as exc:
+    except paths.UnusablePathError as exc:
         raise RefusedError(500, "RUNTIME_ERROR", f"error converting path  to absolute. {exc}") from exc
 
 
@@ -206,7 +206,7 @@ def _rename(source: str, target: str) -> None:
 def _absolute(path: str, role: str = "") -> str:
     try:
         return paths.absolute(path)
-    except paths.UnknownVariableError as exc:
+    except paths.UnusablePathError as exc:
         raise EntryError(f"invalid {role}path: {exc}") from exc
 
 

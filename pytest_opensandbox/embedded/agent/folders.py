@@ -48,7 +48,7 @@ def make(call: Call) -> HTTPResponse:
     for path, permission in call.checked(read_permissions, BAD_FORMAT).items():
         try:
             _make(paths.absolute(path), permission)
-        except paths.UnknownVariableError as exc:
+        except paths.UnusablePathError as exc:
             raise unusable(EntryError(str(exc))) from exc
         except EntryError as exc:
             raise unusable(exc) from exc
@@ -64,7 +64,7 @@ def remove(call: Call) -> HTTPResponse:
     for path in call.queries("path"):
         try:
             target = paths.expand(path)
-        except paths.UnknownVariableError as exc:
+        except paths.UnusablePathError as exc:
             raise RefusedError(500, "RUNTIME_ERROR", f"error resolving directory {path}. {exc}") from exc
         try:
             _remove(target)

@@ -12,8 +12,8 @@ _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)"
 _ANY = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?0-9-])|([A-Za-z_][A-Za-z0-9_]*))")
 
 
-class UnknownVariableError(ValueError):
-    """A path names environment variables that are not set, or ``~`` without HOME."""
+class UnusablePathError(ValueError):
+    """A path names environment variables that are not set, or ``~`` without HOME, or nothing can have its name."""
 
 
 def expand(path: str, environment: Mapping[str, str] | None = None) -> str:
@@ -26,12 +26,14 @@ def expand(path: str, environment: Mapping[str, str] | None = None) -> str:
         environment: where names are looked up; the agent's own environment by default.
 
     Raises:
-        UnknownVariableError: a name that is not set.
+        UnusablePathError: a name that is not set, or NUL in the path.
     """
+    if "\0" in path:
+        raise UnusablePathError("invalid argument")
     known = os.environ if environment is None else environment
     unknown = sorted({name for pair in _NAMED.findall(path) for name in pair if name and name not in known})
     if unknown:
-        raise UnknownVariableError(f"path references undefined environment variables: {','.join(unknown)}")
+        raise UnusablePathError(f"path references undefined environment variables: {','.join(unknown)}")
     expanded = substitute(path, known)
     if expanded == "~" or expanded.startswith(("~/", "~\\")):
         return _in_home(expanded[2:])
@@ -47,7 +49,7 @@ def absolute(path: str) -> str:
     """Return the expanded path, absolute and without ``.``, ``..`` and double slashes.
 
     Raises:
-        UnknownVariableError: a name that is not set.
+        UnusablePathError: a name that is not set.
     """
     return "/" + os.path.abspath(expand(path)).lstrip("/")
 
@@ -59,7 +61,7 @@ def invalid_directory(cwd: str) -> str | None:
     try:
         path = expand(cwd)
         is_directory = os.path.isdir(path) if os.stat(path) else False
-    except UnknownVariableError as exc:
+    except UnusablePathError as exc:
         return f'cannot resolve working directory "{cwd}": {exc}'
     except FileNotFoundError as exc:
         return f"working directory does not exist: {cwd}: {failure('stat', exc)}"
@@ -71,5 +73,5 @@ def invalid_directory(cwd: str) -> str | None:
 def _in_home(rest: str) -> str:
     home = os.environ.get("HOME", "")
     if not home:
-        raise UnknownVariableError("$HOME is not defined")
+        raise UnusablePathError("$HOME is not defined")
     return os.path.normpath(os.path.join(home, rest)) if rest else home

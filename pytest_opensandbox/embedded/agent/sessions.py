@@ -116,7 +116,7 @@ def _made(cwd: str) -> str:
         directory = paths.expand(cwd)
         if directory:
             make_folders(directory)
-    except paths.UnknownVariableError as exc:
+    except paths.UnusablePathError as exc:
         text = f"error creating session. resolve request cwd {cwd}: {exc}"
         raise RefusedError(500, "RUNTIME_ERROR", text) from exc
     except EntryError as exc:

@@ -50,7 +50,7 @@ def start(wish: Wish, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subpr
     """Start the process in a session of its own, with nothing on standard input.
 
     Raises:
-        UnknownVariableError: the directory names a variable that is not set.
+        UnusablePathError: the directory names a variable that is not set.
         SpawnError: it could not be started.
     """
     extra = {**file_environment(), **wish.envs}
@@ -87,7 +87,7 @@ def file_environment() -> dict[str, str]:
     try:
         with open(paths.expand(os.environ.get("EXECD_ENVS", "")), encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.strip() for line in file]
-    except (OSError, paths.UnknownVariableError):
+    except (OSError, paths.UnusablePathError):
         return {}
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
     return {name: paths.substitute(value, os.environ) for name, value in pairs}

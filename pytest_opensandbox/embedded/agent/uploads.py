@@ -128,7 +128,7 @@ def _target(metadata: bytes) -> tuple[str, Permission]:
         raise RefusedError(400, "INVALID_FILE_METADATA", "metadata path is empty")
     try:
         path = paths.expand(named)
-    except paths.UnknownVariableError as exc:
+    except paths.UnusablePathError as exc:
         raise RefusedError(500, "RUNTIME_ERROR", f"error resolving target path {named}. {exc}") from exc
     folder = os.path.dirname(path) or "."
     try:
