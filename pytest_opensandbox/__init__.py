@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client as Client
+    from pytest_opensandbox.endings import SandboxGoneError as SandboxGoneError
     from pytest_opensandbox.errors import ApiError as ApiError
     from pytest_opensandbox.errors import AuthError as AuthError
     from pytest_opensandbox.errors import CommandError as CommandError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import NotFoundError as NotFoundError
     from pytest_opensandbox.errors import OpenSandboxError as OpenSandboxError
     from pytest_opensandbox.errors import OpenSandboxWarning as OpenSandboxWarning
+    from pytest_opensandbox.errors import PauseError as PauseError
     from pytest_opensandbox.errors import ProtocolError as ProtocolError
     from pytest_opensandbox.errors import ReadyTimeoutError as ReadyTimeoutError
     from pytest_opensandbox.errors import SandboxClosedError as SandboxClosedError
@@ -44,9 +46,12 @@ if TYPE_CHECKING:
     from pytest_opensandbox.opts import label_value as label_value
     from pytest_opensandbox.results import CommandResult as CommandResult
     from pytest_opensandbox.sandbox import Sandbox as Sandbox
+    from pytest_opensandbox.setup_errors import SetupError as SetupError
+    from pytest_opensandbox.setup_errors import SnapshotFailedError as SnapshotFailedError
 
 _ROOMS = {
     "client": ("Client",),
+    "endings": ("SandboxGoneError",),
     "errors": (
         "ApiError",
         "AuthError",
@@ -61,6 +66,7 @@ _ROOMS = {
         "NotFoundError",
         "OpenSandboxError",
         "OpenSandboxWarning",
+        "PauseError",
         "ProtocolError",
         "ReadyTimeoutError",
         "SandboxClosedError",
@@ -78,6 +84,7 @@ _ROOMS = {
     "opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
     "results": ("CommandResult",),
     "sandbox": ("Sandbox",),
+    "setup_errors": ("SetupError", "SnapshotFailedError"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -106,9 +106,9 @@ def is_loopback(url: str) -> bool:
 def spoken(url: str) -> str:
     """Return a URL as it is spoken: ``localhost`` as 127.0.0.1, because agents listen on IPv4 only.
 
-    With https the name stays, since the certificate is made out to it.
+    With https the name stays, since the certificate is made out to it. A masked URL stays masked.
     """
-    return re.sub(r"^http://localhost(?=[:/]|$)", "http://127.0.0.1", url, count=1, flags=re.IGNORECASE)
+    return type(url)(re.sub(r"^http://localhost(?=[:/]|$)", "http://127.0.0.1", url, count=1, flags=re.IGNORECASE))
 
 
 def path_segment(field: str, value: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from pytest_opensandbox.capture import run_exact, run_live
 from pytest_opensandbox.client import Client
@@ -12,48 +14,65 @@ from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.ownership import may_be_shared
 from pytest_opensandbox.results import CommandResult
 from pytest_opensandbox.streams import Callback
+from pytest_opensandbox.transfer import Transfer
+from pytest_opensandbox.whereabouts import Whereabouts
+
+T = TypeVar("T")
 
 _COPY_SECONDS = 600.0
 """Time limit of a command that is part of a copy: a sandbox may make it wait for ever, by a FIFO for example."""
 
 
 class Agent:
-    """Runs commands in one sandbox.
+    """Runs commands in one sandbox, and copies in and out.
 
     Args:
         client: talks to the agent.
-        endpoint: the agent.
+        whereabouts: where the agent is.
     """
 
-    def __init__(self, client: Client, endpoint: Endpoint) -> None:
+    def __init__(self, client: Client, whereabouts: Whereabouts) -> None:
         self._client = client
-        self._endpoint = endpoint
-        self._is_own = not may_be_shared(endpoint)
+        self._whereabouts = whereabouts
+        self._own: Endpoint | None = None
 
     def run(self, invocation: Invocation, on_stdout: Callback | None, on_stderr: Callback | None) -> CommandResult:
         """Run a command: exactly, or with callbacks live; raises as ``run_exact`` and ``run_live``."""
-        if on_stdout is not None or on_stderr is not None:
-            self.check_own()
-            return run_live(self._client, self._endpoint, invocation, on_stdout=on_stdout, on_stderr=on_stderr)
-        # The script looks for itself whose agent it is given, unless a file goes before it.
-        if invocation.stdin is not None:
-            self.check_own()
-        result = run_exact(self._client, self._endpoint, invocation)
-        self._is_own = True
-        return result
 
-    def run_quietly(self, command: Sequence[str]) -> CommandResult:
-        """Run what a copy needs: as root of the sandbox, outside the story that a report tells."""
-        invocation = Invocation(command=command, timeout=_COPY_SECONDS, max_bytes=MAX_STREAM_BYTES)
-        return run_exact(self._client, self._endpoint, invocation)
+        def perform(endpoint: Endpoint) -> CommandResult:
+            if on_stdout is not None or on_stderr is not None:
+                self._check_own(endpoint)
+                return run_live(self._client, endpoint, invocation, on_stdout=on_stdout, on_stderr=on_stderr)
+            # The script looks for itself whose agent it is given, unless a file goes before it.
+            if invocation.stdin is not None:
+                self._check_own(endpoint)
+            result = run_exact(self._client, endpoint, invocation)
+            self._own = endpoint
+            return result
 
-    def check_own(self) -> None:
-        """Make sure, once, that the agent is this sandbox's own, where its address leaves that open.
+        return self._whereabouts.reach(perform)
+
+    def copy(self, perform: Callable[[Transfer], T]) -> T:
+        """Do what copies files, which may be begun anew at another address.
 
         Raises:
-            SharedAgentError: it is another's.
-            TransportError: it does not answer.
+            SharedAgentError: another sandbox answers.
+            OpenSandboxError: what ``perform`` raises.
         """
-        if not self._is_own:
-            self.run_quietly(["true"])
-            self._is_own = True
+
+        def at(endpoint: Endpoint) -> T:
+            self._check_own(endpoint)
+            return perform(Transfer(self._client, endpoint, partial(self._run_quietly, endpoint)))
+
+        return self._whereabouts.reach(at)
+
+    def _check_own(self, endpoint: Endpoint) -> None:
+        """Make sure, once for an address, that the agent is this sandbox's own, where the address leaves that open."""
+        if endpoint != self._own and may_be_shared(endpoint):
+            self._run_quietly(endpoint, ["true"])
+        self._own = endpoint
+
+    def _run_quietly(self, endpoint: Endpoint, command: Sequence[str]) -> CommandResult:
+        """Run what a copy needs: as root of the sandbox, outside the story that a report tells."""
+        invocation = Invocation(command=command, timeout=_COPY_SECONDS, max_bytes=MAX_STREAM_BYTES)
+        return run_exact(self._client, endpoint, invocation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """Most that is read of a body that is no file and no stream of events."""
 MAX_BODY_SECONDS = 300.0
 """Longest time for such a body, however steadily it drips."""
+BODY_TIMES = 10
+"""How many times as long as the silence between two of its bytes such a body may take."""
 
 
 class Answer:
@@ -24,6 +27,8 @@ class Answer:
         headers: headers; names ignore case.
         read_some: returns the next bytes, however few, b"" at the end; takes the seconds that it may last, or None.
         close: lets go of the connection.
+        has_more: tells whether bytes came behind the end of the body.
+        silence: how long the connection may be silent; seconds.
     """
 
     def __init__(
@@ -33,6 +38,8 @@ class Answer:
         *,
         read_some: Callable[[float | None], bytes],
         close: Callable[[], None],
+        has_more: Callable[[], bool] = lambda: False,
+        silence: float = inf,
     ) -> None:
         self.status = status
         """HTTP status, 200 … 299."""
@@ -40,6 +47,13 @@ class Answer:
         """Headers; names ignore case."""
         self._read_some = read_some
         self._close = close
+        self._has_more = has_more
+        self._most_seconds = min(BODY_TIMES * silence, MAX_BODY_SECONDS)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more bytes have come than the body has, once it was read to its end."""
+        return self._has_more()
 
     @property
     def length(self) -> int | None:
@@ -59,14 +73,19 @@ class Answer:
         while piece := self._read_some(timeout() if timeout else None):
             yield piece
 
-    def read(self, *, max_bytes: int = MAX_BODY_BYTES, max_seconds: float = MAX_BODY_SECONDS) -> bytes:
+    def read(self, *, max_bytes: int = MAX_BODY_BYTES, max_seconds: float | None = None) -> bytes:
         """Return the whole body and give the connection back.
+
+        Args:
+            max_bytes: most that is taken.
+            max_seconds: how long it may take; default ten times the silence that is allowed, at most 300.
 
         Raises:
             ProtocolError: longer than ``max_bytes``, or not complete after ``max_seconds``.
             TransportError: it broke off.
         """
         body = bytearray()
+        max_seconds = self._most_seconds if max_seconds is None else max_seconds
         deadline = time.monotonic() + max_seconds
         with self:
             for piece in self.chunks():
@@ -77,8 +96,11 @@ class Answer:
                     raise ProtocolError(f"an answer is not complete after {max_seconds:g} s")
         return bytes(body)
 
-    def json(self) -> Any:
+    def json(self, *, needed: bool = False) -> Any:
         """Return the body as JSON, None for an empty one.
+
+        Args:
+            needed: whether an empty one is refused.
 
         Raises:
             ProtocolError: no JSON, or too long.
@@ -86,7 +108,7 @@ class Answer:
         """
         body = self.read()
         try:
-            return json.loads(body.decode("utf-8")) if body.strip() else None
+            return json.loads(body.decode("utf-8")) if needed or body.strip() else None
         except (ValueError, RecursionError):
             shown = body[:200].decode("utf-8", "replace")
             raise ProtocolError(f"an answer must be JSON, this one begins with {shown!r}") from None

@@ -18,14 +18,21 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pytest_opensandbox.client import Client
-from pytest_opensandbox.errors import CommandLostError, CommandTimeoutError, NotFoundError, OpenSandboxError
+from pytest_opensandbox.errors import (
+    CommandLostError,
+    CommandTimeoutError,
+    NotFoundError,
+    OpenSandboxError,
+    TransportError,
+)
 from pytest_opensandbox.invocations import DIRECTORIES, INLINE_BYTES, NO_FILES, Invocation
 from pytest_opensandbox.models import Endpoint, FileUpload
 from pytest_opensandbox.ownership import check_owner, guarded
 from pytest_opensandbox.results import CommandResult
 from pytest_opensandbox.streams import Callback
+from pytest_opensandbox.waits import retry_idempotent
 
-_REPORT = re.compile(r"^([0-9]{1,3})\n\+(\S*)\n\+(\S*)$", re.MULTILINE)
+_REPORT = re.compile(r"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
 _REPORT_BYTES = 4 * INLINE_BYTES
 
 
@@ -53,11 +60,11 @@ def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> Com
         CommandTimeoutError: the agent did not end it in time, so we did; holds what it had written.
         CommandStartError: the agent could not start it.
         SharedAgentError: another sandbox answers; nothing was run.
-        CommandLostError: the connection ended before the command did.
-        TransportError: the agent does not answer.
+        CommandLostError: the connection ended before the command did, or before what it wrote had been fetched.
+        TransportError: the agent does not answer; with ``unsent``, the command did not run.
 
-    Source: measured on 2026-11-20 with opensandbox-server 1.1.1 and execd 1.0.19; its pipes on 2026-11-23, with bash
-    and dash.
+    Source: tests/test_capture.py with opensandbox-server 1.1.1, execd 1.0.19 and execd's main branch of 2026-07-29,
+    which is older than its 1.1.0; run on 2026-11-23 with the programs of Debian 12 and of BusyBox 1.35.
     """
     name = _private_name()
     with _stdin_file(client, endpoint, invocation, f"{DIRECTORIES[0]}/{name}.in") as stdin:
@@ -76,7 +83,11 @@ def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> Com
         except CommandTimeoutError as exc:
             raise _with_output(client, endpoint, exc, name, invocation.max_bytes) from None
         check_owner(outer)
-        return _collect(client, endpoint, outer, name, invocation.max_bytes)
+        try:
+            return _collect(client, endpoint, outer, name, invocation.max_bytes)
+        except TransportError as exc:
+            # Not as it came: who sees that nothing was sent would run the command again.
+            raise _lost(outer, f"it ended, and then what it wrote could not be fetched ({exc})") from exc
 
 
 def run_live(
@@ -250,8 +261,12 @@ def _fetch(client: Client, endpoint: Endpoint, name: str, max_bytes: int, *, may
 def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) -> bytes:
     if span[0] == span[1]:
         return b""
-    with client.download_file(endpoint, path, byte_range=span, known_file=True) as download:
-        return download.read()
+
+    def read() -> bytes:
+        with client.download_file(endpoint, path, byte_range=span, known_file=True) as download:
+            return download.read()
+
+    return retry_idempotent(read)
 
 
 def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime, timezone
+from math import ceil, isfinite
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
-from pytest_opensandbox.addresses import endpoint_url, own_proxy_url
-from pytest_opensandbox.errors import ApiError, ProtocolError
+from pytest_opensandbox.endpoints import read_endpoint
+from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError
 from pytest_opensandbox.execd import CommandCalls
 from pytest_opensandbox.files import FileCalls
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import EXECD_PORT, Endpoint, SandboxResponse
+from pytest_opensandbox.pauses import PAUSE_SECONDS, PauseWait
 from pytest_opensandbox.readiness import Looks, ReadyWait
 from pytest_opensandbox.sandboxes import CREATE_TIMEOUT_SECONDS, SandboxCalls, sandbox_path
 from pytest_opensandbox.snapshots import SnapshotCalls
-from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Timeouts, Transport
+from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
 
 
@@ -51,23 +52,28 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         self._transport = Transport(lifecycle_url, api_key, request_timeout=request_timeout, ca_bundle=ca_bundle)
         self._use_server_proxy = use_server_proxy
         self._create_timeout = create_timeout
+        self._ends = {}
 
-    def get_endpoint(self, sandbox_id: str, port: int) -> Endpoint:
+    def get_endpoint(self, sandbox_id: str, port: int, *, signed_for: float | None = None) -> Endpoint:
         """Return where a port of a sandbox can be reached; nothing needs to listen there yet.
 
         Args:
             sandbox_id: the sandbox.
             port: TCP port inside it, 1 … 65,535.
+            signed_for: ask for an address that opens the port to whoever has it, for so many seconds by the server's
+                clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
 
         Raises:
-            NotFoundError: no such sandbox.
+            ConfigError: ``signed_for`` is not more than 0, or the client goes through the server's own proxy.
+            NotFoundError: no such sandbox, or it has no address yet.
             ApiError: the server refuses.
             ProtocolError: the answer is not an address.
             TransportError: no answer.
 
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}/endpoints/{port}.
         """
-        return retry_idempotent(lambda: self._look_up(sandbox_id, port))
+        query = self._signing(signed_for)
+        return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query))
 
     def discover_execd(self, sandbox_id: str) -> Endpoint:
         """Return where the agent of a sandbox can be reached; raises as ``get_endpoint``."""
@@ -101,6 +107,21 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
             logs=lambda: self.diagnostics(sandbox_id),
         )
         return ReadyWait(sandbox_id, looks, known=known).wait(timeout)
+
+    def wait_paused(self, sandbox_id: str, *, timeout: float = PAUSE_SECONDS) -> SandboxResponse:
+        """Return a sandbox as soon as it is paused, once ``pause`` has asked for that.
+
+        Args:
+            sandbox_id: the sandbox.
+            timeout: one budget for all looks and waits; seconds.
+
+        Raises:
+            PauseError: it runs again instead, or the time is up; says what the server said last.
+            SandboxFailedError: it ended.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+        """
+        return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id, self._transport.within(timeout))).wait(timeout)
 
     def server_version(self) -> str:
         """Return the server's version.
@@ -152,18 +173,30 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
     def __reduce__(self) -> Any:
         raise TypeError("a client holds connections and a key: make another one where it is needed")
 
-    def _look_up(self, sandbox_id: str, port: int, timeout: Timeouts | None = None) -> Endpoint:
+    def _signing(self, seconds: float | None) -> tuple[tuple[str, str], ...]:
+        """Return what asks for a signed address."""
+        if seconds is None:
+            return ()
+        if not (isfinite(seconds) and seconds > 0):
+            raise ConfigError("signed_for", "be more than 0", seconds)
+        if self._use_server_proxy:
+            raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
+        return (("expires", str(ceil(self._transport.server_time() + seconds))),)
+
+    def _look_up(self, sandbox_id: str, port: int, timeout: Timeouts | None = None, *, query: Query = ()) -> Endpoint:
         """Ask for an endpoint once."""
         path = f"{sandbox_path(sandbox_id)}/endpoints/{port:d}"
-        params = [("use_server_proxy", "true")] if self._use_server_proxy else None
-        body = self._transport.request("GET", path, params=params, timeout=timeout).json()
-        address = body.get("endpoint") if isinstance(body, dict) else None
-        headers = body.get("headers") if isinstance(body, dict) else None
-        if not isinstance(address, str) or not isinstance(headers or {}, dict):
-            raise ProtocolError(f"an endpoint must be an object with an address, the server sent {str(body)[:200]}")
-        url = endpoint_url(address, scheme=urlsplit(self._transport.root).scheme)
-        return Endpoint(
-            url=own_proxy_url(url, self._transport.root) if self._use_server_proxy else url,
-            headers={str(name): str(value) for name, value in (headers or {}).items()},
+        params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)
+        answer = self._transport.request("GET", path, params=params, timeout=timeout)
+        try:
+            body = answer.json()
+        except ProtocolError:
+            # Without the text of the answer: it may hold what opens the sandbox.
+            raise ProtocolError("an endpoint must be JSON, the server sent something else") from None
+        return read_endpoint(
+            body,
             sandbox_id=sandbox_id,
+            port=port,
+            root=self._transport.root,
+            through_server=self._use_server_proxy,
         )

@@ -37,6 +37,12 @@ class Settings:
     """Pool that sandboxes are taken from, "" for none."""
     resources: Mapping[str, str]
     """Limits of a sandbox whose test asks for no others, such as ``{"cpu": "500m", "memory": "512Mi"}``."""
+    setup: tuple[str, ...] = ()
+    """Commands that prepare a sandbox whose test asks for no other setup."""
+    put: Mapping[str, str] = field(default_factory=dict)
+    """Paths on this machine, relative to the rootdir, and where they lie in each sandbox."""
+    setup_timeout_seconds: float = 600.0
+    """How long each command of a setup may take; > 0."""
     lease_seconds: int
     """How long a sandbox outlives a pytest that was killed; 60 … 86,400."""
     ready_timeout_seconds: float
@@ -107,6 +113,9 @@ def read_settings(
         image=values["image"],
         pool=values["pool"],
         resources=values["resources"],
+        setup=values["setup"],
+        put=values["put"],
+        setup_timeout_seconds=values["setup_timeout"],
         lease_seconds=values["lease"],
         ready_timeout_seconds=values["ready_timeout"],
         command_timeout_seconds=values["command_timeout"],

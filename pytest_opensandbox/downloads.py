@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.errors import ProtocolError
+
+PATIENCE_SECONDS = 60.0
+"""How long a download may be slower than the slowest that there is."""
+SLOWEST_BYTES_A_SECOND = 1024
+"""What is slower than this drips, so that nobody waits for its end."""
 
 
 class Download:
@@ -37,15 +43,21 @@ class Download:
         """Yield the content in pieces of at most 64 KiB.
 
         Raises:
-            ProtocolError: more or fewer bytes came than were promised.
+            ProtocolError: more or fewer bytes came than were promised, or so slowly that they may never end.
             TransportError: the connection broke.
         """
         received = 0
-        for piece in self._answer.chunks():
+        for piece, waited in _timed(self._answer.chunks()):
             received += len(piece)
+            if waited > PATIENCE_SECONDS + received / SLOWEST_BYTES_A_SECOND:
+                raise ProtocolError(f"{self.path}: it comes too slowly, {received:,} bytes in {waited:.0f} s")
             if self._most is not None and received > self._most:
                 raise ProtocolError(f"{self.path}: {self._most:,} bytes were promised, {received:,} or more came")
             yield piece
+        if self._answer.has_more:
+            raise ProtocolError(
+                f"{self.path}: {received:,} bytes were promised, and more came: they may not be the file's"
+            )
         if received < self.size:
             raise ProtocolError(f"{self.path}: {self.size:,} bytes were promised, {received:,} came")
 
@@ -70,3 +82,13 @@ class Download:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _timed(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, float]]:
+    """Yield each piece with the seconds that were spent on waiting so far; what is done with the pieces is not."""
+    waited = 0.0
+    began = time.monotonic()
+    for piece in pieces:
+        waited += time.monotonic() - began
+        yield piece, waited
+        began = time.monotonic()

@@ -1,9 +1,9 @@
-"""Every exception and warning of the package, and the facts that each one carries.
+"""Every exception and warning of the package, and the facts that each one carries; setup_errors and endings have more.
 
 OpenSandboxError
 ├── ConfigError                    a value that somebody typed: field, rule
 ├── ServerStartError               the server process for ``embedded`` or ``docker`` did not come up
-├── TransportError                 no answer: method, url, timed_out
+├── TransportError                 no answer: method, url, timed_out, unsent
 ├── ApiError                       an answer, not 2xx: status, code, message, request_id
 │   ├── AuthError                  401, 403
 │   ├── NotFoundError              404
@@ -19,6 +19,7 @@ OpenSandboxError
 │   │   └── CommandStartError      never ran: no shell, an identity that cannot be taken
 │   ├── CommandLostError           the answer ended before the command did: command_id
 │   ├── SharedAgentError           another sandbox's agent answers in its place: other_id
+│   ├── PauseError                 paused and yet used, or not to be paused: state
 │   └── SandboxClosedError         used after close()
 └── SweepError                     could not delete: sandbox_ids
 
@@ -34,9 +35,7 @@ import copyreg
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_opensandbox.printable import Printable
-
-TAIL_CHARACTERS = 2_000
+from pytest_opensandbox.printable import Printable, section
 
 Command = str | Sequence[str]
 
@@ -73,10 +72,11 @@ class TransportError(OpenSandboxError):
     Attributes:
         method, url: the request, without credentials.
         timed_out: whether the time for it was used up, so that the same again would take as long.
+        unsent: whether there was no connection to send anything on, so that certainly nothing has happened.
     """
 
-    def __init__(self, message: str, *, method: str, url: str, timed_out: bool = False) -> None:
-        self.method, self.url, self.timed_out = method, url, timed_out
+    def __init__(self, message: str, *, method: str, url: str, timed_out: bool = False, unsent: bool = False) -> None:
+        self.method, self.url, self.timed_out, self.unsent = method, url, timed_out, unsent
         super().__init__(f"{message} ({method} {url})")
 
 
@@ -168,7 +168,7 @@ class SandboxFailedError(SandboxError):
         self.state, self.reason, self.message, self.logs = state, reason, message, logs
         why = ": ".join(part for part in (reason, message) if part) or "the server gives no reason"
         text = f"sandbox {sandbox_id} went to {state} instead of becoming ready ({why})"
-        super().__init__(text + _section("its log ends with", logs), sandbox_id=sandbox_id)
+        super().__init__(text + section("its log ends with", logs), sandbox_id=sandbox_id)
 
 
 class ReadyTimeoutError(SandboxError, TimeoutError):
@@ -212,7 +212,7 @@ class CommandError(SandboxError):
     ) -> None:
         self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
         text = f"{command!r} {outcome or f'exited with {exit_code}'}"
-        super().__init__(text + _section("stdout", stdout) + _section("stderr", stderr), sandbox_id=sandbox_id)
+        super().__init__(text + section("stdout", stdout) + section("stderr", stderr), sandbox_id=sandbox_id)
 
 
 class CommandTimeoutError(CommandError, TimeoutError):
@@ -258,6 +258,14 @@ class SharedAgentError(SandboxError):
         super().__init__(text, sandbox_id=sandbox_id)
 
 
+class PauseError(SandboxError):
+    """A sandbox is paused where it must run, or does not become paused; ``state`` is the server's last word."""
+
+    def __init__(self, sandbox_id: str, why: str, *, state: str) -> None:
+        self.state = state
+        super().__init__(f"sandbox {sandbox_id} {why}", sandbox_id=sandbox_id)
+
+
 class SandboxClosedError(SandboxError):
     """A handle was used after its sandbox had been deleted."""
 
@@ -289,12 +297,3 @@ class SlowSandboxWarning(OpenSandboxWarning):
 
 class SkippedFileWarning(OpenSandboxWarning):
     """A device, socket or FIFO that a copy leaves out."""
-
-
-def _section(title: str, text: str) -> str:
-    """Return the last part of ``text`` under a title, or nothing for an empty text."""
-    if not text:
-        return ""
-    cut = len(text) - TAIL_CHARACTERS
-    tail = text if cut <= 0 else f"[{cut:,} characters before this]\n{text[-TAIL_CHARACTERS:]}"
-    return f"\n--- {title} ---\n{tail.rstrip()}"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.downloads import Download
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
-from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, check_path, read_files
+from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, read_files
+from pytest_opensandbox.selections import check_agent_path, longest, queries, range_header
 from pytest_opensandbox.transport import Query, Transport
 from pytest_opensandbox.uploads import UploadBody, wire_mode
 from pytest_opensandbox.waits import retry_idempotent
 
+T = TypeVar("T")
+
 TRANSFER_TIMEOUTS = (30.0, 60.0)
 """Seconds for a transfer to begin and for a socket that is written to, and seconds between two bytes read."""
 
-_QUERY_CHARACTERS = 4_000
 # A directory is announced with the largest number there is, and then breaks off.
 _NO_FILE_BYTES = 2**62
 
@@ -54,9 +57,15 @@ class FileCalls:
             return
         body = UploadBody(files)
         headers = {"Content-Type": body.content_type}
-        self._transport.ask(
-            endpoint, "POST", "/files/upload", body=body, headers=headers, timeout=TRANSFER_TIMEOUTS
-        ).read()
+
+        def send() -> bytes:
+            answer = self._transport.ask(
+                endpoint, "POST", "/files/upload", body=body, headers=headers, timeout=TRANSFER_TIMEOUTS
+            )
+            return answer.read()
+
+        # The same bytes in the same place, however often they are sent.
+        retry_idempotent(send)
         self._check_sizes(endpoint, body.sizes)
 
     def download_file(
@@ -87,11 +96,11 @@ class FileCalls:
         Source: specs/execd-api.yaml, GET /files/download.
         """
         check_agent_path(path)
-        headers = _range_header(byte_range)
+        headers = range_header(byte_range)
         info = None if known_file else self.files_info(endpoint, [path])[path]
         if info is not None and info.type in ("directory", "other"):
             raise _no_file(path, info.type)
-        answer = self._ask_again(endpoint, "GET", "/files/download", [("path", path)], headers=headers)
+        answer = self._ask_again(endpoint, "GET", "/files/download", [("path", path)], _unread, headers=headers)
         if (answer.length or 0) >= _NO_FILE_BYTES or (headers and answer.status != 206):
             answer.close()
             if not headers:
@@ -99,7 +108,10 @@ class FileCalls:
             raise ProtocolError(f"{path}: a part was asked for, and the answer is not one (status {answer.status})")
         whole = info is not None and info.type == "file" and not headers
         size = answer.length if answer.length is not None else info.size if info and whole else -1
-        return Download(path, answer, size=size, most=_longest(byte_range))
+        download = Download(path, answer, size=size, most=longest(byte_range))
+        if info is not None and whole and size != info.size:
+            self._check_changing(endpoint, download, before=info.size)
+        return download
 
     def files_info(self, endpoint: Endpoint | str, paths: Iterable[str]) -> dict[str, FileInfo]:
         """Return what the agent says of some paths; a link is described itself, not its target.
@@ -120,8 +132,8 @@ class FileCalls:
         Source: specs/execd-api.yaml, GET /files/info.
         """
         found: dict[str, FileInfo] = {}
-        for query in _queries(paths):
-            body = self._ask_again(endpoint, "GET", "/files/info", query).json()
+        for query in queries(paths):
+            body = self._ask_again(endpoint, "GET", "/files/info", query, Answer.json)
             for _, path in query:
                 if not isinstance(body, dict) or path not in body:
                     raise ProtocolError(f"the agent says nothing of {path}, but {str(body)[:200]}")
@@ -149,7 +161,9 @@ class FileCalls:
         """
         check_agent_path(directory)
         query = [("path", directory), ("pattern", pattern)]
-        return list(read_files(self._ask_again(endpoint, "GET", "/files/search", query).json()))
+        # Nothing found is null, or an empty list, and never nothing at all.
+        read = partial(Answer.json, needed=True)
+        return list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
 
     def remove_files(self, endpoint: Endpoint | str, paths: Iterable[str]) -> None:
         """Remove files; missing ones are fine.
@@ -164,8 +178,8 @@ class FileCalls:
 
         Source: specs/execd-api.yaml, DELETE /files.
         """
-        for query in _queries(paths):
-            self._ask_again(endpoint, "DELETE", "/files", query).read()
+        for query in queries(paths):
+            self._ask_again(endpoint, "DELETE", "/files", query, Answer.read)
 
     def make_directories(self, endpoint: Endpoint | str, paths: Iterable[str], *, mode: int = 0o755) -> None:
         """Make directories with their parents; existing ones are fine and keep their mode.
@@ -183,7 +197,7 @@ class FileCalls:
         """
         body = {check_agent_path(path): {"mode": wire_mode(mode)} for path in paths}
         if body:
-            self._transport.ask(endpoint, "POST", "/directories", json=body).read()
+            retry_idempotent(lambda: self._transport.ask(endpoint, "POST", "/directories", json=body).read())
 
     def remove_directories(self, endpoint: Endpoint | str, paths: Iterable[str]) -> None:
         """Remove directories with all that is in them; missing ones are fine.
@@ -204,17 +218,24 @@ class FileCalls:
             # The agent has no safety net here.
             if not [part for part in PurePosixPath(path).parts[1:] if part != ".."]:
                 raise ConfigError("path", "not be the root", path)
-        for query in _queries(paths):
-            self._ask_again(endpoint, "DELETE", "/directories", query).read()
+        for query in queries(paths):
+            self._ask_again(endpoint, "DELETE", "/directories", query, Answer.read)
 
     def _ask_again(
-        self, endpoint: Endpoint | str, method: str, path: str, query: Query, *, headers: dict[str, str] | None = None
-    ) -> Answer:
-        """Send what may be repeated, and repeat it where that may help."""
+        self,
+        endpoint: Endpoint | str,
+        method: str,
+        path: str,
+        query: Query,
+        read: Callable[[Answer], T],
+        *,
+        headers: dict[str, str] | None = None,
+    ) -> T:
+        """Send what may be repeated, read the answer, and repeat both where that may help."""
         timeout = (self._transport.timeouts[0], TRANSFER_TIMEOUTS[1])
 
-        def call() -> Answer:
-            return self._transport.ask(endpoint, method, path, params=query, headers=headers, timeout=timeout)
+        def call() -> T:
+            return read(self._transport.ask(endpoint, method, path, params=query, headers=headers, timeout=timeout))
 
         try:
             return retry_idempotent(call)
@@ -222,6 +243,16 @@ class FileCalls:
             # Agents before 1.0.19 have no 404 for files.
             if exc.status == 500 and "no such file" in exc.message:
                 raise NotFoundError(404, code="FILE_NOT_FOUND", message=exc.message) from exc
+            raise
+
+    def _check_changing(self, endpoint: Endpoint | str, download: Download, *, before: int) -> None:
+        """Refuse a length that is neither a file's before nor after it was asked for, nor between them as of a log."""
+        try:
+            after = self.files_info(endpoint, [download.path])[download.path].size
+            if not min(before, after) <= download.size <= max(before, after):
+                raise ProtocolError(f"{download.path}: it has {after:,} bytes, and {download.size:,} are promised")
+        except BaseException:
+            download.close()
             raise
 
     def _check_sizes(self, endpoint: Endpoint | str, sizes: dict[str, int]) -> None:
@@ -236,46 +267,8 @@ class FileCalls:
                 raise ProtocolError(f"{path}: {sent:,} bytes were sent, {info.size:,} are there")
 
 
-def check_agent_path(path: str) -> str:
-    """Return a path that the agent takes as it is.
-
-    Raises:
-        ConfigError: not absolute, or the agent would expand something in it.
-    """
-    if "$" in check_path(path):
-        raise ConfigError("path", "hold no '$', which the agent would expand; use a command for this file", path)
-    return path
-
-
-def _queries(paths: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
-    """Yield the paths as queries of a length that servers accept."""
-    query: list[tuple[str, str]] = []
-    length = 0
-    for path in dict.fromkeys(map(check_agent_path, paths)):
-        # Every byte may take three characters.
-        cost = 3 * len(path.encode()) + len("&path=")
-        if query and length + cost > _QUERY_CHARACTERS:
-            yield query
-            query, length = [], 0
-        query.append(("path", path))
-        length += cost
-    if query:
-        yield query
-
-
-def _range_header(byte_range: Sequence[int | None] | None) -> dict[str, str]:
-    if byte_range is None:
-        return {}
-    start, stop = byte_range
-    if start is None or start < 0 or (stop is not None and stop <= start):
-        raise ConfigError("byte_range", "be (start, stop) with 0 <= start < stop, or (start, None)", byte_range)
-    return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-
-
-def _longest(byte_range: Sequence[int | None] | None) -> int | None:
-    """Return how many bytes a range can have, None where it has no end."""
-    start, stop = byte_range or (None, None)
-    return None if start is None or stop is None else stop - start
+def _unread(answer: Answer) -> Answer:
+    return answer
 
 
 def _no_file(path: str, kind: Any) -> ConfigError:

@@ -23,8 +23,8 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """A fresh, isolated sandbox for this test: ready when the test starts, gone after it.
 
     ``sandbox.run("echo hi").stdout`` runs a command, ``sandbox.put`` and ``sandbox.get`` copy files.
-    ``@pytest.mark.sandbox(image=..., env=..., resources=..., timeout=..., network=..., pool=...)`` says what it is
-    made of.
+    ``@pytest.mark.sandbox(image=..., env=..., resources=..., timeout=..., network=..., pool=..., setup=..., put=...)``
+    says what it is made of; a ``setup`` runs once, and each test gets a sandbox restored from what it left.
     """
     run = request.config.stash[RUN]
     box = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,28 @@ class CommandRecord:
     """Last 2,000 bytes, decoded."""
     is_copy: bool = False
     """Whether it is a put or a get."""
+    is_note: bool = False
+    """Whether it is what happened to the sandbox, rather than something that was asked for."""
+
+
+def recorded(
+    history: deque[CommandRecord], command: str | Sequence[str], perform: Callable[[], CommandResult]
+) -> CommandResult:
+    """Perform a command and add it to a history, however it ends.
+
+    Args:
+        history: grows by one record.
+        command: text for the shell, or the argument list.
+        perform: runs it.
+    """
+    started = time.monotonic()
+    try:
+        result = perform()
+    except BaseException as exc:
+        history.append(record_error(command, started, exc))
+        raise
+    history.append(record_result(result, started))
+    return result
 
 
 @contextmanager
@@ -52,6 +75,13 @@ def recording_copy(history: deque[CommandRecord], text: str) -> Iterator[None]:
     history.append(CommandRecord(text, started, time.monotonic() - started, "done", is_copy=True))
 
 
+def source_of(src: bytes | str | os.PathLike[str]) -> str:
+    """Say what is put, without its content."""
+    if isinstance(src, (bytes, str)):
+        return f"{len(src):,} {'bytes' if isinstance(src, bytes) else 'characters'}"
+    return str(src)
+
+
 def record_result(result: CommandResult, started: float) -> CommandRecord:
     """Return the record of a command that ran to its end."""
     outcome = "timed out" if result.timed_out else result.signal or f"exit {result.exit_code}"
@@ -59,6 +89,26 @@ def record_result(result: CommandResult, started: float) -> CommandRecord:
         stream[-TAIL_BYTES:].decode("utf-8", "replace") for stream in (result.stdout_bytes, result.stderr_bytes)
     )
     return CommandRecord(result.command, started, result.duration, outcome, stdout, stderr)
+
+
+def record_move(old: str, new: str) -> CommandRecord:
+    """Return the note that a sandbox's agent is elsewhere now, as after a pause on Kubernetes.
+
+    Args:
+        old: where it was.
+        new: where it is.
+    """
+    text = f"its agent moved from {old} to {new}: what ran has ended, and files may be those of the image again"
+    return CommandRecord(text, time.monotonic(), 0.0, "moved", is_note=True)
+
+
+def record_end(why: str) -> CommandRecord:
+    """Return the note that a sandbox was found to be gone.
+
+    Args:
+        why: what became of it.
+    """
+    return CommandRecord(f"it is gone: {why}", time.monotonic(), 0.0, "gone", is_note=True)
 
 
 def record_error(command: str | Sequence[str], started: float, error: BaseException) -> CommandRecord:

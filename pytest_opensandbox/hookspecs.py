@@ -30,6 +30,8 @@ def pytest_opensandbox_opts(config: pytest.Config, opts: SandboxOpts, nodeid: st
 def pytest_opensandbox_created(config: pytest.Config, sandbox: Sandbox, nodeid: str) -> None:
     """Look at, or prepare, a sandbox that has just become ready; an exception fails the test and deletes the sandbox.
 
+    A setup has been done by then; the sandbox in which it was done once for all is shown to no hook.
+
     Args:
         config: pytest's configuration.
         sandbox: the handle; commands and copies work.

@@ -37,6 +37,8 @@ _SHELL_VARIABLES = frozenset(
 # Positional parameters, because a variable of the script would hide the command's own of that name. Descriptors,
 # because the command may remove the files. Rather not in /tmp, where a test looks for what a program left behind.
 # A program costs more than a millisecond to start, so none is started for a stream that is empty.
+# An agent that reads this script's output by the file's name finds nothing where the command removed that file, in /tmp
+# where execd keeps it as NAME.stdout; so the file is made again.
 _SCRIPT = """\
 set -- {name} "${{BASH:-/bin/sh}}"
 if [ -w {first} ]; then set -- "{first}/$1" "$2"; else set -- "{second}/$1" "$2"; fi
@@ -48,6 +50,9 @@ exec 6<"$1.1" 7<"$1.2" 8>>"$1.1" 9>>"$1.2"
 }} 4>&1 >&5 5>&- | {{ (ulimit -f {blocks}; exec cat) || tail -c {half}; }} >&9 2>/dev/null 3>&- 5>&-
 }} 5>&1 | {{ (ulimit -f {blocks}; exec cat) || tail -c {half}; }} >&8 2>/dev/null 3>&-
 }} 3>&1
+a=; [ ! -f /dev/fd/1 ] || a=$(readlink "/proc/$$/fd/1" 2>/dev/null)
+case $a in *.stdout" (deleted)") a=${{a%" (deleted)"}}
+mkdir -p "${{a%/*}}" && cat <"/proc/$$/fd/1" >"$a" && exec >>"$a";; esac 2>/dev/null
 a= b=
 [ ! -s /dev/fd/6 ] || {{ a=$(head -c {one_more} <&6 2>/dev/null | base64 -w0 2>/dev/null); a=${{a:-{elsewhere}}}; }}
 [ ! -s /dev/fd/7 ] || {{ b=$(head -c {one_more} <&7 2>/dev/null | base64 -w0 2>/dev/null); b=${{b:-{elsewhere}}}; }}
@@ -58,7 +63,7 @@ if [ "$a" = {elsewhere} ] || [ "$b" = {elsewhere} ]; then
 [ -e "$1.2" ] || cat </dev/fd/7 >"$1.2"
 else rm -f "$1.1" "$1.2" &
 fi 2>/dev/null
-echo "+$a"; echo "+$b"
+echo "1+$a"; echo "2+$b"
 """
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.printable import MaskedText
 
 
-class MaskedKey(str):
-    """A key whose repr hides it, because ``pytest -l`` prints the variables of every frame."""
+class MaskedKey(MaskedText):
+    """A key, which moreover leaves this process in requests only."""
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a key is not pickled")
@@ -31,6 +29,6 @@ def masked(api_key: str | None) -> MaskedKey:
     """
     key = MaskedKey(api_key or "")
     del api_key
-    if not key.isascii() or not key.isprintable() or key.strip() != key:
+    if not key.can_be_sent:
         raise ConfigError("api_key", "be printable ASCII without white space around it", key)
     return key

@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client import Client
-from pytest_opensandbox.errors import ApiError, NotFoundError, OpenSandboxError, TransportError
+from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
+from pytest_opensandbox.lease import Lease
+from pytest_opensandbox.lost_creates import look_up, may_have_created
 from pytest_opensandbox.models import Endpoint, SandboxResponse
 from pytest_opensandbox.opts import POOL_EXTENSION, SandboxOpts, label_value
 from pytest_opensandbox.progress import Phases, Progress, Tell
+from pytest_opensandbox.refusals import advised
 from pytest_opensandbox.waits import retry_create
 
 TAG_RUN = "pytest-opensandbox.run"
@@ -21,9 +24,8 @@ TAG_PROJECT = "pytest-opensandbox.project"
 TAG_TEST = "pytest-opensandbox.test"
 TAG_CREATE = "pytest-opensandbox.create"
 
-_AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
 _NO_ROOM_STATUS = 429
-_RENEWALS_PER_LEASE = 4
+_NOT_PLACED = "POD_READY_TIMEOUT"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Ledger:
         self._lock = threading.Lock()
         self._created: list[str] = []
         self._gone: set[str] = set()
+        self._unanswered: dict[str, None] = {}
+        self.has_snapshots = False
+        """Whether a snapshot was begun."""
 
     @property
     def created(self) -> tuple[str, ...]:
@@ -68,6 +73,22 @@ class Ledger:
         with self._lock:
             return tuple(sandbox_id for sandbox_id in self._created if sandbox_id not in self._gone)
 
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """Tags of the creates that may yet make a sandbox, though nobody has seen any."""
+        with self._lock:
+            return tuple(self._unanswered)
+
+    def doubt(self, create_tag: str) -> None:
+        """Note that nobody knows what a create has made."""
+        with self._lock:
+            self._unanswered[create_tag] = None
+
+    def trust(self, create_tag: str) -> None:
+        """Note that it is known after all."""
+        with self._lock:
+            self._unanswered.pop(create_tag, None)
+
     def add(self, sandbox_id: str) -> None:
         """Note a creation."""
         with self._lock:
@@ -77,58 +98,6 @@ class Ledger:
         """Note that these no longer exist."""
         with self._lock:
             self._gone.update(sandbox_ids)
-
-
-class Lease:
-    """Keeps sandboxes alive for as long as this process lives, from one daemon thread.
-
-    Args:
-        client: asks the server.
-        seconds: how long a sandbox may outlive its last renewal.
-    """
-
-    def __init__(self, client: Client, *, seconds: int) -> None:
-        self.seconds = seconds
-        self._client = client
-        self._lock = threading.Lock()
-        self._held: set[str] = set()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def hold(self, sandbox_id: str) -> None:
-        """Renew this sandbox from now on."""
-        with self._lock:
-            self._held.add(sandbox_id)
-            if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(target=self._keep, name="opensandbox-lease", daemon=True)
-                self._thread.start()
-
-    def release(self, sandbox_id: str) -> None:
-        """Renew this sandbox no longer."""
-        with self._lock:
-            self._held.discard(sandbox_id)
-
-    def stop(self) -> None:
-        """End the thread; what is still held ends with its lease."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-
-    def renew_all(self) -> None:
-        """Renew every sandbox that is held; one that is gone is dropped, other trouble waits for the next turn."""
-        with self._lock:
-            held = list(self._held)
-        for sandbox_id in held:
-            try:
-                self._client.renew(sandbox_id, self.seconds)
-            except NotFoundError:
-                self.release(sandbox_id)
-            except OpenSandboxError:
-                continue
-
-    def _keep(self) -> None:
-        while not self._stopped.wait(self.seconds / _RENEWALS_PER_LEASE):
-            self.renew_all()
 
 
 @dataclass(frozen=True)
@@ -213,15 +182,21 @@ class Lifecycle:
         started = time.monotonic()
         try:
             created = self._create_patiently(opts, phases, phase)
-        except (TransportError, ApiError) as exc:
-            found = self._find(opts) if _may_have_created(exc) else []
+        except (TransportError, ApiError, ProtocolError) as exc:
+            found = self._find_usable(opts) if may_have_created(exc) else []
             if not found:
-                if isinstance(exc, ApiError) and exc.status == _NO_ROOM_STATUS:
-                    raise _no_room(exc, time.monotonic() - started) from exc
+                if may_have_created(exc):
+                    self.ledger.doubt(opts.metadata[TAG_CREATE])
+                if isinstance(exc, ApiError) and (advice := _advice(exc, time.monotonic() - started)):
+                    raise advised(exc, advice) from exc
                 raise
             created = found[0]
         except BaseException:
-            for stray in self._find(opts):
+            # The server may still be at it: unless what it makes is there already, the sweep waits for that.
+            self.ledger.doubt(opts.metadata[TAG_CREATE])
+            # Whoever pressed Ctrl-C does not want to wait, and the sweep comes after this.
+            for stray in look_up(self.client, _own_label(opts), settling=0):
+                self.ledger.trust(opts.metadata[TAG_CREATE])
                 self._discard(stray.id)
             raise
         self.ledger.add(created.id)
@@ -248,11 +223,12 @@ class Lifecycle:
             self._discard(created.id)
             raise
 
-    def _find(self, opts: SandboxOpts) -> list[SandboxResponse]:
-        try:
-            return self.client.list_sandboxes({TAG_CREATE: opts.metadata[TAG_CREATE]})
-        except OpenSandboxError:
-            return []
+    def _find_usable(self, opts: SandboxOpts) -> list[SandboxResponse]:
+        """Return what a create made that can still be used; a server that gave up is taking its own back."""
+        found = look_up(self.client, _own_label(opts))
+        for ending in (box for box in found if box.is_final):
+            self._discard(ending.id)
+        return [box for box in found if not box.is_final]
 
     def _discard(self, sandbox_id: str) -> None:
         """Delete on the way out of a failure, which must not be hidden by another; the sweep finds what stays."""
@@ -268,22 +244,20 @@ def _source(opts: SandboxOpts) -> str:
     return opts.image or opts.snapshot_id or (f"pool {pool}" if pool else "")
 
 
-def _no_room(error: ApiError, waited: float) -> ApiError:
-    """Return the error with what to do about it."""
-    message = (
-        f"{error.message} (refused for {waited:.1f} s: run fewer workers, make more room on the server,"
-        " or raise --opensandbox-ready-timeout)"
-    )
-    return ApiError(
-        error.status,
-        code=error.code,
-        message=message,
-        request_id=error.request_id,
-        method=error.method,
-        url=error.url,
-        retry_after_seconds=error.retry_after_seconds,
-    )
+def _advice(error: ApiError, waited: float) -> str:
+    """Return what to do about a create that a server without room refused, or ""."""
+    if error.status == _NO_ROOM_STATUS:
+        return (
+            f"refused for {waited:.1f} s: run fewer workers, make more room on the server,"
+            " or raise --opensandbox-ready-timeout"
+        )
+    if error.code.endswith(_NOT_PLACED):
+        return (
+            f"after {waited:.1f} s: the cluster had no place for it, or could not start it; use a pool, run fewer"
+            " workers, or raise sandbox_create_timeout_seconds under [kubernetes] in the server's configuration"
+        )
+    return ""
 
 
-def _may_have_created(error: TransportError | ApiError) -> bool:
-    return isinstance(error, TransportError) or error.status in _AMBIGUOUS_STATUSES
+def _own_label(opts: SandboxOpts) -> dict[str, str]:
+    return {TAG_CREATE: opts.metadata[TAG_CREATE]}

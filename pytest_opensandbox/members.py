@@ -49,6 +49,7 @@ def open_checked(
     headers = _Headers(archive)
     with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]  # it reads, seeks and tells
         members = _Judge(max_bytes, longest_name=longest_name, is_folding=is_folding).members(tar)
+        _check_end(headers, tar.offset)
         headers.longest_read = None
         yield tar, members
 
@@ -164,6 +165,18 @@ class _Judge:
                 place.pop()
                 ahead.extend(reversed(PurePosixPath(target).parts))
         return False
+
+
+def _check_end(archive: _Headers, offset: int) -> None:
+    """Refuse an archive that ends otherwise than with an empty header: the library takes a broken one for the end.
+
+    Raises:
+        tarfile.ReadError: it does.
+    """
+    archive.seek(offset)
+    end = archive.read(tarfile.BLOCKSIZE)
+    if end != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it breaks off at byte {offset:,}")
 
 
 def _check_target(member: tarfile.TarInfo) -> None:

@@ -11,12 +11,13 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.printable import MaskedText, redacted
 
 EXECD_PORT = 44772
 """Port of the agent inside every sandbox."""
 
-FINAL_STATES = frozenset({"Failed", "Terminated"})
-"""States that no sandbox leaves."""
+FINAL_STATES = frozenset({"Failed", "Stopping", "Terminated"})
+"""States that no sandbox leaves for a better one; Kubernetes lists for a while what it is deleting."""
 
 _FRACTION = re.compile(r"\.(\d+)")
 
@@ -48,6 +49,21 @@ class SandboxResponse:
     def is_running(self) -> bool:
         """Whether the state is Running."""
         return self.state == "Running"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the state is Paused."""
+        return self.state == "Paused"
+
+    @property
+    def why(self) -> str:
+        """Reason and message of the state, or ""."""
+        return ": ".join(part for part in (self.reason, self.message) if part)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has deleted it, and the server, as on Kubernetes, still lists it."""
+        return self.state == "Stopping"
 
     @property
     def is_final(self) -> bool:
@@ -90,6 +106,8 @@ class Snapshot:
     """Name given at creation, or ""."""
     message: str = ""
     """Sentence about the state, or ""."""
+    reason: str = ""
+    """The server's word for the state, such as ``snapshot_runtime_ready``, or ""."""
 
     @classmethod
     def from_wire(cls, body: Any) -> Snapshot:
@@ -106,6 +124,7 @@ class Snapshot:
             state=str(status.get("state") or ""),
             name=str(body.get("name") or ""),
             message=str(status.get("message") or ""),
+            reason=str(status.get("reason") or ""),
         )
 
 
@@ -115,10 +134,29 @@ class Endpoint:
 
     url: str
     """Base URL with scheme, without a trailing slash, perhaps with a path."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers to send on every request; may hold secrets."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers to send on every request; may hold secrets, and show none of their values."""
     sandbox_id: str = ""
     """The sandbox, "" for an endpoint made by hand from a URL."""
+    signature: str = ""
+    """The part of a signed address that opens it, "" for one that is not signed; shown by nothing."""
+
+    def __post_init__(self) -> None:
+        hidden = {name: MaskedText(value) for name, value in self.headers.items()}
+        object.__setattr__(self, "headers", hidden)
+        object.__setattr__(self, "signature", MaskedText(self.signature))
+        if self.signature:
+            object.__setattr__(self, "url", MaskedText(self.url))
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.headers)
+        return f"<Endpoint {redacted(self.url, self.secrets)}{f' with {names}' if names else ''}>"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of it nobody may see: its signature and its headers, but for one that only says which sandbox it is."""
+        route = re.compile(rf"{re.escape(self.sandbox_id)}-\d+")
+        return (*(value for value in self.headers.values() if not route.fullmatch(value)), self.signature)
 
     @property
     def host(self) -> str:

@@ -15,8 +15,10 @@ from pytest_opensandbox.parsing import (
     parse_image,
     parse_lease,
     parse_pool,
+    parse_put,
     parse_resources,
     parse_seconds,
+    parse_setup,
     parse_switch,
 )
 
@@ -152,6 +154,34 @@ OPTIONS: tuple[Option, ...] = (
         "Limits of a sandbox whose test asks for no others, as name=value pairs; cpu in cores or millicores, "
         "memory in bytes or with a suffix such as Mi.",
         "LIMITS",
+    ),
+    Option(
+        "setup",
+        "OPENSANDBOX_SETUP",
+        "",
+        parse_setup,
+        "Shell commands, one a line, that prepare the sandbox of a test which asks for no other setup: they run once "
+        "per run, image and content of --opensandbox-put, and each test gets a sandbox restored from their snapshot.",
+        "COMMANDS",
+        "none",
+    ),
+    Option(
+        "put",
+        "OPENSANDBOX_PUT",
+        "",
+        parse_put,
+        "Files and directories that each sandbox has before its setup runs, as path=/path pairs: a path on this "
+        "machine, relative to the rootdir, and an absolute one in the sandbox.",
+        "PATHS",
+        "none",
+    ),
+    Option(
+        "setup_timeout",
+        "OPENSANDBOX_SETUP_TIMEOUT",
+        "600",
+        parse_seconds,
+        "Seconds that each command of a setup may take.",
+        "SECONDS",
     ),
     Option(
         "lease",

@@ -96,6 +96,8 @@ class SandboxOpts:
     """``cpu`` as cores or ``500m``, ``memory`` as bytes or ``512Mi``, ``gpu`` as a count."""
     network_policy: NetworkPolicy | None = None
     """What it may reach; None for everything."""
+    secure_access: bool = False
+    """Whether a gateway lets only those in who show the token of the sandbox's endpoints; on Kubernetes."""
     extensions: Mapping[str, str] = field(default_factory=dict)
     """Keys of one runtime or another, such as ``poolRef``."""
 
@@ -124,6 +126,8 @@ class SandboxOpts:
             body["snapshotId"] = self.snapshot_id
         if self.network_policy is not None:
             body["networkPolicy"] = self.network_policy.to_wire()
+        if self.secure_access:
+            body["secureAccess"] = True
         if self.extensions:
             body["extensions"] = dict(self.extensions)
         return body

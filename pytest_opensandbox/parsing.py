@@ -10,6 +10,7 @@ from pathlib import Path
 _DAY_SECONDS = 86_400
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
+_PUT = re.compile(r"(?P<source>[^=]+?)\s*=\s*(?P<target>/.*)")
 
 
 def parse_image(text: str) -> str:
@@ -47,6 +48,35 @@ def parse_resources(text: str) -> Mapping[str, str]:
             raise ValueError("be name=value pairs with commas between them, each name once, such as cpu=1,memory=512Mi")
         limits[name] = value
     return limits
+
+
+def parse_setup(text: str) -> tuple[str, ...]:
+    """Read commands for a sandbox's shell, one a line; the empty text is none.
+
+    Raises:
+        ValueError: it holds NUL.
+    """
+    if "\0" in text:
+        raise ValueError("be commands for the shell, one a line, without NUL")
+    return tuple(filter(None, (line.strip() for line in text.splitlines())))
+
+
+def parse_put(text: str) -> Mapping[str, str]:
+    """Read ``requirements.txt=/workspace/requirements.txt``; the empty text is nothing at all.
+
+    Raises:
+        ValueError: a part is not path=/path, or a path comes twice.
+    """
+    targets: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in re.split(r"[\n,]", text))):
+        found = _PUT.fullmatch(part)
+        if found is None or "\0" in part or found["source"] in targets:
+            raise ValueError(
+                "be path=/path pairs with commas or line breaks between them, each path once, such as"
+                " requirements.txt=/workspace/requirements.txt"
+            )
+        targets[found["source"]] = found["target"]
+    return targets
 
 
 def parse_lease(text: str) -> int:

@@ -15,7 +15,15 @@ from pytest_opensandbox.options import add_options
 from pytest_opensandbox.recipe import MARKER_HELP
 from pytest_opensandbox.session import RUN, Run, Tell
 from pytest_opensandbox.terminal import Terminal, tell_controller
-from pytest_opensandbox.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity, shared_server
+from pytest_opensandbox.workers import (
+    TALLY_KEY,
+    USAGE_ERROR_KEY,
+    Workers,
+    hand_up,
+    identity,
+    shared_server,
+    shared_shelf,
+)
 
 __all__ = ["opensandbox_client", "opensandbox_settings", "sandbox", "sandbox_factory"]
 
@@ -48,7 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and read the settings; nothing is started."""
     config.addinivalue_line("markers", MARKER_HELP)
     run_id, worker_id = identity(config)
-    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=shared_server(config))
+    server, shelf = shared_server(config), shared_shelf(config)
+    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=server, shelf=shelf)
     run.tell = _teller(config, is_worker=run.is_worker)
     config.stash[RUN] = run
     config.stash[_WORKERS] = Workers(run)
@@ -130,19 +139,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close, sweep and stop."""
     # trylast: fixtures end in pytest's own sessionfinish after Ctrl-C, and xdist stops its workers in a plain one.
     _finish(session.config)
-    run, left = session.config.stash[RUN], session.config.stash[_WORKERS].tally.left
-    if left and not run.is_worker:
-        report.warn_of_leaks(left, run_id=run.run_id, lease_seconds=run.settings.lease_seconds)
+    run, tally = session.config.stash[RUN], session.config.stash[_WORKERS].tally
+    if run.is_fork:
+        return
+    if tally.left and not run.is_worker:
+        report.warn_of_leaks(tally.left, run_id=run.run_id, lease_seconds=run.settings.lease_seconds)
+    if tally.setups.left and not run.is_worker:
+        report.warn_of_snapshots(tally.setups.left)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what became of the sandboxes, where there were any."""
     workers, run = config.stash[_WORKERS], config.stash[RUN]
+    if run.is_fork:
+        return
     lines = report.summary(
         workers.tally,
         run_id=run.run_id,
         lease_seconds=run.settings.lease_seconds,
         crashed=workers.crashed,
+        unheard=workers.unheard,
         error=workers.error,
         refusal=run.connection.handed_refusal,
     )
@@ -188,6 +204,7 @@ def _teller(config: pytest.Config, *, is_worker: bool) -> Tell:
 
 def _finish(config: pytest.Config) -> None:
     run = config.stash[RUN]
-    config.stash[_WORKERS].finish()
+    if not run.is_fork:
+        config.stash[_WORKERS].finish()
     run.finish()
     hand_up(config, tally=run.tally)

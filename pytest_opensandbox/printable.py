@@ -1,6 +1,14 @@
-"""Text from elsewhere, made fit to be shown: it may come out of a sandbox, and terminals obey some of it."""
+"""Text made fit to be shown: it may come out of a sandbox, and terminals obey some of it; or it may be secret."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+TAIL_CHARACTERS = 2_000
+"""Most that an error shows of a longer text, its end."""
+
+SHORTEST_SECRET = 6
+"""What is shorter is no secret, and would be found in any text; characters."""
 
 _SHOWN_AS_THEY_ARE = frozenset("\n\t")
 
@@ -10,6 +18,28 @@ class Printable:
 
     def __str__(self) -> str:
         return escape(super().__str__())
+
+
+class MaskedText(str):
+    """Text whose repr hides it, because ``pytest -l`` prints the variables of every frame."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether it can be the value of an HTTP header: printable ASCII without white space around it."""
+        return self.isascii() and self.isprintable() and self.strip() == self
+
+
+def redacted(text: str, secrets: Iterable[str]) -> str:
+    """Return ``text`` without these secrets, the longest first, since one may be part of another."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
 
 
 def escape(text: str) -> str:
@@ -22,3 +52,12 @@ def escape(text: str) -> str:
         char if char.isprintable() or char in _SHOWN_AS_THEY_ARE else char.encode("unicode_escape").decode()
         for char in text.replace("\r\n", "\n")
     )
+
+
+def section(title: str, text: str) -> str:
+    """Return the last part of ``text`` under a title, or nothing for an empty text."""
+    if not text:
+        return ""
+    cut = len(text) - TAIL_CHARACTERS
+    tail = text if cut <= 0 else f"[{cut:,} characters before this]\n{text[-TAIL_CHARACTERS:]}"
+    return f"\n--- {title} ---\n{tail.rstrip()}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -15,19 +16,19 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.models import Endpoint, SandboxResponse
+from pytest_opensandbox.refusals import may_pass
 from pytest_opensandbox.waits import poll_until_ready
 
 FIRST_PING_SECONDS = 0.5
 """How long the first ping may take, so that a sandbox that dies at once is noticed at once; each silence doubles it."""
 PING_SECONDS = 2.0
 """How long any ping may take."""
+ADDRESS_SECONDS = 2.0
+"""How long an agent's address is tried before the server is asked for it again: Kubernetes moves what it restarts."""
 LOG_TAIL_CHARACTERS = 4_000
 """Most that an error shows of a sandbox's logs."""
 
-# 409: between two looks the state has changed; the next look at it tells more.
-_PASSING_STATUSES = frozenset({409, 429, 502, 503, 504})
 _LEAST_SECONDS = 0.25
-_NO_ADDRESS_YET = "POD_IP_NOT_AVAILABLE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class ReadyWait:
         self._last_state = known.state if known else ""
         self._last_error = ""
         self._ping_seconds = FIRST_PING_SECONDS
+        self._address_is_stale_at = 0.0
         self._deadline = 0.0
 
     def wait(self, timeout: float) -> tuple[SandboxResponse, Endpoint]:
@@ -75,17 +77,22 @@ class ReadyWait:
             ApiError: no retry helps, as with a wrong key or a sandbox that does not exist.
         """
         self._deadline = time.monotonic() + timeout
-        return poll_until_ready(self._look, budget_seconds=timeout, on_timeout=self._timed_out)
+        # An answer that drips may take many times as long as the silence that a look allows for.
+        with time_limit(timeout + _LEAST_SECONDS):
+            return poll_until_ready(self._look, budget_seconds=timeout, on_timeout=self._timed_out)
 
     def _look(self) -> tuple[SandboxResponse, Endpoint] | None:
         try:
             sandbox = self._state()
             if not sandbox.is_running:
+                self._endpoint = None
+                self._last_error = sandbox.why
                 return None
-            if self._endpoint is None:
+            if self._endpoint is None or time.monotonic() > self._address_is_stale_at:
                 self._endpoint = self._find_agent()
+                self._address_is_stale_at = time.monotonic() + ADDRESS_SECONDS
         except (ApiError, TransportError) as exc:
-            if not _may_pass(exc):
+            if not may_pass(exc):
                 raise
             self._last_error = str(exc)
             return None
@@ -153,9 +160,3 @@ class ReadyWait:
             last_state=self._last_state,
             last_error=self._last_error,
         )
-
-
-def _may_pass(error: ApiError | TransportError) -> bool:
-    if isinstance(error, TransportError):
-        return True
-    return error.status in _PASSING_STATUSES or error.code.endswith(_NO_ADDRESS_YET)

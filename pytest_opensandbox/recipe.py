@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.opts import POOL_EXTENSION, NetworkPolicy, SandboxOpts
+from pytest_opensandbox.preparation import Preparation, Put, Setup, commands_of, targets_of
 
 MARKER = "sandbox"
-MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network", "pool")
+MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network", "pool", "setup", "put")
 MARKER_HELP = (
-    "sandbox(*, image=None, env=None, resources=None, timeout=None, network=None, pool=None): what the 'sandbox' "
-    "fixture makes for this test: an image reference; a mapping of environment variables; limits such as "
-    "{'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may reach; "
-    "the pool that it is taken from. The nearest marker that names an argument wins."
+    "sandbox(*, image=None, env=None, resources=None, timeout=None, network=None, pool=None, setup=None, put=None): "
+    "what the 'sandbox' fixture makes for this test: an image reference; a mapping of environment variables; limits "
+    "such as {'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may "
+    "reach; the pool that it is taken from; a shell command, or a list of them, that runs once per run and is then "
+    "restored from a snapshot for each test; a mapping of paths below the rootdir to absolute paths in the sandbox, "
+    "which are there before the setup runs. The nearest marker that names an argument wins."
 )
 
 _DAY_SECONDS = 86_400
@@ -41,14 +46,20 @@ class Recipe:
     """How long a command may take that names no limit itself; seconds."""
     network: object = None
     """``"none"`` or False for nothing, host names, or a ``NetworkPolicy``; None for whatever the server allows."""
-    snapshot: str | None = None
-    """Id of a snapshot to restore, instead of an image."""
+    snapshot: str | Snapshot | None = None
+    """A snapshot to restore, or its id, instead of an image."""
     pool: str | None = None
     """Pool that it is taken from, which leaves image, limits and network to the pool; "" for none."""
+    setup: Setup | None = None
+    """Command, or several, that prepare it; "" for none."""
+    put: Put | None = None
+    """Paths on this machine, relative to the rootdir, and where they lie in it; an empty mapping for none."""
 
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
         _policy(self.network)
+        commands_of("" if self.setup is None else self.setup)
+        targets_of({} if self.put is None else self.put)
         if self.pool is not None:
             _check_pool(self.pool)
             if self.pool and self._is_particular:
@@ -69,11 +80,28 @@ class Recipe:
         image = settings.image if self.image is None and self.snapshot is None else self.image
         return SandboxOpts(
             image=image,
-            snapshot_id=self.snapshot,
+            snapshot_id=self.snapshot.id if isinstance(self.snapshot, Snapshot) else self.snapshot,
             env=env,
             resource_limits=settings.resources if self.resources is None else self.resources,
             network_policy=_policy(self.network),
             timeout=settings.lease_seconds,
+        )
+
+    def preparation(self, settings: Settings, *, root: Path) -> Preparation:
+        """Return what is done in it before the test gets it; the options speak of images, not of snapshots.
+
+        Args:
+            settings: the options.
+            root: what relative paths are relative to.
+        """
+        has_options = self.snapshot is None
+        commands = settings.setup if has_options else ()
+        put = settings.put if has_options else {}
+        targets = put if self.put is None else targets_of(self.put)
+        return Preparation(
+            commands=commands if self.setup is None else commands_of(self.setup),
+            files=tuple((root / Path(source).expanduser(), target) for source, target in targets.items()),
+            timeout=settings.setup_timeout_seconds,
         )
 
     @property

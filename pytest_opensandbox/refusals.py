@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
-from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError
+from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError, TransportError
 
 MAX_ERROR_BYTES = 65_536
 """Most that is read of an error's body."""
@@ -21,6 +21,9 @@ MAX_MESSAGE_CHARACTERS = 2_000
 
 # 403, and yet no key and no waiting helps.
 _NO_ROOM = "QUOTA_EXCEEDED"
+_NO_ADDRESS = "POD_IP_NOT_AVAILABLE"
+# 409: between two looks the state has changed; the next look at it tells more.
+_PASSING_STATUSES = frozenset({409, 429, 502, 503, 504})
 _KINDS: Mapping[int, type[ApiError]] = {401: AuthError, 403: AuthError, 404: NotFoundError, 409: ConflictError}
 # Terminals obey these, and a message may come out of a sandbox.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -52,6 +55,29 @@ def api_error(status: int, headers: Mapping[str, str], body: bytes, *, method: s
         url=url,
         retry_after_seconds=read_retry_after(headers.get("Retry-After"), headers.get("Date")),
     )
+
+
+def advised(error: ApiError, advice: str) -> ApiError:
+    """Return the error with what to do about it behind its message."""
+    return type(error)(
+        error.status,
+        code=error.code,
+        message=f"{error.message} ({advice})",
+        request_id=error.request_id,
+        method=error.method,
+        url=error.url,
+        retry_after_seconds=error.retry_after_seconds,
+    )
+
+
+def may_pass(error: ApiError | TransportError) -> bool:
+    """Tell whether a later look at a sandbox may find what this one did not."""
+    return isinstance(error, TransportError) or error.status in _PASSING_STATUSES or has_no_address(error)
+
+
+def has_no_address(error: Exception) -> bool:
+    """Tell whether the server says that a sandbox exists and has no address now, as while Kubernetes moves it."""
+    return isinstance(error, ApiError) and error.code.endswith(_NO_ADDRESS)
 
 
 def read_error(body: bytes) -> tuple[str, str]:

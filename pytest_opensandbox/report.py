@@ -19,7 +19,7 @@ from pytest_opensandbox.history import TAIL_BYTES
 from pytest_opensandbox.options import DOCKER, EMBEDDED, OPTIONS
 from pytest_opensandbox.printable import escape
 from pytest_opensandbox.session import Run
-from pytest_opensandbox.tally import Tally
+from pytest_opensandbox.tally import SetupTally, Tally
 
 if TYPE_CHECKING:
     from pytest_opensandbox.history import CommandRecord
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _COMMANDS_SHOWN = 10
 _LINES_SHOWN = 20
 _COMMAND_CHARACTERS = 500
+_VALUE_CHARACTERS = 60
 _ALWAYS_SHOWN = ("url", "image")
 
 
@@ -89,20 +90,28 @@ def story(box: Sandbox, *, since: float) -> str:
     """
     records = [record for record in list(box.history) if record.started >= since]
     told = records[-_COMMANDS_SHOWN:]
-    state = "closed" if box.closed else "running"
     copies = sum(record.is_copy for record in records)
-    count = _counted(len(records) - copies, "command", "commands")
+    notes = sum(record.is_note for record in records)
+    count = _counted(len(records) - copies - notes, "command", "commands")
     if copies:
         count += f" and {_counted(copies, 'copy', 'copies')}"
     last = f", the last {len(told)} of them" if len(told) < len(records) else ""
-    lines = [f"id={box.id}, image={box.image}, {state}; {count}{last}"]
+    origin = f", restored after `{box.prepared_by}`" if box.prepared_by else ""
+    lines = [f"id={box.id}, image={box.image}{origin}, {box.state}; {count}{last}"]
     for record in told:
         lines += _told(record)
     return escape("\n".join(lines))
 
 
 def summary(
-    tally: Tally, *, run_id: str, lease_seconds: int, crashed: Sequence[str] = (), error: str = "", refusal: str = ""
+    tally: Tally,
+    *,
+    run_id: str,
+    lease_seconds: int,
+    crashed: Sequence[str] = (),
+    unheard: Sequence[str] = (),
+    error: str = "",
+    refusal: str = "",
 ) -> list[tuple[str, Markup]]:
     """Return the lines of the terminal summary with their colours; none where no sandbox was used.
 
@@ -111,20 +120,24 @@ def summary(
         run_id: the run.
         lease_seconds: how long what is left may live on.
         crashed: names of the workers that died.
+        unheard: names of those that were stopped before they could tell all.
         error: why the sweep stopped early, or "".
         refusal: why the workers could have no sandbox, or "".
     """
     if refusal:
         return [(escape(refusal), {"red": True})]
-    if not tally.used and not (error and crashed):
+    if not tally.used and not (error and (crashed or unheard)):
         return []
     fate = f"; {', '.join(crashed)} crashed" if crashed else ""
+    if unheard:
+        fate += f"; {', '.join(unheard)} stopped before telling all"
     counts = f"{tally.created} created, {tally.deleted} deleted, {len(tally.swept)} swept, {len(tally.left)} left"
     lines: list[tuple[str, Markup]] = [(f"opensandbox: {counts}{fate}", {"red": True} if tally.left else {})]
     if tally.left:
         end, ids = _end_of_lease(lease_seconds), ", ".join(tally.left)
         lines.append((escape(f"still running until {end}, when their lease ends: {ids}"), {"red": True}))
         lines.append((f"to delete them now: {sweep_command(run_id)}", {}))
+    lines += _of_setups(tally.setups)
     if error:
         lines.append((escape(f"the sweep stopped early: {error}"), {"red": True}))
     return lines
@@ -145,9 +158,36 @@ def warn_of_leaks(left: Sequence[str], *, run_id: str, lease_seconds: int) -> No
         warnings.warn(LeakWarning(escape(text)), stacklevel=2)
 
 
+def warn_of_snapshots(left: Sequence[str]) -> None:
+    """Warn of snapshots that nobody could delete, in the same way.
+
+    Args:
+        left: their ids and names.
+    """
+    with suppress(LeakWarning):
+        warnings.warn(LeakWarning(escape(_of_snapshots(left))), stacklevel=2)
+
+
 def sweep_command(run_id: str) -> str:
     """Return the command that deletes what a run has left."""
     return f"python -m {__package__} sweep --run {run_id}"
+
+
+def _of_setups(setups: SetupTally) -> Iterator[tuple[str, Markup]]:
+    """Yield what was prepared, what could not be, and which snapshots stay."""
+    if setups.built:
+        boxes = _counted(setups.restored, "sandbox", "sandboxes")
+        yield f"setup: {setups.built} prepared and kept in {setups.seconds:.1f} s, {boxes} restored", {}
+    if setups.repeated:
+        boxes, why = _counted(setups.repeated, "sandbox", "sandboxes"), "; ".join(setups.reasons)
+        text = f"setup: run anew in {boxes}, {setups.repeated_seconds:.1f} s in all, for want of snapshots: {why}"
+        yield escape(text), {"yellow": True}
+    if setups.left:
+        yield escape(_of_snapshots(setups.left)), {"red": True}
+
+
+def _of_snapshots(left: Sequence[str]) -> str:
+    return f"snapshots stay on the server until somebody deletes them: {', '.join(left)}"
 
 
 def _end_of_lease(lease_seconds: int) -> str:
@@ -177,6 +217,9 @@ def _shown_values(settings: Settings) -> dict[str, str]:
         "image": settings.image,
         "pool": settings.pool or "none",
         "resources": ",".join(f"{name}={value}" for name, value in settings.resources.items()) or "none",
+        "setup": _shortened("; ".join(settings.setup)) or "none",
+        "put": _shortened(",".join(f"{source}={target}" for source, target in settings.put.items())) or "none",
+        "setup_timeout": f"{settings.setup_timeout_seconds:g} s",
         "lease": f"{settings.lease_seconds} s",
         "ready_timeout": f"{settings.ready_timeout_seconds:g} s",
         "command_timeout": f"{settings.command_timeout_seconds:g} s",
@@ -186,6 +229,10 @@ def _shown_values(settings: Settings) -> dict[str, str]:
         "egress_image": settings.egress_image or "",
         "signals": "yes" if settings.signals else "no",
     }
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _VALUE_CHARACTERS else f"{text[: _VALUE_CHARACTERS - 1]}…"
 
 
 def _isolation(settings: Settings) -> str:
@@ -200,7 +247,7 @@ def _told(record: CommandRecord) -> list[str]:
     command = record.command if isinstance(record.command, str) else shlex.join(record.command)
     if len(command) > _COMMAND_CHARACTERS:
         command = f"{command[:_COMMAND_CHARACTERS]}… ({len(command):,} characters)"
-    prompt = "" if record.is_copy else "$ "
+    prompt = "" if record.is_copy or record.is_note else "$ "
     lines = [prompt + command.replace("\n", "\n  "), f"  [{record.outcome}, {record.duration:.2f} s]"]
     for name, tail in (("stdout", record.stdout_tail), ("stderr", record.stderr_tail)):
         shown = tail.splitlines()

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import overload
 
 from pytest_opensandbox.agent import Agent
 from pytest_opensandbox.commands import MAX_STREAM_BYTES
-from pytest_opensandbox.errors import SandboxClosedError
-from pytest_opensandbox.history import HISTORY_LENGTH, CommandRecord, record_error, record_result, recording_copy
+from pytest_opensandbox.handle import Handle
+from pytest_opensandbox.history import recorded, recording_copy, source_of
 from pytest_opensandbox.invocations import Invocation
+from pytest_opensandbox.keeping import keep
 from pytest_opensandbox.lifecycle import Launched, Lifecycle
-from pytest_opensandbox.models import Endpoint
+from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.opts import SandboxOpts
 from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.snapshots import SNAPSHOT_SECONDS
 from pytest_opensandbox.streams import Callback
-from pytest_opensandbox.transfer import MAX_BYTES, Transfer
+from pytest_opensandbox.transfer import MAX_BYTES
 
 
-class Sandbox:
+class Sandbox(Handle):
     """One isolated machine; use it as a context manager, or close it.
 
     Args:
@@ -34,18 +32,11 @@ class Sandbox:
     """
 
     def __init__(self, lifecycle: Lifecycle, launched: Launched, *, command_timeout: float | None = 60.0) -> None:
-        self._lifecycle = lifecycle
-        self._launched = launched
+        super().__init__(lifecycle, launched)
         self._command_timeout = command_timeout
-        self._closing = threading.Lock()
-        self._closed = False
-        self._agent = Agent(lifecycle.client, launched.endpoint)
-        self._on_close: list[Callable[[Sandbox], None]] = []
-        self._transfer = Transfer(lifecycle.client, launched.endpoint, self._agent.run_quietly)
-        self.started = time.monotonic()
-        """``time.monotonic()`` when it became ready; seconds."""
-        self.history: deque[CommandRecord] = deque(maxlen=HISTORY_LENGTH)
-        """Its last commands, oldest first."""
+        self._agent = Agent(lifecycle.client, self._whereabouts)
+        self.prepared_by = ""
+        """The setup whose snapshot it was restored from, in a few words; "" for none."""
 
     @classmethod
     def launch(
@@ -66,26 +57,6 @@ class Sandbox:
             TransportError: the server does not answer.
         """
         return cls(lifecycle, lifecycle.launch(opts, test=test), command_timeout=command_timeout)
-
-    @property
-    def id(self) -> str:
-        """The server's id."""
-        return self._launched.response.id
-
-    @property
-    def image(self) -> str:
-        """The image or snapshot that it was made from."""
-        return self._launched.image
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The labels that it was created with, this run's tags among them."""
-        return self._launched.response.metadata
-
-    @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._closed
 
     def run(
         self,
@@ -131,10 +102,11 @@ class Sandbox:
             ApiError: the agent refuses, for example a directory or a user that does not exist.
             TransportError: the agent does not answer.
             SharedAgentError: another sandbox answers; nothing was run.
+            SandboxGoneError: the sandbox has ended; says why.
             SandboxClosedError: the sandbox is closed.
             ConfigError: an argument breaks a rule.
 
-        Source: specs/execd-api.yaml, POST /command; exactness measured on 2026-11-20 with execd 1.0.19.
+        Source: specs/execd-api.yaml, POST /command; exactness measured on 2026-11-23 with execd 1.0.19.
         """
         __tracebackhide__ = True
         invocation = Invocation(
@@ -147,7 +119,10 @@ class Sandbox:
             stdin=input.encode() if isinstance(input, str) else input,
             max_bytes=max_bytes,
         )
-        result = self._recorded(invocation, lambda: self._agent.run(invocation, on_stdout, on_stderr))
+        with self._in_use():
+            result = recorded(
+                self.history, invocation.command, lambda: self._agent.run(invocation, on_stdout, on_stderr)
+            )
         return result.check() if check or result.timed_out else result
 
     def put(self, src: bytes | str | os.PathLike[str], dst: str | PurePosixPath, *, mode: int | None = None) -> None:
@@ -165,13 +140,12 @@ class Sandbox:
             ApiError: the agent refuses.
             ProtocolError: what arrived has another size.
             TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
             SandboxClosedError: the sandbox is closed.
         """
         __tracebackhide__ = True
-        self._check_open()
-        self._agent.check_own()
-        with recording_copy(self.history, f"put {_source(src)} -> {dst}"):
-            self._transfer.put(src, _text(dst), mode=mode)
+        with self._in_use(), recording_copy(self.history, f"put {source_of(src)} -> {dst}"):
+            self._agent.copy(lambda transfer: transfer.put(src, _text(dst), mode=mode))
 
     @overload
     def get(self, path: str | PurePosixPath, *, max_bytes: int = ...) -> bytes: ...
@@ -201,83 +175,36 @@ class Sandbox:
             CommandError: a tree could not be packed; the sandbox needs ``tar``.
             OSError: the local path cannot be written.
             TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
             SandboxClosedError: the sandbox is closed.
         """
         __tracebackhide__ = True
-        self._check_open()
-        self._agent.check_own()
         if dst is None:
-            with recording_copy(self.history, f"get {path}"):
-                return self._transfer.read(_text(path), max_bytes=max_bytes)
-        with recording_copy(self.history, f"get {path} -> {dst}"):
-            return self._transfer.get(_text(path), dst, max_bytes=max_bytes)
+            with self._in_use(), recording_copy(self.history, f"get {path}"):
+                return self._agent.copy(lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
+        with self._in_use(), recording_copy(self.history, f"get {path} -> {dst}"):
+            return self._agent.copy(lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes))
 
-    def endpoint(self, port: int) -> Endpoint:
-        """Return where a port of the sandbox can be reached from here; send its headers on every request.
+    def snapshot(self, name: str | None = None, *, timeout: float = SNAPSHOT_SECONDS) -> Snapshot:
+        """Keep the file system as it is now, for ``sandbox_factory(snapshot=...)``, until the end of the run.
+
+        Args:
+            name: what it is called behind the run's id; any text.
+            timeout: seconds until it must be ready.
 
         Raises:
-            SandboxClosedError: the sandbox is closed.
-            ApiError: the server cannot reach that port.
+            SnapshotFailedError: it failed, or was not ready in time.
+            ApiError: the server refuses: 501 or 409 where it has no snapshots.
             TransportError: the server does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
         """
-        self._check_open()
-        return self._lifecycle.client.get_endpoint(self.id, port)
-
-    def close(self) -> None:
-        """Delete the sandbox; a second call does nothing.
-
-        Raises:
-            ApiError: the server refuses; the sweep at the end of the run tries again.
-            TransportError: the server does not answer; its lease ends it.
-        """
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        try:
-            self._lifecycle.delete(self.id)
-        finally:
-            for told in self._on_close:
-                told(self)
-
-    def call_on_close(self, told: Callable[[Sandbox], None]) -> None:
-        """Have ``told`` called with this handle once it has been closed."""
-        self._on_close.append(told)
+        with self._in_use():
+            return keep(self._lifecycle, self.id, name, timeout=timeout)
 
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Sandbox {self.id} image={self.image} {'closed' if self._closed else 'running'}>"
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise SandboxClosedError(self.id)
-
-    def _recorded(self, invocation: Invocation, perform: Callable[[], CommandResult]) -> CommandResult:
-        """Perform a command and add it to the history, however it ends."""
-        self._check_open()
-        started = time.monotonic()
-        try:
-            result = perform()
-        except BaseException as exc:
-            self.history.append(record_error(invocation.command, started, exc))
-            raise
-        self.history.append(record_result(result, started))
-        return result
-
 
 def _text(path: str | os.PathLike[str]) -> str:
     return os.fspath(path) if isinstance(path, os.PathLike) else path
-
-
-def _source(src: bytes | str | os.PathLike[str]) -> str:
-    """Say what is put, without its content."""
-    if isinstance(src, (bytes, str)):
-        return f"{len(src):,} {'bytes' if isinstance(src, bytes) else 'characters'}"
-    return str(src)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -10,7 +9,8 @@ from typing import Literal
 from urllib.parse import urlencode
 
 from pytest_opensandbox.addresses import path_segment
-from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError
+from pytest_opensandbox.answers import Answer
+from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import SandboxResponse, parse_time
 from pytest_opensandbox.opts import SandboxOpts, check_label
@@ -31,6 +31,7 @@ class SandboxCalls:
 
     _transport: Transport
     _create_timeout: float = CREATE_TIMEOUT_SECONDS
+    _ends: dict[str, datetime | None]
 
     def create_sandbox(self, opts: SandboxOpts) -> SandboxResponse:
         """Create a sandbox; sent once, because a second try could create a second one.
@@ -50,7 +51,7 @@ class SandboxCalls:
         """
         timeout = (CONNECT_TIMEOUT_SECONDS, self._create_timeout)
         answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
-        return SandboxResponse.from_wire(answer.json())
+        return self._noted(SandboxResponse.from_wire(answer.json()))
 
     def get_sandbox(self, sandbox_id: str) -> SandboxResponse:
         """Return what the server says of a sandbox.
@@ -103,6 +104,8 @@ class SandboxCalls:
             retry_idempotent(lambda: self._transport.request("DELETE", path).read())
         except NotFoundError:
             return False
+        finally:
+            self._ends.pop(sandbox_id, None)
         return True
 
     def renew(self, sandbox_id: str, seconds: float) -> datetime:
@@ -130,10 +133,15 @@ class SandboxCalls:
         path = f"{sandbox_path(sandbox_id)}/renew-expiration"
         # The time is absolute, so that asking twice does no harm.
         answer = retry_idempotent(lambda: self._transport.request("POST", path, json=body).json())
-        return (parse_time(answer.get("expiresAt")) if isinstance(answer, dict) else None) or moment
+        self._ends[sandbox_id] = (parse_time(answer.get("expiresAt")) if isinstance(answer, dict) else None) or moment
+        return self._ends[sandbox_id] or moment
+
+    def known_end(self, sandbox_id: str) -> datetime | None:
+        """Return when a sandbox ends, as far as the server has told this client; None for never, or not known."""
+        return self._ends.get(sandbox_id)
 
     def pause(self, sandbox_id: str) -> None:
-        """Freeze a sandbox; Kubernetes keeps its file system alone, and takes its time.
+        """Ask for a sandbox to be frozen; Kubernetes keeps its file system alone, and takes its time.
 
         Raises:
             NotFoundError: no such sandbox.
@@ -146,7 +154,7 @@ class SandboxCalls:
         self._transport.request("POST", f"{sandbox_path(sandbox_id)}/pause").read()
 
     def resume(self, sandbox_id: str) -> None:
-        """Let a paused sandbox run again; ask for its endpoints again, they may have changed.
+        """Ask for a paused sandbox to run again; see ``wait_ready_endpoint``, for its address may have changed.
 
         Raises:
             NotFoundError: no such sandbox.
@@ -197,6 +205,7 @@ class SandboxCalls:
         Raises:
             AuthError: the key is missing or wrong.
             ApiError: the server failed.
+            ProtocolError: the answer is not what it says it is.
             TransportError: no answer.
 
         Source: specs/diagnostic-api.yml, GET /sandboxes/{sandboxId}/diagnostics/{kind}.
@@ -204,17 +213,20 @@ class SandboxCalls:
         path = f"{sandbox_path(sandbox_id)}/diagnostics/{kind}"
         params = [("scope", scope or ("container" if kind == "logs" else "runtime"))]
         try:
-            body = self._transport.request("GET", path, params=params).read()
+            return retry_idempotent(lambda: _read_diagnostics(self._transport.request("GET", path, params=params)))
         except ApiError as exc:
             if exc.status in _NO_DIAGNOSTICS_STATUSES:
                 return ""
             raise
-        return _diagnostics_text(body)[-DIAGNOSTICS_CHARACTERS:]
 
     def _look_at(self, sandbox_id: str, timeout: Timeouts | None = None) -> SandboxResponse:
         """Ask for a sandbox once."""
         answer = self._transport.request("GET", sandbox_path(sandbox_id), timeout=timeout)
-        return SandboxResponse.from_wire(answer.json())
+        return self._noted(SandboxResponse.from_wire(answer.json()))
+
+    def _noted(self, box: SandboxResponse) -> SandboxResponse:
+        self._ends[box.id] = box.expires_at
+        return box
 
 
 def sandbox_path(sandbox_id: str) -> str:
@@ -226,13 +238,12 @@ def sandbox_path(sandbox_id: str) -> str:
     return f"/sandboxes/{path_segment('sandbox_id', sandbox_id)}"
 
 
-def _diagnostics_text(body: bytes) -> str:
+def _read_diagnostics(answer: Answer) -> str:
     """Return the text inside the JSON of newer servers, or the text that older ones send."""
-    text = body.decode("utf-8", "replace")
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = None
-    if isinstance(parsed, dict) and "delivery" in parsed:
-        text = str(parsed.get("content") or "")
-    return "" if text.strip() == _NO_LOGS else text
+    if "json" not in (answer.headers.get("Content-Type") or ""):
+        text = answer.read().decode("utf-8", "replace")
+    elif isinstance(body := answer.json(), dict) and "delivery" in body:
+        text = str(body.get("content") or "")
+    else:
+        raise ProtocolError(f"diagnostics must have a delivery, the server sent {str(body)[:200]}")
+    return "" if text.strip() == _NO_LOGS else text[-DIAGNOSTICS_CHARACTERS:]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-import pluggy
 import pytest
 
 from pytest_opensandbox.config import Settings
@@ -15,12 +15,15 @@ from pytest_opensandbox.connection import Connection
 from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
 from pytest_opensandbox.opts import SandboxOpts
 from pytest_opensandbox.recipe import MARKER, Recipe, read_markers
+from pytest_opensandbox.running import Running
+from pytest_opensandbox.shelf import Shelf
 from pytest_opensandbox.signals import Signals
-from pytest_opensandbox.tally import Tally
+from pytest_opensandbox.tally import SetupTally, Tally
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client
     from pytest_opensandbox.lifecycle import Lifecycle
+    from pytest_opensandbox.prepared import Prepared
     from pytest_opensandbox.sandbox import Sandbox
     from pytest_opensandbox.sweep import SweepReport
 
@@ -35,7 +38,7 @@ Tell = Callable[[str, pytest.Item | None], None]
 _RECIPE = pytest.StashKey[Recipe]()
 
 
-class Run:
+class Run(Running):
     """This process's part of a run: all of it, one worker's, or what the controller of workers does.
 
     Args:
@@ -44,6 +47,7 @@ class Run:
         run_id: the same in all processes of the run.
         worker_id: ``main`` or the xdist worker's name.
         server: what the controller said of the server that all workers share; empty where there is none.
+        shelf: where the processes of the run leave what they make once for all; "" in the first of them.
     """
 
     def __init__(
@@ -54,25 +58,22 @@ class Run:
         run_id: str,
         worker_id: str,
         server: Mapping[str, str] | None = None,
+        shelf: str = "",
     ) -> None:
-        self.config = config
+        super().__init__(config)
         self.settings = settings
         self.run_id = run_id
         self.worker_id = worker_id
         self.connection = Connection(settings, run_id=run_id, server=server)
+        self.shelf = Shelf(shelf)
         self.signals = Signals(enabled=settings.signals)
         self.tell: Tell = lambda text, item: None
         """Shows the user a line while a test runs."""
         self.error = ""
         """Why the sweep at the end stopped early, or ""."""
-        self.test_started = 0.0
-        """``time.monotonic()`` when the test that is running began; seconds."""
         self._lifecycle: Lifecycle | None = None
+        self._prepared: Prepared | None = None
         self._final = Tally()
-        self._item: pytest.Item | None = None
-        self._in_body = False
-        self._open: list[Sandbox] = []
-        self._recent: list[Sandbox] = []
 
     @property
     def is_worker(self) -> bool:
@@ -85,7 +86,10 @@ class Run:
         if self._lifecycle is None:
             return self._final
         created, left = self._lifecycle.ledger.created, self._lifecycle.ledger.left
-        return Tally(created=len(created), deleted=len(created) - len(left), left=left)
+        setups = SetupTally(has_snapshots=self._lifecycle.ledger.has_snapshots)
+        if self._prepared is not None:
+            setups += self._prepared.tally
+        return Tally(created=len(created), deleted=len(created) - len(left), left=left, setups=setups)
 
     def read_markers(self, items: Sequence[pytest.Item]) -> None:
         """Read what each test asks for, before anything runs.
@@ -108,30 +112,6 @@ class Run:
         """Return what a test's markers ask for."""
         return node.stash.get(_RECIPE, Recipe())
 
-    @contextmanager
-    def test(self, item: pytest.Item) -> Iterator[None]:
-        """Know which test is running, from its set-up to its teardown."""
-        self._item = item
-        self._recent = list(self._open)
-        self.test_started = time.monotonic()
-        try:
-            yield
-        finally:
-            self._item = None
-
-    @contextmanager
-    def part(self, *, body: bool) -> Iterator[None]:
-        """Know whether a test's own body is running, or a fixture that it may have asked for."""
-        before, self._in_body = self._in_body, body
-        try:
-            yield
-        finally:
-            self._in_body = before
-
-    def used_by_test(self) -> list[Sandbox]:
-        """Return the sandboxes that the running test created or ran a command in, oldest first."""
-        return [box for box in self._recent if _last_use(box) >= self.test_started]
-
     def client(self) -> Client:
         """Return the client of the run's server.
 
@@ -149,7 +129,11 @@ class Run:
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
         opts = self._changed_by_hooks(recipe.opts(self.settings))
-        box = self._launch(opts, command_timeout=recipe.command_timeout(self.settings))
+        preparation = recipe.preparation(self.settings, root=self.config.rootpath)
+        launch = partial(self._launch, command_timeout=recipe.command_timeout(self.settings))
+        box = self._preparing().make(opts, preparation, launch) if preparation else launch(opts)
+        self._recent.append(box)
+        box.call_on_close(self._tell_of_end)
         try:
             if self._in_body and self._item is not None:
                 self._item.addfinalizer(lambda: self.close_box(box))
@@ -164,7 +148,9 @@ class Run:
         try:
             box.close()
         except OpenSandboxError:
-            return
+            if self._lifecycle is not None and box.id not in self._lifecycle.ledger.left:
+                # Deleted all the same: it is a hook that has failed, and its author wants to know.
+                raise
 
     def close_boxes(self) -> None:
         """Delete every sandbox that is still open, the newest first."""
@@ -174,17 +160,30 @@ class Run:
                 stack.callback(self.close_box, box)
 
     def finish(self) -> None:
-        """Delete what is open, sweep what is this process's to sweep, stop its server; safe to call again."""
+        """Delete what is open, sweep what is this process's to sweep, stop its server; safe to call again.
+
+        In a fork, only what it has made itself goes.
+        """
+        if self.is_fork:
+            self.close_boxes()
+            return
         if self._lifecycle is not None:
             self.close_boxes()
             self._lifecycle.close()
             # Where the server could not be reached at all, asking it again would only make the user wait.
-            final = self.tally if self.connection.is_refused else self._swept(self.tally)
-            self._lifecycle, self._final = None, final
+            unanswered = self._lifecycle.ledger.unanswered
+            is_vain = self.connection.is_refused and not unanswered
+            final = self.tally if is_vain else self._swept(self.tally, unanswered)
+            self._lifecycle, self._prepared, self._final = None, None, final
         self.connection.close()
+        self.shelf.clear()
 
-    def sweep(self, *, worker_id: str | None = None) -> SweepReport:
+    def sweep(self, *, worker_id: str | None = None, unanswered: Sequence[str] = ()) -> SweepReport:
         """Delete what the whole run, or one of its workers, left on the server.
+
+        Args:
+            worker_id: the worker; None for all.
+            unanswered: tags of creates that may still be under way.
 
         Raises:
             ServerStartError: no server can be had.
@@ -193,16 +192,27 @@ class Run:
         from pytest_opensandbox.sweep import sweep
 
         client = self._lifecycle.client if self._lifecycle else self.client()
-        return sweep(client, run_id=self.run_id, worker_id=worker_id)
+        return sweep(client, run_id=self.run_id, worker_id=worker_id, unanswered=unanswered)
 
-    @property
-    def _nodeid(self) -> str:
-        return self._item.nodeid if self._item is not None else ""
+    def sweep_snapshots(self, tally: Tally, *, also_unheard: bool = False) -> Tally:
+        """Delete the snapshots of the whole run, and return the tally with those that stay.
 
-    @property
-    def _hook(self) -> pluggy.HookRelay:
-        # A test's own relay, so that the conftest.py of a directory speaks for the tests in it only.
-        return self._item.ihook if self._item is not None else self.config.hook
+        Args:
+            tally: of the run; where it tells of no snapshot the server is not asked.
+            also_unheard: whether there may be some all the same.
+
+        Raises:
+            ServerStartError: no server can be had.
+        """
+        if not (tally.setups.has_snapshots or also_unheard):
+            return tally
+        # Lazy, as above.
+        from pytest_opensandbox.keeping import sweep_snapshots
+
+        client = self._lifecycle.client if self._lifecycle else self.client()
+        report = sweep_snapshots(client, run_id=self.run_id)
+        self.error = self.error or report.error
+        return replace(tally, setups=tally.setups + SetupTally(left=report.left))
 
     def _changed_by_hooks(self, opts: SandboxOpts) -> SandboxOpts:
         changed = self._hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)
@@ -212,14 +222,24 @@ class Run:
             raise ConfigError("what pytest_opensandbox_opts returns", "be SandboxOpts or None", changed)
         return changed
 
-    def _launch(self, opts: SandboxOpts, *, command_timeout: float) -> Sandbox:
+    def _preparing(self) -> Prepared:
+        # Lazy, as above.
+        from pytest_opensandbox.prepared import Prepared
+
+        if self._prepared is None:
+            progress = self._begin().progress
+            scope = self.worker_id if self.connection.owns_server else ""
+            self._prepared = Prepared(self.shelf, scope=scope, progress=progress, discard=self.close_box)
+        return self._prepared
+
+    def _launch(self, opts: SandboxOpts, *, command_timeout: float, image: str = "") -> Sandbox:
         # Lazy, as above.
         from pytest_opensandbox.sandbox import Sandbox
 
         lifecycle = self._begin()
         self.connection.check_image(opts)
         try:
-            box = Sandbox.launch(lifecycle, opts, test=self._nodeid, command_timeout=command_timeout)
+            launched = lifecycle.launch(opts, test=self._nodeid)
         except (AuthError, TransportError) as exc:
             if lifecycle.ledger.created:
                 raise
@@ -227,8 +247,8 @@ class Run:
         except ApiError as exc:
             self.connection.refuse_image(opts, exc)
             raise
+        box = Sandbox(lifecycle, replace(launched, image=image or launched.image), command_timeout=command_timeout)
         self._open.append(box)
-        self._recent.append(box)
         box.call_on_close(self._forget)
         return box
 
@@ -257,19 +277,21 @@ class Run:
     def _forget(self, box: Sandbox) -> None:
         if box in self._open:
             self._open.remove(box)
+
+    def _tell_of_end(self, box: Sandbox) -> None:
         self._hook.pytest_opensandbox_closed(config=self.config, sandbox=box)
 
-    def _swept(self, tally: Tally) -> Tally:
-        """Return the tally after this process's own sweep; a worker of a shared server leaves it to the controller."""
-        if self.is_worker and not self.connection.owns_server:
+    def _swept(self, tally: Tally, unanswered: Sequence[str]) -> Tally:
+        """Return the tally after this process's own sweep.
+
+        A worker of a shared server leaves that to the controller, but for creates of which only it knows.
+        """
+        is_sharing = self.is_worker and not self.connection.owns_server
+        if is_sharing and not unanswered:
             return tally
-        report = self.sweep()
+        report = self.sweep(worker_id=self.worker_id if is_sharing else None, unanswered=unanswered)
         self.error = "" if self.connection.owns_server else report.error
         # A server that is ours takes with it what a sweep could not delete.
         left = () if self.connection.owns_server else report.left
-        return tally.after_sweep(deleted=report.deleted, left=left, complete=not self.error)
-
-
-def _last_use(box: Sandbox) -> float:
-    """Return when a sandbox was made or began its last command; ``time.monotonic()`` seconds."""
-    return max([box.started, *(record.started for record in box.history)])
+        after = tally.after_sweep(deleted=report.deleted, left=left, complete=not self.error)
+        return after if is_sharing or self.connection.owns_server else self.sweep_snapshots(after)

@@ -6,8 +6,15 @@ from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.errors import NotFoundError
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import Snapshot
+from pytest_opensandbox.setup_errors import SnapshotFailedError
 from pytest_opensandbox.transport import Transport
-from pytest_opensandbox.waits import retry_idempotent
+from pytest_opensandbox.waits import poll_until_ready, retry_idempotent
+
+SNAPSHOT_SECONDS = 900.0
+"""How long a snapshot may take; Kubernetes allows itself as much, and Docker takes its time for a large one."""
+
+_READY = "Ready"
+_FINAL_STATES = frozenset({_READY, "Failed"})
 
 
 class SnapshotCalls:
@@ -50,6 +57,38 @@ class SnapshotCalls:
         path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
         return Snapshot.from_wire(retry_idempotent(lambda: self._transport.request("GET", path).json()))
 
+    def wait_snapshot_ready(
+        self, snapshot_id: str, *, timeout: float = SNAPSHOT_SECONDS, known: Snapshot | None = None
+    ) -> Snapshot:
+        """Return a snapshot as soon as sandboxes can be restored from it.
+
+        Args:
+            snapshot_id: the snapshot.
+            timeout: one budget for all looks and waits; seconds.
+            known: what ``create_snapshot`` returned, which says already how it is.
+
+        Raises:
+            SnapshotFailedError: it failed, or the time is up.
+            NotFoundError: no such snapshot.
+            ApiError: the server refuses.
+            TransportError: no answer.
+        """
+        snapshot = known or self.get_snapshot(snapshot_id)
+
+        def look() -> Snapshot | None:
+            nonlocal snapshot
+            if snapshot.state not in _FINAL_STATES:
+                snapshot = self.get_snapshot(snapshot_id)
+            return snapshot if snapshot.state in _FINAL_STATES else None
+
+        def time_is_up(waited: float, attempts: int) -> SnapshotFailedError:
+            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {attempts} looks")
+
+        ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)
+        if ready.state != _READY:
+            raise _failed(ready, message=ready.message)
+        return ready
+
     def list_snapshots(self, sandbox_id: str | None = None, name: str | None = None) -> list[Snapshot]:
         """Return all snapshots, or those of one sandbox, or of one name.
 
@@ -81,3 +120,13 @@ class SnapshotCalls:
         except NotFoundError:
             return False
         return True
+
+
+def _failed(snapshot: Snapshot, *, message: str) -> SnapshotFailedError:
+    return SnapshotFailedError(
+        sandbox_id=snapshot.sandbox_id,
+        snapshot_id=snapshot.id,
+        state=snapshot.state,
+        reason=snapshot.reason,
+        message=message,
+    )

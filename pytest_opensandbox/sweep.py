@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,15 @@ from functools import partial
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, SweepError, TransportError
-from pytest_opensandbox.lifecycle import TAG_PROJECT, TAG_RUN, TAG_WORKER
+from pytest_opensandbox.lifecycle import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_WORKER
 from pytest_opensandbox.models import SandboxResponse
 from pytest_opensandbox.waits import poll_until_ready
 
 # Listings flap: a sandbox whose creation was under way may show up only in the next one.
 _QUIET_LISTINGS = 2
 _DELETED_AT_ONCE = 16
+# How long a create that nobody waits for may take to show: on Docker, on a busy machine, 0.3 s (2026-11-23).
+_LATE_SECONDS = 5.0
 # For the answers that are under way when the budget ends: they say why something stays.
 _LAST_ANSWERS_SECONDS = 2.0
 
@@ -33,13 +36,21 @@ class SweepReport:
     """Why it stopped early, or ""."""
 
 
-def sweep(client: Client, *, run_id: str, worker_id: str | None = None, budget_seconds: float = 20.0) -> SweepReport:
+def sweep(
+    client: Client,
+    *,
+    run_id: str,
+    worker_id: str | None = None,
+    unanswered: Iterable[str] = (),
+    budget_seconds: float = 20.0,
+) -> SweepReport:
     """Delete the sandboxes of one run, until two listings in a row show nothing new.
 
     Args:
         client: asks the server.
         run_id: the run whose sandboxes go; never empty, so that no sweep reaches another run.
         worker_id: only those of this worker; None for all.
+        unanswered: tags of creates that may still be under way; what they make is waited for, for 5 s.
         budget_seconds: when to give up, whatever the server does; seconds, > 0; what is under way may take 2 s more.
 
     Returns:
@@ -48,7 +59,8 @@ def sweep(client: Client, *, run_id: str, worker_id: str | None = None, budget_s
     Raises:
         ValueError: an empty run id.
     """
-    return _sweep(client, partial(of_run, client, run_id=run_id, worker_id=worker_id), budget_seconds)
+    find = partial(of_run, client, run_id=run_id, worker_id=worker_id)
+    return _sweep(client, find, budget_seconds, unanswered=unanswered)
 
 
 def sweep_expired(client: Client, *, project: str, budget_seconds: float = 20.0) -> SweepReport:
@@ -87,8 +99,10 @@ def expired(client: Client, *, project: str) -> list[SandboxResponse]:
     return [box for box in found if TAG_RUN in box.metadata and box.expires_at is not None and box.expires_at < now]
 
 
-def _sweep(client: Client, find: Callable[[], list[SandboxResponse]], budget_seconds: float) -> SweepReport:
-    broom = _Broom(client, find)
+def _sweep(
+    client: Client, find: Callable[[], list[SandboxResponse]], budget_seconds: float, *, unanswered: Iterable[str] = ()
+) -> SweepReport:
+    broom = _Broom(client, find, unanswered)
     error = ""
     try:
         with time_limit(budget_seconds + _LAST_ANSWERS_SECONDS):
@@ -101,19 +115,25 @@ def _sweep(client: Client, find: Callable[[], list[SandboxResponse]], budget_sec
 class _Broom:
     """One sweep under way."""
 
-    def __init__(self, client: Client, find: Callable[[], list[SandboxResponse]]) -> None:
+    def __init__(self, client: Client, find: Callable[[], list[SandboxResponse]], unanswered: Iterable[str]) -> None:
         self.deleted: dict[str, None] = {}
         self.stuck: dict[str, str] = {}
         self._client = client
         self._find = find
+        self._awaited = set(unanswered)
+        self._patient_until = time.monotonic() + _LATE_SECONDS
         self._quiet = 0
 
     def pass_once(self) -> bool | None:
         """List, delete what is new; True once enough listings were quiet."""
-        found = [box.id for box in self._find() if box.id not in self.deleted]
+        seen = self._find()
+        found = [box.id for box in seen if box.id not in self.deleted and not box.is_stopping]
         self.stuck = {sandbox_id: why for sandbox_id, why in self.stuck.items() if sandbox_id in found}
         self._delete_all(found)
         self._quiet = 0 if found else self._quiet + 1
+        self._awaited -= {box.metadata.get(TAG_CREATE, "") for box in seen}
+        if self._awaited and time.monotonic() < self._patient_until:
+            return None
         return self._quiet >= _QUIET_LISTINGS or None
 
     def give_up(self, waited_seconds: float, attempts: int) -> SweepError:

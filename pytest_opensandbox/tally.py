@@ -3,8 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetupTally:
+    """What was done to prepare sandboxes, and what became of the snapshots."""
+
+    built: int = 0
+    """How many setups were kept as a snapshot."""
+    seconds: float = 0.0
+    """How long these took, with the creation of a sandbox and the snapshot."""
+    restored: int = 0
+    """How many sandboxes were restored from them."""
+    repeated: int = 0
+    """In how many sandboxes a setup ran for want of snapshots."""
+    repeated_seconds: float = 0.0
+    """How long these took."""
+    reasons: tuple[str, ...] = ()
+    """Why there were no snapshots, each once."""
+    has_snapshots: bool = False
+    """Whether any snapshot was begun, also by hand."""
+    left: tuple[str, ...] = ()
+    """The snapshots that nobody could delete, as ids and names."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return it in the simple types that xdist carries between processes."""
+        return {**asdict(self), "reasons": list(self.reasons), "left": list(self.left)}
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> SetupTally:
+        """Read what ``to_wire`` wrote."""
+        return cls(**{**body, "reasons": tuple(body["reasons"]), "left": tuple(body["left"])})
+
+    def __add__(self, other: SetupTally) -> SetupTally:
+        return SetupTally(
+            built=self.built + other.built,
+            restored=self.restored + other.restored,
+            repeated=self.repeated + other.repeated,
+            seconds=self.seconds + other.seconds,
+            repeated_seconds=self.repeated_seconds + other.repeated_seconds,
+            reasons=tuple(dict.fromkeys((*self.reasons, *other.reasons))),
+            has_snapshots=self.has_snapshots or other.has_snapshots,
+            left=tuple(dict.fromkeys((*self.left, *other.left))),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +62,8 @@ class Tally:
     """Ids of those that a sweep deleted."""
     left: tuple[str, ...] = ()
     """Ids of those that nobody has deleted yet."""
+    setups: SetupTally = SetupTally()
+    """How they were prepared."""
 
     @property
     def used(self) -> bool:
@@ -27,13 +72,23 @@ class Tally:
 
     def to_wire(self) -> dict[str, Any]:
         """Return it in the simple types that xdist carries between processes."""
-        return {"created": self.created, "deleted": self.deleted, "swept": list(self.swept), "left": list(self.left)}
+        return {
+            "created": self.created,
+            "deleted": self.deleted,
+            "swept": list(self.swept),
+            "left": list(self.left),
+            "setups": self.setups.to_wire(),
+        }
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> Tally:
         """Read what ``to_wire`` wrote."""
         return cls(
-            created=body["created"], deleted=body["deleted"], swept=tuple(body["swept"]), left=tuple(body["left"])
+            created=body["created"],
+            deleted=body["deleted"],
+            swept=tuple(body["swept"]),
+            left=tuple(body["left"]),
+            setups=SetupTally.from_wire(body["setups"]),
         )
 
     def after_sweep(self, *, deleted: Iterable[str], left: Iterable[str], complete: bool) -> Tally:
@@ -48,7 +103,8 @@ class Tally:
         unseen = [sandbox_id for sandbox_id in (*deleted, *left) if sandbox_id not in self.left]
         kept = () if complete else tuple(sandbox_id for sandbox_id in self.left if sandbox_id not in deleted)
         gone = [sandbox_id for sandbox_id in self.left if complete and sandbox_id not in (*deleted, *left)]
-        return Tally(
+        return replace(
+            self,
             created=self.created + len(unseen),
             deleted=self.deleted + len(gone),
             swept=(*self.swept, *deleted),
@@ -64,4 +120,5 @@ def total(tallies: Iterable[Tally]) -> Tally:
         deleted=sum(part.deleted for part in parts),
         swept=tuple(sandbox_id for part in parts for sandbox_id in part.swept),
         left=tuple(sandbox_id for part in parts for sandbox_id in part.left),
+        setups=sum((part.setups for part in parts), SetupTally()),
     )

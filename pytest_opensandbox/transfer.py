@@ -17,6 +17,7 @@ from pytest_opensandbox.downloads import Download
 from pytest_opensandbox.errors import ConfigError, FileTooLargeError, NotFoundError, OpenSandboxError
 from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, check_path
 from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.waits import retry_idempotent
 
 MAX_BYTES = 4 * 1024**3
 """Most that one get takes in; bytes."""
@@ -101,8 +102,8 @@ class Transfer:
         """
         if self._look(path, max_bytes) == "directory":
             raise ConfigError("dst", "be given, because a directory has no bytes of its own", path)
-        with self._readable(path) as source, self._client.download_file(self._endpoint, source) as download:
-            return b"".join(_limited(download, path, max_bytes))
+        with self._readable(path) as source:
+            return retry_idempotent(lambda: self._content(source, max_bytes))
 
     def get(self, path: str, dst: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Path:
         """Copy a file or a tree to the host.
@@ -172,10 +173,21 @@ class Transfer:
             raise FileTooLargeError(path, size_bytes=limit, max_bytes=max_bytes)
         result.check()
 
-    def _copy(self, source: str, file: BinaryIO, max_bytes: int) -> None:
+    def _content(self, source: str, max_bytes: int) -> bytes:
         with self._client.download_file(self._endpoint, source) as download:
-            for chunk in _limited(download, source, max_bytes):
-                file.write(chunk)
+            return b"".join(_limited(download, source, max_bytes))
+
+    def _copy(self, source: str, file: BinaryIO, max_bytes: int) -> None:
+        """Write a file's content, from the beginning again where the connection broke."""
+
+        def copy() -> None:
+            file.seek(0)
+            file.truncate()
+            with self._client.download_file(self._endpoint, source) as download:
+                for chunk in _limited(download, source, max_bytes):
+                    file.write(chunk)
+
+        retry_idempotent(copy)
 
     def _look(self, path: str, max_bytes: int) -> str:
         """Return ``file`` or ``directory``, links followed."""

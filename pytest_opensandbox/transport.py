@@ -6,15 +6,10 @@ import json as json_format
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from http.client import HTTPException, RemoteDisconnected
-from http.cookiejar import DefaultCookiePolicy
 from math import inf
-from ssl import SSLCertVerificationError
 from typing import Any
 
 import requests
-import urllib3
-from requests.adapters import HTTPAdapter
 
 from pytest_opensandbox.addresses import (
     API_VERSION_PATH,
@@ -28,10 +23,13 @@ from pytest_opensandbox.addresses import (
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.deadlines import time_left
 from pytest_opensandbox.errors import ApiError, TransportError
+from pytest_opensandbox.http_session import HTTPSession
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import Endpoint
+from pytest_opensandbox.printable import redacted
 from pytest_opensandbox.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error, read_date
-from pytest_opensandbox.wire import POOLS, root_cause
+from pytest_opensandbox.trouble import TROUBLE, explain, is_stale, is_unsent
+from pytest_opensandbox.wire import has_more
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -45,11 +43,6 @@ Query = Sequence[tuple[str, str]]
 _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _READ_BYTES = 65_536
-_POOL_SIZE = 64
-_TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, UnicodeError)
-_OWN_AUTHORITY = "name the file of a private authority with --opensandbox-ca-bundle or REQUESTS_CA_BUNDLE"
-# What a server does to a connection that it closed while we kept it for later.
-_STALE = (RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 
 class Transport:
@@ -83,9 +76,10 @@ class Transport:
         """The server's address without ``/v1``."""
         self.timeouts: Timeouts = (connect_timeout, request_timeout)
         """Seconds to connect, and between two bytes."""
-        self._session = _session(trust_env=trust_env)
+        self._http = HTTPSession(trust_env=trust_env)
         # Asked for once: the environment's own bundle counts on this machine too, its proxy does not.
-        self._verify = self._session.merge_environment_settings(self.root, {}, True, ca_bundle or True, None)["verify"]
+        usual = self._http.of_process().merge_environment_settings(self.root, {}, True, ca_bundle or True, None)
+        self._verify = usual["verify"]
         self._clock_lock = threading.Lock()
         self._clock_offset = 0.0
 
@@ -100,6 +94,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         timeout: Timeouts | None = None,
         with_key: bool = False,
+        secrets: Sequence[str] = (),
     ) -> Answer:
         """Send one request and return its answer, the body unread.
 
@@ -112,6 +107,7 @@ class Transport:
             headers: on top of the usual ones.
             timeout: seconds to connect, and between two bytes.
             with_key: whether a URL carries the key.
+            secrets: what no error may show, besides the key.
 
         Raises:
             ApiError: an answer that is not 2xx; redirects are not followed.
@@ -125,12 +121,12 @@ class Transport:
         if self._key and (own or with_key):
             sent[KEY_HEADER] = self._key
         request = requests.Request(method, url, headers=sent, params=params, data=body)
-        answer = self._exchange(request, _cut(timeout or self.timeouts))
+        answer = self._exchange(request, _cut(timeout or self.timeouts), secrets)
         if own:
             self._note_clock(answer.headers.get("Date"))
         if 200 <= answer.status < 300:
             return answer
-        raise self._refusal(answer, method, url)
+        raise self._refusal(answer, method, url, secrets)
 
     def ask(
         self,
@@ -157,13 +153,14 @@ class Transport:
             endpoint = Endpoint(checked_url(endpoint))
         return self.request(
             method,
-            f"{endpoint.url.removesuffix('/')}{path}",
+            type(endpoint.url)(f"{endpoint.url.removesuffix('/')}{path}"),
             params=params,
             json=json,
             body=body,
             headers={**endpoint.headers, **(headers or {})},
             timeout=timeout,
             with_key=is_own_proxy(endpoint.url, self.root),
+            secrets=endpoint.secrets,
         )
 
     def within(self, seconds: float) -> Timeouts:
@@ -177,7 +174,7 @@ class Transport:
 
     def close(self) -> None:
         """Close all connections."""
-        self._session.close()
+        self._http.close()
 
     def __repr__(self) -> str:
         return f"<Transport {self.root}>"
@@ -185,41 +182,48 @@ class Transport:
     def __reduce__(self) -> Any:
         raise TypeError("a transport holds connections and a key: make another one where it is needed")
 
-    def _exchange(self, request: requests.Request, timeouts: Timeouts) -> Answer:
+    def _exchange(self, request: requests.Request, timeouts: Timeouts, secrets: Sequence[str]) -> Answer:
         def fail(error: Exception, silence: float | None = None) -> TransportError:
-            reason, timed_out = _reason(error, timeouts if silence is None else (timeouts[0], silence))
-            return TransportError(
-                self._key.redact(reason), method=request.method, url=without_secrets(request.url), timed_out=timed_out
-            )
+            reason, timed_out = explain(error, timeouts if silence is None else (timeouts[0], silence))
+            said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
+            return TransportError(said, method=request.method, url=url, timed_out=timed_out, unsent=is_unsent(error))
 
         try:
             response = self._send(request, timeouts)
-        except _TROUBLE as exc:
+        except TROUBLE as exc:
             # From None: the frames below hold the request with its key, and pytest -l would print them.
             raise fail(exc) from None
-        return Answer(response.status_code, response.headers, read_some=_reader(response, fail), close=response.close)
+        return Answer(
+            response.status_code,
+            response.headers,
+            read_some=_reader(response, fail, timeouts[1]),
+            close=response.close,
+            has_more=lambda: has_more(response.raw),
+            silence=timeouts[1],
+        )
 
     def _send(self, request: requests.Request, timeouts: Timeouts) -> requests.Response:
         """Send, and once more where a kept connection had gone stale and nothing can have happened twice."""
         # Not prepared by the session, which would add credentials from a netrc file.
         prepared = request.prepare()
         options = {"timeout": timeouts, "allow_redirects": False, "stream": True, **self._route(request.url)}
+        session = self._http.of_process()
         try:
-            return self._session.send(prepared, **options)
+            return session.send(prepared, **options)
         except requests.ConnectionError as exc:
-            if request.method not in _IDEMPOTENT or not isinstance(root_cause(exc), _STALE):
+            if request.method not in _IDEMPOTENT or not is_stale(exc):
                 raise
-            return self._session.send(prepared, **options)
+            return session.send(prepared, **options)
 
     def _route(self, url: str) -> dict[str, Any]:
         """Return which proxy and which certificates count for a URL; none of the environment's on this machine."""
         if is_loopback(url):
             return {"proxies": {}, "verify": self._verify, "cert": None}
-        route = dict(self._session.merge_environment_settings(url, {}, True, self._verify, None))
+        route = dict(self._http.of_process().merge_environment_settings(url, {}, True, self._verify, None))
         del route["stream"]
         return route
 
-    def _refusal(self, answer: Answer, method: str, url: str) -> ApiError:
+    def _refusal(self, answer: Answer, method: str, url: str, secrets: Sequence[str]) -> ApiError:
         body = bytearray()
         deadline = time.monotonic() + ERROR_BODY_SECONDS
         with answer:
@@ -231,9 +235,13 @@ class Transport:
             except TransportError as exc:
                 # The status is known, and worth more than the news that its text broke off.
                 body += b"" if body else str(exc).encode()
-        text = self._key.redact(body.decode("utf-8", "replace"))
-        headers = {name: self._key.redact(answer.headers.get(name) or "") for name in ERROR_HEADERS}
-        return api_error(answer.status, headers, text.encode(), method=method, url=without_secrets(url))
+        text = self._redact(body.decode("utf-8", "replace"), secrets)
+        headers = {name: self._redact(answer.headers.get(name) or "", secrets) for name in ERROR_HEADERS}
+        shown = self._redact(without_secrets(url), secrets)
+        return api_error(answer.status, headers, text.encode(), method=method, url=shown)
+
+    def _redact(self, text: str, secrets: Sequence[str]) -> str:
+        return self._key.redact(redacted(text, secrets))
 
     def _note_clock(self, date: str | None) -> None:
         moment = read_date(date)
@@ -242,20 +250,8 @@ class Transport:
                 self._clock_offset = moment - time.time()
 
 
-def _session(*, trust_env: bool) -> requests.Session:
-    session = requests.Session()
-    session.trust_env = trust_env
-    # A cookie knows no port, so what one sandbox sets on 127.0.0.1 would be sent to all others.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    for scheme in ("http://", "https://"):
-        adapter = HTTPAdapter(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE)
-        adapter.poolmanager.pool_classes_by_scheme = POOLS
-        session.mount(scheme, adapter)
-    return session
-
-
 def _reader(
-    response: requests.Response, fail: Callable[[Exception, float | None], TransportError]
+    response: requests.Response, fail: Callable[[Exception, float | None], TransportError], silence: float
 ) -> Callable[[float | None], bytes]:
     """Return a function that reads what has arrived; ``iter_content`` would wait until its buffer is full."""
     raw = response.raw
@@ -265,11 +261,11 @@ def _reader(
             # A peer that speaks HTTP/1.0 takes the socket out of reach; then the request's own time-out stays.
             sock = getattr(raw.connection, "sock", None)
             if time_left() != inf:
-                seconds = min(inf if seconds is None else seconds, time_left())
+                seconds = min(silence if seconds is None else seconds, time_left())
             if seconds is not None and sock is not None:
                 sock.settimeout(max(seconds, 0.001))
             piece: bytes = raw.read1(_READ_BYTES)
-        except _TROUBLE as exc:
+        except TROUBLE as exc:
             raise fail(exc, seconds) from None
         return piece
 
@@ -280,21 +276,3 @@ def _cut(timeouts: Timeouts) -> Timeouts:
     """Return the time-outs, none of them longer than what is left of a time limit."""
     left = max(round(time_left(), 2), 0.01)
     return min(timeouts[0], left), min(timeouts[1], left)
-
-
-def _reason(error: Exception, timeouts: Timeouts) -> tuple[str, bool]:
-    """Return a plain sentence for an error, and whether it says that time was up."""
-    if isinstance(error, requests.ConnectTimeout):
-        return f"no connection within {timeouts[0]:g} s", True
-    cause = root_cause(error)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"the environment's HTTP proxy failed ({cause}): see HTTP_PROXY, HTTPS_PROXY and NO_PROXY", False
-    if isinstance(cause, SSLCertVerificationError):
-        return f"its certificate is not trusted ({cause.verify_message}): {_OWN_AUTHORITY}", False
-    if isinstance(error, requests.Timeout) or isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
-        return f"no byte within {timeouts[1]:g} s", True
-    if isinstance(cause, RemoteDisconnected):
-        return "the connection was closed without an answer", False
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror[:1].lower() + cause.strerror[1:], False
-    return str(cause)[:300] or type(cause).__name__, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
@@ -31,6 +32,7 @@ _PORT_RACES = ("port is already allocated", "ports are not available", "address 
 # Said before the server has begun to create anything.
 _NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
 _LAST_LOOK_SECONDS = 0.05
+_is_retrying: ContextVar[bool] = ContextVar("opensandbox_is_retrying", default=False)
 _looks = wait_exponential(multiplier=FIRST_WAIT_SECONDS, exp_base=1.5, max=LONGEST_WAIT_SECONDS)
 _retries = wait_exponential(multiplier=0.25, exp_base=2, max=5.0)
 
@@ -91,13 +93,20 @@ def retry_idempotent(call: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
         ApiError: the last answer, or the first that no retry helps.
         TransportError: still no answer, or none in time.
     """
-    return Retrying(
-        retry=retry_if_exception(_is_passing),
-        wait=_retry_wait,
-        stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
-        sleep=sleep,
-        reraise=True,
-    )(call)
+    # Of two retries, one around the other, the outer one repeats; both would multiply.
+    if _is_retrying.get():
+        return call()
+    token = _is_retrying.set(True)
+    try:
+        return Retrying(
+            retry=retry_if_exception(_is_passing),
+            wait=_retry_wait,
+            stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
+            sleep=sleep,
+            reraise=True,
+        )(call)
+    finally:
+        _is_retrying.reset(token)
 
 
 def retry_create(

@@ -15,6 +15,7 @@ RUN_ID_KEY = "opensandbox_run_id"
 TALLY_KEY = "opensandbox_tally"
 USAGE_ERROR_KEY = "opensandbox_usage_error"
 SERVER_KEY = "opensandbox_server"
+SHELF_KEY = "opensandbox_shelf"
 
 
 def identity(config: pytest.Config) -> tuple[str, str]:
@@ -27,6 +28,12 @@ def shared_server(config: pytest.Config) -> dict[str, str]:
     """Return what the controller said of the server that all workers share; empty where there is none."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
     return dict(given.get(SERVER_KEY, {}))
+
+
+def shared_shelf(config: pytest.Config) -> str:
+    """Return where the controller has said that all workers leave what they make once for all; "" where it has not."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return str(given.get(SHELF_KEY, ""))
 
 
 def hand_up(config: pytest.Config, *, tally: Tally | None = None, usage_error: str = "") -> None:
@@ -48,6 +55,8 @@ class Workers:
     def __init__(self, run: Run) -> None:
         self.crashed: list[str] = []
         """Names of the workers that died, in that order."""
+        self.unheard: list[str] = []
+        """Names of those whose sandboxes are gone, but were counted in part only: after Ctrl-C xdist hears nobody."""
         self.usage_error = ""
         """What a worker found wrong with the tests, or ""."""
         self._run = run
@@ -72,6 +81,7 @@ class Workers:
         self._run.signals.take()
         workerinput[RUN_ID_KEY] = self._run.run_id
         workerinput[SERVER_KEY] = self._run.connection.hand_down()
+        workerinput[SHELF_KEY] = self._run.shelf.path
         self._alive.add(worker_id)
 
     def hear(self, worker_id: str, body: dict[str, Any] | None) -> None:
@@ -103,8 +113,11 @@ class Workers:
         report = self._run.sweep()
         self._error = report.error
         summed = total(self._tallies.values())
-        self._tallies = {"": summed.after_sweep(deleted=report.deleted, left=report.left, complete=not report.error)}
+        swept = summed.after_sweep(deleted=report.deleted, left=report.left, complete=not report.error)
+        # One that died may have begun a snapshot and not told.
+        self._tallies = {"": self._run.sweep_snapshots(swept, also_unheard=bool(self.crashed or self._alive))}
         self._to_sweep = False
+        self.unheard = sorted(self._alive)
         self._alive.clear()
 
     def _sweep(self, worker_id: str) -> None:

@@ -12,6 +12,9 @@ VALUES = {
     "url": ("http://flag:1", "http://variable:2", "http://ini:3"),
     "image": ("flag:1", "variable:2", "ini:3"),
     "resources": ("cpu=1", "cpu=2", "cpu=3"),
+    "setup": ("true", "echo 1\necho 2", "echo 3"),
+    "put": ("a=/a", "b=/b", "c=/c"),
+    "setup_timeout": ("1", "2", "3"),
     "lease": ("61", "62", "63"),
     "ready_timeout": ("1", "2", "3"),
     "command_timeout": ("1", "2", "3"),
@@ -26,6 +29,7 @@ RULES = {"image": "host"}  # what stands where a rule, not a text, is the defaul
 FIELDS = {
     "lease": "lease_seconds",
     "ready_timeout": "ready_timeout_seconds",
+    "setup_timeout": "setup_timeout_seconds",
     "command_timeout": "command_timeout_seconds",
 }
 

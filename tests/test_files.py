@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from pytest_opensandbox.client import Client
-from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError, TransportError
+from pytest_opensandbox.errors import ConfigError, NotFoundError, ProtocolError, TransportError
 from pytest_opensandbox.models import FileUpload
 from tests.servers import Player, Reply, Server, as_json, serving
 
@@ -69,11 +69,15 @@ def test_an_upload_of_nothing_asks_nothing(client):
     assert server.seen == []
 
 
-def test_an_upload_is_sent_once(client):
-    with serving(Reply(503)) as server, pytest.raises(ApiError):
+@pytest.mark.parametrize(
+    "trouble", [pytest.param(Reply(503), id="503"), pytest.param(Reply(drop="before"), id="broken connection")]
+)
+def test_an_upload_is_repeated_because_it_writes_the_same_again(client, trouble):
+    with serving(trouble, OK, info(("/a", 3))) as server:
         client.upload_files(server.url, [FileUpload("/a", b"abc")])
 
-    assert len(server.seen) == 1
+    first, second, _ = server.seen
+    assert first.body == second.body
 
 
 @pytest.mark.parametrize("path", ["/tmp/$HOME", "/a/${X}", "relative", "~/x", "", "/a\0b"])
@@ -282,3 +286,23 @@ def test_a_download_can_be_left_in_the_middle(client):
         held.set()
 
     assert first == b"part"
+
+
+@pytest.mark.parametrize(
+    ("before", "promised", "after", "is_right"),
+    [
+        pytest.param(3, 3, None, True, id="the same"),
+        pytest.param(2, 3, 5, True, id="a file that grows"),
+        pytest.param(9, 3, 3, True, id="a file that was cut off"),
+        pytest.param(9, 3, 9, False, id="another answer"),
+        pytest.param(2, 3, 2, False, id="an answer that is too long"),
+    ],
+)
+def test_a_file_has_the_length_that_the_agent_has_told(client, before, promised, after, is_right):
+    looks = [info(("/a", size)) for size in (before, after) if size is not None]
+    with serving(looks[0], Reply(200, b"abc"), *looks[1:]) as server:
+        if is_right:
+            assert client.download_file(server.url, "/a").read() == b"abc"
+        else:
+            with pytest.raises(ProtocolError, match="are promised"):
+                client.download_file(server.url, "/a")

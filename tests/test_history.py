@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 
 from pytest_opensandbox import CommandError, CommandResult, NotFoundError
-from pytest_opensandbox.history import TAIL_BYTES, record_error, record_result, recording_copy
+from pytest_opensandbox.history import TAIL_BYTES, record_error, record_move, record_result, recording_copy
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,10 @@ def test_a_copy_is_recorded_however_it_ends():
         ("put 3 bytes -> /x", "done", True),
         ("get /y", "NotFoundError", True),
     ]
+
+
+def test_a_move_is_a_note_and_no_command():
+    record = record_move("a", "b")
+
+    assert (record.is_note, record.is_copy, record.outcome) == (True, False, "moved")
+    assert "moved from a to b" in record.command

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pytest_opensandbox import Client, Endpoint
+from pytest_opensandbox import Client, Endpoint, downloads
 from pytest_opensandbox import execd as execd_room
 from pytest_opensandbox import listings as listings_room
 from pytest_opensandbox.answers import Answer
@@ -86,6 +86,26 @@ def test_a_body_that_drips_is_given_up_in_its_time():
 
     with saying(drip, pause=0.02) as url, pytest.raises(ProtocolError, match=r"not complete after 0\.3 s"):
         Transport(url, request_timeout=0.2).request("GET", "/x").read(max_seconds=0.3)
+
+
+def test_a_download_that_drips_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.3)
+    drip = dripping(OK + b"Content-Length: 1000\r\n\r\n", b"x")
+
+    with saying(drip, pause=0.02) as url, pytest.raises(ProtocolError, match="too slowly"):
+        Client("http://127.0.0.1:1").download_file(url, "/a", known_file=True).read()
+
+
+# Only what the other side makes us wait for counts.
+def test_a_download_may_be_read_slowly(monkeypatch):
+    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.1)
+    with serving(Reply(200, [b"a", Pause(0.01), b"b"])) as server:
+        read = []
+        for piece in Client(server.url).download_file(server.url, "/a", known_file=True):
+            read.append(piece)
+            threading.Event().wait(0.3)
+
+    assert b"".join(read) == b"ab"
 
 
 def test_a_ping_that_drips_is_not_waited_for():
@@ -263,3 +283,21 @@ def test_no_error_can_steer_the_terminal(error):
 
 def test_what_an_error_carries_stays_as_it_was():
     assert CommandError("true", exit_code=1, stdout=HOSTILE).stdout == HOSTILE
+
+
+# The HTTP library takes the end of the connection for that of the headers, and then finds no body: an empty answer.
+@pytest.mark.parametrize("head", [OK, OK + b"Server: x\r\n", OK + b"Content-Le", b"HTTP/1.1 200"])
+def test_an_answer_that_breaks_off_in_its_headers_is_not_taken_for_an_empty_one(head):
+    with saying([head]) as url, pytest.raises(TransportError):
+        Transport(url, request_timeout=2).request("POST", "/x").read()
+
+
+def test_a_search_without_an_answer_is_not_taken_for_one_that_found_nothing():
+    with serving(Reply(200)) as server, pytest.raises(ProtocolError):
+        Client(server.url).search_files(server.url, "/a")
+
+
+# A chunk that was sent twice shifts the content, and its end is lost behind the promised length.
+def test_bytes_behind_the_end_of_a_file_mean_that_it_may_not_be_the_file():
+    with serving(Reply(200, b"abcdbcdef", promised=6)) as server, pytest.raises(ProtocolError, match="more came"):
+        Client(server.url).download_file(server.url, "/a", known_file=True).read()

@@ -199,3 +199,32 @@ def test_names_that_differ_in_case_are_two_files_where_the_file_system_says_so(t
     target = extract(archive(member("a"), member("A")), tmp_path)
 
     assert {path.name for path in target.iterdir()} == {"a", "A"}
+
+
+def two_files():
+    """A complete archive of two files of a kilobyte each."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in ("a", "b"):
+            member = tarfile.TarInfo(name)
+            member.size = 1024
+            tar.addfile(member, io.BytesIO(b"x" * 1024))
+    return archive.getvalue()
+
+
+# Python's tarfile takes a header that it cannot read, and the end of the file, for the end of the archive.
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda content: content[: 512 + 1024], id="cut between two files"),
+        pytest.param(lambda content: content[: 512 + 1024 + 100], id="cut in a header"),
+        pytest.param(lambda content: content[: 2 * (512 + 1024)], id="without its end"),
+        pytest.param(lambda content: content[:1536] + b"\1" + content[1537:], id="a header that is spoilt"),
+        pytest.param(lambda content: content[:1024] + content[512:-512], id="a block sent twice"),
+    ],
+)
+def test_an_archive_that_is_not_whole_is_not_taken_for_a_smaller_one(spoil, tmp_path):
+    with pytest.raises(ProtocolError, match="no complete tar"):
+        extract_tree(io.BytesIO(spoil(two_files())), tmp_path / "tree", max_bytes=10**6)
+
+    assert not (tmp_path / "tree").exists()

@@ -3,6 +3,7 @@
 import base64
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -49,8 +50,8 @@ def test_the_report_holds_the_exit_code_and_both_streams(tmp_path, shell, comman
     )
 
     exit_code, stdout, stderr = outer.stdout.splitlines()
-    assert (int(exit_code), base64.b64decode(stdout[1:])) == expected
-    assert bool(base64.b64decode(stderr[1:])) == ("err" in str(command) or "no-such" in str(command))
+    assert (int(exit_code), base64.b64decode(stdout.removeprefix("1+"))) == expected
+    assert bool(base64.b64decode(stderr.removeprefix("2+"))) == ("err" in str(command) or "no-such" in str(command))
     assert outer.stderr == ""
 
 
@@ -65,7 +66,7 @@ def test_a_stream_that_is_too_long_for_the_report_lies_in_its_file(tmp_path, she
         ),
     )
 
-    assert outer.stdout.splitlines() == ["0", "+-", "+" + base64.b64encode(b"short\n").decode()]
+    assert outer.stdout.splitlines() == ["0", "1+-", "2+" + base64.b64encode(b"short\n").decode()]
     assert (tmp_path / "f.1").read_bytes() == bytes(INLINE_BYTES + 1)
 
 
@@ -85,6 +86,36 @@ def test_a_file_keeps_the_beginning_and_the_end_and_stays_bounded(tmp_path, shel
     assert kept.startswith(b"the beginning\n")
     assert kept.endswith(b"the end\n")
     assert 100_000 < len(kept) < 4_000_000
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_report_whose_file_the_command_removed_is_found_by_the_files_name(tmp_path, shell):
+    # execd opens the file in /tmp that holds this script's output anew for each look.
+    output = tmp_path / "tmp" / "1.stdout"
+    output.parent.mkdir()
+    invocation = Invocation(command=f"rm -r {output.parent}; echo done; exit 3", max_bytes=100)
+    script = invocation.keeping_script("/dev/null", "f", directories=(tmp_path, tmp_path))
+
+    with output.open("w+b") as file:
+        subprocess.run([*arguments(shell), script], stdout=file, check=True)
+
+    exit_code, stdout, _ = output.read_text().splitlines()
+    assert exit_code == "3"
+    assert stdout.endswith("+" + base64.b64encode(b"done\n").decode())
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_report_into_a_file_that_has_no_name_stays_in_it(tmp_path, shell):
+    script = Invocation(command="echo done", max_bytes=100).keeping_script(
+        "/dev/null", "f", directories=(tmp_path, tmp_path)
+    )
+
+    with tempfile.TemporaryFile() as file:
+        subprocess.run([*arguments(shell), script], stdout=file, check=True)
+        file.seek(0)
+        said = file.read()
+
+    assert len(said.splitlines()) == 3
 
 
 @pytest.mark.parametrize("shell", SHELLS)

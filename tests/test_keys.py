@@ -7,6 +7,7 @@ import pytest
 
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.keys import masked
+from pytest_opensandbox.printable import MaskedText, redacted
 
 
 def test_a_key_is_text_that_its_repr_hides():
@@ -39,3 +40,15 @@ def test_a_key_is_not_pickled(carry):
 def test_a_key_that_comes_back_is_replaced():
     assert masked("s3cret").redact("key s3cret is wrong") == "key *** is wrong"
     assert masked(None).redact("text") == "text"
+
+
+def test_text_is_redacted_by_the_longest_secret_first_and_short_ones_stay():
+    assert redacted("abcdef-1 abcdef ab", ["abcdef", "abcdef-1", "ab"]) == "*** *** ab"
+
+
+@pytest.mark.parametrize(
+    "carry", [lambda text: pickle.loads(pickle.dumps(text)), copy.deepcopy], ids=["pickle", "copy"]
+)
+def test_masked_text_stays_masked_when_it_is_carried(carry):
+    assert carry(MaskedText("s3cret")) == "s3cret"
+    assert repr(carry(MaskedText("s3cret"))) == "'***'"

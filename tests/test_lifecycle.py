@@ -18,6 +18,7 @@ from pytest_opensandbox.lifecycle import (
     RunTags,
 )
 from pytest_opensandbox.opts import check_label
+from tests.servers import OneBoxServer, as_json, serving
 
 
 @pytest.fixture
@@ -153,6 +154,22 @@ def test_an_answer_of_a_gateway_is_looked_into(lifecycle, opensandbox_client, st
     launched = lifecycle.launch(plain)
 
     assert alive(lifecycle) == [launched.response.id]
+
+
+# Kubernetes takes back what it could not start in time, and lists it for as long as its pod needs to end.
+@pytest.mark.parametrize("state", ["Stopping", "Failed"])
+def test_what_a_server_is_taking_back_is_not_adopted(state):
+    listing = {"items": [{"id": "s1", "status": {"state": state}}], "pagination": {"hasNextPage": False}}
+    refusal = as_json({"code": "KUBERNETES::POD_READY_TIMEOUT", "message": "Timeout waiting"}, 504)
+    server = OneBoxServer(create=[refusal], list=[as_json(listing)])
+    with serving(server=server), Client(server.url) as client:
+        run = Lifecycle(client, tags=RunTags("run"))
+        with pytest.raises(ApiError, match=r"Timeout waiting .*use a pool") as caught:
+            run.launch(SandboxOpts(image="a"))
+        run.close()
+
+    assert caught.value.status == 504
+    assert server.calls == ["create", "list", "delete"]
 
 
 def test_an_interrupted_create_leaves_nothing(lifecycle, opensandbox_client, plain):

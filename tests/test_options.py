@@ -9,8 +9,10 @@ from pytest_opensandbox.parsing import (
     parse_image,
     parse_lease,
     parse_pool,
+    parse_put,
     parse_resources,
     parse_seconds,
+    parse_setup,
     parse_switch,
 )
 
@@ -92,6 +94,41 @@ def test_a_pool_is_a_name_or_none():
     assert [parse_pool(text) for text in ("", "fast")] == ["", "fast"]
     with pytest.raises(ValueError, match="name of a pool"):
         parse_pool("two words")
+
+
+@pytest.mark.parametrize(
+    ("text", "commands"),
+    [
+        pytest.param("", (), id="none"),
+        pytest.param("pip install -r a.txt", ("pip install -r a.txt",), id="one"),
+        pytest.param("\n  make\n\n  make install  \n", ("make", "make install"), id="as an ini file has them"),
+    ],
+)
+def test_a_setup_is_one_command_a_line(text, commands):
+    assert parse_setup(text) == commands
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        pytest.param("", {}, id="none"),
+        pytest.param("a.txt=/in/a.txt, dir = /in/dir", {"a.txt": "/in/a.txt", "dir": "/in/dir"}, id="commas"),
+        pytest.param("\n a=/b=c\n d e=/f", {"a": "/b=c", "d e": "/f"}, id="as an ini file has them"),
+    ],
+)
+def test_files_are_pairs_of_paths(text, targets):
+    assert parse_put(text) == targets
+
+
+@pytest.mark.parametrize("text", ["a", "a=", "=/a", "a=b", "a=/b,a=/c", "a\0=/b"])
+def test_files_that_are_no_pairs_are_refused(text):
+    with pytest.raises(ValueError, match="be path=/path pairs"):
+        parse_put(text)
+
+
+def test_a_setup_holds_no_nul():
+    with pytest.raises(ValueError, match="without NUL"):
+        parse_setup("a\0b")
 
 
 @pytest.mark.parametrize("text", ["", "two words", "tab\there"])

@@ -131,6 +131,11 @@ def test_a_pool_needs_no_image():
     assert SandboxOpts(extensions={"poolRef": "p"}).to_wire()["extensions"] == {"poolRef": "p"}
 
 
+def test_a_guard_at_the_gateway_is_asked_for_by_name():
+    assert SandboxOpts(image="a", secure_access=True).to_wire()["secureAccess"] is True
+    assert "secureAccess" not in SandboxOpts(image="a").to_wire()
+
+
 def test_a_network_policy_always_sends_both_fields():
     assert NetworkPolicy().to_wire() == {"defaultAction": "deny", "egress": []}
 

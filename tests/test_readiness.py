@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pytest_opensandbox import readiness
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.errors import (
     ApiError,
@@ -103,6 +104,33 @@ def test_an_agent_that_does_not_answer_yet_is_waited_for_and_the_endpoint_is_ask
     assert calls(server).count("/endpoints/44772") == 1
 
 
+# Kubernetes puts a pod that it has to start anew somewhere else, and says so to whoever asks.
+def test_an_address_at_which_nobody_answers_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(readiness, "ADDRESS_SECONDS", 0.0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        old = as_json({"endpoint": f"127.0.0.1:{closed.getsockname()[1]}"})
+    with far(RUNNING, old, RUNNING, "endpoint", PONG) as server:
+        _, endpoint = wait(server)
+
+    assert endpoint.url == f"{server.url}/agent"
+
+
+def test_an_address_from_before_a_restart_is_not_used():
+    with far(RUNNING, "endpoint", Reply(502), state("Pending"), RUNNING, "endpoint", PONG) as server:
+        wait(server)
+
+    assert calls(server).count("/endpoints/44772") == 2
+
+
+def test_a_sandbox_that_stays_pending_is_told_with_the_servers_reason():
+    pending = state("Pending", reason="POD_SCHEDULED", message="waiting for an address")
+    with serving(*[pending] * 50) as server, pytest.raises(ReadyTimeoutError) as caught:
+        wait(server, timeout=0.2)
+
+    assert "(last state Pending; POD_SCHEDULED: waiting for an address)" in str(caught.value)
+
+
 # The server says Running of a sandbox whose entrypoint ends at once (wire: "create: entrypoint exits 1").
 def test_a_sandbox_that_dies_while_its_agent_is_awaited_is_noticed_at_the_next_look():
     died = state("Failed", reason="CONTAINER_EXITED_ERROR", message="exited with code 1")
@@ -119,7 +147,7 @@ def test_a_sandbox_that_dies_while_its_agent_is_awaited_is_noticed_at_the_next_l
     assert calls(server)[-1] == "/diagnostics/logs"
 
 
-@pytest.mark.parametrize("name", ["Failed", "Terminated"])
+@pytest.mark.parametrize("name", ["Failed", "Terminated", "Stopping"])
 def test_a_final_state_ends_the_wait_even_without_logs(name):
     with far(state(name), Reply(500)) as server, pytest.raises(SandboxFailedError, match=name) as caught:
         wait(server)

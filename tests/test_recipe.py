@@ -1,9 +1,12 @@
 """What a test may ask for: the marker's arguments, the nearest of several markers, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.opts import EgressRule, NetworkPolicy
 from pytest_opensandbox.recipe import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
 
@@ -42,6 +45,44 @@ def test_a_snapshot_takes_the_place_of_the_image():
     opts = Recipe(snapshot="snap-1").opts(SETTINGS)
 
     assert (opts.image, opts.snapshot_id) == (None, "snap-1")
+
+
+def test_a_snapshot_may_be_given_as_itself():
+    snapshot = Snapshot("snap-1", "s1", "Ready")
+
+    assert Recipe(snapshot=snapshot).opts(SETTINGS).snapshot_id == "snap-1"
+
+
+PREPARED = read_settings(flags={"setup": "make", "put": "words=/in/words", "setup_timeout": "9"}, environ={}, inis={})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "commands", "targets"),
+    [
+        pytest.param(Recipe(), ("make",), ["/in/words"], id="the options"),
+        pytest.param(Recipe(setup="other"), ("other",), ["/in/words"], id="another setup"),
+        pytest.param(Recipe(setup=""), (), ["/in/words"], id="no setup"),
+        pytest.param(Recipe(put={}), ("make",), [], id="no files"),
+        pytest.param(Recipe(put={"a": "/a", "b": "/b"}), ("make",), ["/a", "/b"], id="other files"),
+        pytest.param(Recipe(snapshot="p1"), (), [], id="a snapshot, which the options do not mean"),
+        pytest.param(Recipe(snapshot="p1", setup=["a", "b"]), ("a", "b"), [], id="a setup on a snapshot"),
+        pytest.param(Recipe(pool="fast"), ("make",), ["/in/words"], id="a pool"),
+    ],
+)
+def test_a_preparation_is_the_recipes_or_else_the_options(recipe, commands, targets):
+    preparation = recipe.preparation(PREPARED, root=Path("/root"))
+
+    assert preparation.commands == commands
+    assert [target for _, target in preparation.files] == targets
+    assert preparation.timeout == 9
+
+
+def test_files_lie_below_the_rootdir_unless_their_paths_are_absolute():
+    recipe = Recipe(put={"sub/a": "/a", "/b": "/b"})
+
+    files = recipe.preparation(PREPARED, root=Path("/root")).files
+
+    assert files == ((Path("/root/sub/a"), "/a"), (Path("/b"), "/b"))
 
 
 def test_a_snapshot_and_an_image_contradict_each_other():
@@ -115,6 +156,8 @@ def test_network_is_a_word_hosts_or_a_policy(network, policy):
         pytest.param({"pool": "two words"}, "pool must be the name of a pool", id="pool of two words"),
         pytest.param({"image": 3}, "image must be a reference", id="image as a number"),
         pytest.param({"image": ""}, "image must be a reference", id="empty image"),
+        pytest.param({"setup": 0}, "setup must be a command", id="setup as a number"),
+        pytest.param({"put": "a=/a"}, "put must be a mapping", id="put as text"),
         pytest.param({"env": ["A=1"]}, "env must be a mapping", id="env as a list"),
         pytest.param({"env": {"A": 1}}, "must be text", id="env with a number"),
         pytest.param({"resources": "cpu=1"}, "resource_limits must be a mapping", id="resources as text"),
@@ -136,12 +179,14 @@ def test_a_nearer_none_takes_back_what_a_farther_marker_asks_for():
 
 
 def test_a_positional_argument_is_refused_with_the_names_that_there_are():
-    with pytest.raises(ConfigError, match=r"must be given by name \(image, env, resources, timeout, network, pool\)"):
+    names = "image, env, resources, timeout, network, pool, setup, put"
+    with pytest.raises(ConfigError, match=rf"must be given by name \({names}\)"):
         read_markers([marker("python:3.12")])
 
 
 def test_an_unknown_argument_is_refused_even_where_it_would_not_win():
-    with pytest.raises(ConfigError, match="must be one of image, env, resources, timeout, network, pool; got 'imgae'"):
+    names = "image, env, resources, timeout, network, pool, setup, put"
+    with pytest.raises(ConfigError, match=f"must be one of {names}; got 'imgae'"):
         read_markers([marker(image="a"), marker(imgae="b")])
 
 

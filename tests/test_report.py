@@ -13,7 +13,7 @@ from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.history import CommandRecord
 from pytest_opensandbox.printable import escape
 from pytest_opensandbox.report import header, story, summary
-from pytest_opensandbox.tally import Tally
+from pytest_opensandbox.tally import SetupTally, Tally
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Box:
 
     id: str = "box-1"
     image: str = "host"
-    closed: bool = False
+    state: str = "running"
+    prepared_by: str = ""
     history: deque = field(default_factory=deque)
 
 
@@ -144,6 +145,15 @@ def test_escaped_text_is_legal_xml_whatever_it_was(text):
     assert (parsed.text or "") == escape(text)
 
 
+def test_the_summary_says_whose_sandboxes_it_may_not_have_counted():
+    """After Ctrl-C xdist hears nobody; the sweep has deleted what there was, but numbers must not seem complete."""
+    lines = summary(Tally(created=1, deleted=1), run_id="r1", lease_seconds=60, unheard=["gw0", "gw1"])
+
+    assert lines == [
+        ("opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw1 stopped before telling all", {}),
+    ]
+
+
 def test_a_run_without_sandboxes_has_no_summary():
     assert summary(Tally(), run_id="r1", lease_seconds=120) == []
 
@@ -174,3 +184,47 @@ def test_a_summary_names_the_workers_that_died_and_why_a_sweep_stopped():
         "opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw2 crashed",
         "the sweep stopped early: 401",
     ]
+
+
+def test_a_story_says_which_setup_a_sandbox_was_restored_after():
+    text = story(Box(prepared_by="make\x1b[2J"), since=0.0)
+
+    assert text.startswith("id=box-1, image=host, restored after `make\\x1b[2J`, running; 0 commands")
+
+
+@pytest.mark.parametrize(
+    ("setups", "lines"),
+    [
+        pytest.param(
+            SetupTally(built=1, seconds=2.34, restored=40),
+            [("setup: 1 prepared and kept in 2.3 s, 40 sandboxes restored", {})],
+            id="snapshots",
+        ),
+        pytest.param(
+            SetupTally(repeated=1, repeated_seconds=0.5, reasons=("it has none", "pools")),
+            [
+                (
+                    "setup: run anew in 1 sandbox, 0.5 s in all, for want of snapshots: it has none; pools",
+                    {"yellow": True},
+                )
+            ],
+            id="no snapshots",
+        ),
+        pytest.param(
+            SetupTally(left=("p1 (a)", "p2 (b)")),
+            [("snapshots stay on the server until somebody deletes them: p1 (a), p2 (b)", {"red": True})],
+            id="snapshots left",
+        ),
+        pytest.param(SetupTally(has_snapshots=True), [], id="only by hand"),
+    ],
+)
+def test_a_summary_tells_of_setups_where_there_were_any(setups, lines):
+    _, *told = summary(Tally(created=1, deleted=1, setups=setups), run_id="r1", lease_seconds=60)
+
+    assert told == lines
+
+
+def test_the_header_shows_the_beginning_of_a_long_setup():
+    line = header_for(inis={"setup": "echo one\necho " + "x" * 100})
+
+    assert f"setup=echo one; echo {'x' * 44}… (ini)" in line

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_opensandbox import CommandError, ConfigError, NotFoundError, SandboxClosedError
+from pytest_opensandbox import CommandError, ConfigError, ConflictError, NotFoundError, PauseError, SandboxClosedError
 
 
 def test_a_handle_says_what_it_is(sandbox, opensandbox_settings):
@@ -105,3 +105,32 @@ def test_a_bad_argument_is_named(box, arguments, field):
 def test_the_environment_of_a_sandbox_is_that_of_its_creation(sandbox_factory):
     with sandbox_factory(env={"GREETING": "hello"}) as box:
         assert box.run("echo $GREETING").stdout == "hello\n"
+
+
+def test_a_paused_sandbox_goes_on_where_it_was_once_it_is_resumed(sandbox_factory):
+    with sandbox_factory() as box:
+        box.run("echo kept > /workspace/file")
+        box.pause()
+        paused = repr(box)
+        with pytest.raises(PauseError, match=r"resume\(\) it first"):
+            box.run("true")
+
+        box.resume()
+
+        assert paused.endswith("paused>")
+        assert box.run("cat /workspace/file").stdout == "kept\n"
+
+
+def test_a_paused_sandbox_can_be_closed(sandbox_factory, opensandbox_client):
+    box = sandbox_factory()
+    box.pause()
+
+    box.close()
+
+    with pytest.raises(NotFoundError):
+        opensandbox_client.get_sandbox(box.id)
+
+
+def test_what_is_not_paused_is_not_resumed(box):
+    with pytest.raises(ConflictError):
+        box.resume()

@@ -2,14 +2,16 @@
 
 import socket
 from dataclasses import replace
+from threading import Timer
 
 import pytest
 
-from pytest_opensandbox.errors import ServerStartError, TransportError
+from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, TransportError
 from pytest_opensandbox.factory import SandboxFactory
 from pytest_opensandbox.recipe import Recipe
 from pytest_opensandbox.session import Run
 from pytest_opensandbox.tally import Tally
+from tests.forks import FORKS, in_a_fork
 
 
 @pytest.fixture
@@ -72,6 +74,46 @@ def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
 
     assert left == (box.id,)
     assert (report.deleted, report.left, report.error) == ((box.id,), (), "")
+
+
+def test_a_hook_that_fails_when_a_sandbox_is_closed_is_told(run):
+    """Its author could not know otherwise, even where the error is one of ours."""
+    box = run.make(Recipe())
+    box.call_on_close(lambda closed: closed.run("true"))
+
+    with pytest.raises(SandboxClosedError):
+        run.close_box(box)
+
+    assert run.tally == Tally(created=1, deleted=1)
+
+
+@FORKS
+def test_a_fork_ends_what_it_has_made_and_nothing_of_its_parents(run):
+    """A child of a test may come to pytest's end before its parent does, which still needs sandboxes and server."""
+    box = run.make(Recipe())
+
+    went_well = in_a_fork(lambda: (run.make(Recipe()), run.close_box(box), run.finish()))
+
+    alive = [found.id for found in run.client().list_sandboxes()]
+    assert went_well
+    assert alive == [box.id]
+    assert box.run("true").ok
+
+
+def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch):
+    """Also where it was the first of the run, which then has no sandbox at all to sweep."""
+    client, asked = run.client(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "create_sandbox", lambda opts: asked.append(opts) or raise_error())
+        with pytest.raises(ServerStartError):
+            run.make(Recipe())
+    late = Timer(0.3, client.create_sandbox, asked)
+    late.start()
+
+    run.finish()
+
+    late.join()
+    assert (run.tally.created, len(run.tally.swept), run.tally.left) == (1, 1, ())
 
 
 def test_a_test_has_used_what_it_made_or_ran_a_command_in(run, request):

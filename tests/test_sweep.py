@@ -1,11 +1,12 @@
 """The sweep finds all of a run and none of another; trouble is part of its report."""
 
 import threading
+import uuid
 
 import pytest
 
 from pytest_opensandbox import Client, SandboxOpts
-from pytest_opensandbox.lifecycle import RunTags
+from pytest_opensandbox.lifecycle import TAG_CREATE, RunTags
 from pytest_opensandbox.sweep import SweepReport, sweep
 
 from .servers import Reply, as_json, serving
@@ -19,6 +20,12 @@ def listing(*ids):
 
 
 @pytest.fixture
+def run_id():
+    """A run of the test's own, on an engine that others may use as well."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
 def create(opensandbox_client, opensandbox_settings):
     """Make a sandbox of a run, or of a worker of it, and return its id."""
 
@@ -29,11 +36,11 @@ def create(opensandbox_client, opensandbox_settings):
     return create
 
 
-def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_client, create):
-    own = [create("run-a", worker) for worker in ("main", "gw0")]
-    other = create("run-b")
+def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_client, create, run_id):
+    own = [create(run_id, worker) for worker in ("main", "gw0")]
+    other = create(f"{run_id}-2")
 
-    report = sweep(opensandbox_client, run_id="run-a")
+    report = sweep(opensandbox_client, run_id=run_id)
 
     left = {box.id for box in opensandbox_client.list_sandboxes()}
     opensandbox_client.delete_sandbox(other)
@@ -43,14 +50,34 @@ def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_cli
     assert not left & set(own)
 
 
-def test_a_sweep_for_one_worker_leaves_its_neighbours_alone(opensandbox_client, create):
-    gone = create("run-c", "gw0")
-    stays = create("run-c", "gw1")
+def test_a_create_that_is_under_way_is_waited_for(opensandbox_client, opensandbox_settings):
+    metadata = RunTags("run-late").metadata()
+    opts = SandboxOpts(image=opensandbox_settings.image, metadata=metadata)
+    create = threading.Timer(0.3, opensandbox_client.create_sandbox, [opts])
+    create.start()
 
-    report = sweep(opensandbox_client, run_id="run-c", worker_id="gw0")
+    report = sweep(opensandbox_client, run_id="run-late", unanswered=[metadata[TAG_CREATE]])
+
+    create.join()
+    assert (len(report.deleted), report.left, report.error) == (1, (), "")
+
+
+def test_a_create_that_makes_nothing_is_not_waited_for_for_ever(opensandbox_client, monkeypatch):
+    monkeypatch.setattr("pytest_opensandbox.sweep._LATE_SECONDS", 0.1)
+
+    report = sweep(opensandbox_client, run_id="run-never", unanswered=["never"])
+
+    assert report == SweepReport()
+
+
+def test_a_sweep_for_one_worker_leaves_its_neighbours_alone(opensandbox_client, create, run_id):
+    gone = create(run_id, "gw0")
+    stays = create(run_id, "gw1")
+
+    report = sweep(opensandbox_client, run_id=run_id, worker_id="gw0")
 
     assert report == SweepReport(deleted=(gone,))
-    assert sweep(opensandbox_client, run_id="run-c").deleted == (stays,)
+    assert sweep(opensandbox_client, run_id=run_id).deleted == (stays,)
 
 
 def test_a_sweep_without_a_run_id_is_refused_because_it_would_reach_other_runs(opensandbox_client):
@@ -140,3 +167,12 @@ class _Meeting:
 
     def wait(self, timeout):
         return self._barrier.wait()
+
+
+def test_what_is_being_deleted_already_is_neither_deleted_again_nor_counted():
+    ending = as_json({"items": [{"id": "a", "status": {"state": "Stopping"}}], "pagination": {"hasNextPage": False}})
+    with serving(ending, ending, EMPTY, EMPTY) as server, Client(server.url) as client:
+        report = sweep(client, run_id="run")
+
+    assert report == SweepReport()
+    assert {seen.method for seen in server.seen} == {"GET"}

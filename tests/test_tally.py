@@ -2,7 +2,11 @@
 
 import json
 
-from pytest_opensandbox.tally import Tally, total
+from pytest_opensandbox.tally import SetupTally, Tally, total
+
+SETUPS = SetupTally(
+    built=1, seconds=2.5, restored=3, repeated=4, repeated_seconds=0.5, reasons=("a",), has_snapshots=True, left=("p",)
+)
 
 
 def test_nothing_counted_is_nothing_used():
@@ -12,7 +16,7 @@ def test_nothing_counted_is_nothing_used():
 
 
 def test_a_tally_travels_as_json():
-    tally = Tally(created=3, deleted=1, swept=("a",), left=("b",))
+    tally = Tally(created=3, deleted=1, swept=("a",), left=("b",), setups=SETUPS)
 
     assert Tally.from_wire(json.loads(json.dumps(tally.to_wire()))) == tally
 
@@ -54,3 +58,24 @@ def test_every_sandbox_is_in_exactly_one_column():
     after = Tally(created=4, deleted=1, left=("a", "b", "c")).after_sweep(deleted=["a"], left=["b"], complete=True)
 
     assert after.created == after.deleted + len(after.swept) + len(after.left)
+
+
+def test_setups_add_up_and_say_each_thing_once():
+    other = SetupTally(built=1, seconds=1.5, reasons=("a", "b"), left=("q",))
+
+    assert total([Tally(setups=SETUPS), Tally(), Tally(setups=other)]).setups == SetupTally(
+        built=2,
+        seconds=4.0,
+        restored=3,
+        repeated=4,
+        repeated_seconds=0.5,
+        reasons=("a", "b"),
+        has_snapshots=True,
+        left=("p", "q"),
+    )
+
+
+def test_a_sweep_of_sandboxes_changes_nothing_about_setups():
+    tally = Tally(created=1, left=("a",), setups=SETUPS)
+
+    assert tally.after_sweep(deleted=["a"], left=[], complete=True).setups == SETUPS

@@ -18,9 +18,11 @@ from pytest_opensandbox import transport as transport_room
 from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError, TransportError
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.transport import KEY_HEADER, Transport
+from tests.forks import FORKS, in_a_fork
 from tests.servers import Reply, Server, as_json, serving
 
 KEY = "k3y-that-nobody-may-see"
+TOKEN = "t0ken-that-nobody-may-see"
 NO_CONTENT = Reply(204)
 
 
@@ -174,6 +176,24 @@ def test_a_second_request_uses_the_same_connection():
                 continue
 
     assert len({seen.connection for seen in server.seen}) == 1
+
+
+@FORKS
+def test_a_fork_has_connections_of_its_own():
+    """On those of its parent each of them would read answers that are the other's."""
+    with serving(NO_CONTENT, NO_CONTENT, NO_CONTENT) as server:
+        transport = Transport(server.url)
+
+        def ask():
+            transport.request("GET", "/x").read()
+
+        ask()
+        went_well = in_a_fork(ask)
+        ask()
+
+    first, of_fork, second = (seen.connection for seen in server.seen)
+    assert went_well
+    assert first == second != of_fork
 
 
 def test_a_kept_connection_that_died_is_replaced_for_a_get():
@@ -366,10 +386,53 @@ def test_a_server_that_echoes_the_key_does_not_get_it_into_an_error(shape):
     assert KEY not in str(caught.value) + repr(vars(caught.value))
 
 
+@pytest.mark.parametrize("shape", ['{"code":"%s","message":"%s is wrong"}', "%s %s"], ids=["json", "text"])
+def test_a_gateway_that_echoes_a_token_does_not_get_it_into_an_error(shape):
+    reply = Reply(401, (shape % (TOKEN, TOKEN)).encode(), {"X-Request-ID": TOKEN})
+    with serving(reply) as server:
+        endpoint = Endpoint(f"{server.url}/x/{TOKEN}", {"X-Token": TOKEN}, signature=TOKEN)
+        with pytest.raises(ApiError) as caught:
+            Transport(server.url).ask(endpoint, "GET", "/x")
+
+    assert TOKEN not in str(caught.value) + repr(vars(caught.value))
+    assert f"{server.url}/x/***/x" in str(caught.value)
+
+
+def test_an_address_that_is_a_secret_is_in_no_error():
+    endpoint = Endpoint(f"http://127.0.0.1:{unused_port()}/{TOKEN}", signature=TOKEN)
+
+    with pytest.raises(TransportError) as caught:
+        Transport("http://127.0.0.1").ask(endpoint, "GET", "/x")
+
+    assert TOKEN not in str(caught.value) + repr(vars(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "unsent"),
+    [
+        pytest.param("http://127.0.0.1:{unused}", True, id="refused"),
+        pytest.param("http://no-such-host.invalid", True, id="no such host"),
+        pytest.param("http://127.0.0.1:{dropping}", False, id="closed without an answer"),
+        pytest.param("http://127.0.0.1:{silent}", False, id="no answer"),
+    ],
+)
+def test_an_error_says_whether_anything_can_have_been_sent(url, unsent):
+    held = threading.Event()
+    with serving(Reply(drop="before")) as dropping, serving(Reply(200, [held], framing="close")) as silent:
+        url = url.format(unused=unused_port(), dropping=dropping.port, silent=silent.port)
+        with pytest.raises(TransportError) as caught:
+            Transport("http://127.0.0.1", trust_env=False).request("POST", url, timeout=(5, 0.2)).read()
+        held.set()
+
+    assert caught.value.unsent is unsent
+
+
 TEST_THAT_FAILS = """
 from pytest_opensandbox.transport import Transport
 from pytest_opensandbox.client import Client
+from pytest_opensandbox.models import Endpoint
 import os
+import pytest
 
 def test_refused():
     Client("http://127.0.0.1:1", os.environ["KEY"]).list_sandboxes()
@@ -382,22 +445,48 @@ def test_wrong():
 
 def test_broken():
     Client(os.environ["URL"], os.environ["KEY"]).get_sandbox("x")
+
+def test_gateway(gateway):
+    Client(os.environ["URL"]).run_command(gateway, "true")
+
+@pytest.fixture
+def gateway():
+    token = os.environ["TOKEN"]
+    return Endpoint(f"http://127.0.0.1:1/{token}", {"X-Token": token}, signature=token)
 """
 
 
 # The HTTP libraries keep the request, key and all, in their frames' variables, and -l prints the variables of frames.
-def test_pytest_with_showlocals_does_not_print_the_key(tmp_path):
+def test_pytest_with_showlocals_prints_neither_the_key_nor_a_token(tmp_path):
     (tmp_path / "test_it.py").write_text(TEST_THAT_FAILS)
     root = Path(__file__).parent.parent
     with serving(Reply(401, b"{}"), *[Reply(drop="before")] * 8) as server:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-l", "-vv", "--tb=long", "-p", "no:cacheprovider", str(tmp_path)],
-            env={"PYTHONPATH": str(root), "KEY": KEY, "URL": server.url, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-l",
+                "-vv",
+                "--tb=long",
+                "--fulltrace",
+                "-p",
+                "no:cacheprovider",
+                str(tmp_path),
+            ],
+            env={
+                "PYTHONPATH": str(root),
+                "KEY": KEY,
+                "TOKEN": TOKEN,
+                "URL": server.url,
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
         )
 
-    assert "4 failed" in done.stdout
+    assert "5 failed" in done.stdout
     assert KEY not in done.stdout + done.stderr
+    assert TOKEN not in done.stdout + done.stderr

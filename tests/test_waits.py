@@ -154,6 +154,15 @@ def test_the_last_error_comes_out_when_retries_do_not_help():
     assert [round(nap * 2) / 2 for nap in naps.seconds][-1] in (1.0, 1.5)
 
 
+def test_one_retry_around_another_does_not_multiply():
+    call = Script(no_answer())
+
+    with pytest.raises(TransportError):
+        retry_idempotent(lambda: retry_idempotent(call, sleep=Naps()), sleep=Naps())
+
+    assert call.calls == RETRY_ATTEMPTS
+
+
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
     [

@@ -20,11 +20,16 @@ class SharedServer(Run):
         settings = read_settings(flags={"url": url}, environ={}, inis={})
         super().__init__(CONTROLLER, settings, run_id="run-1", worker_id="main")
         self.asked = []
+        self.looked_for_snapshots = False
         self._reports = list(reports)
 
     def sweep(self, *, worker_id=None):
         self.asked.append(worker_id)
         return self._reports.pop(0)
+
+    def sweep_snapshots(self, tally, *, also_unheard=False):
+        self.looked_for_snapshots = tally.setups.has_snapshots or also_unheard
+        return tally
 
 
 def test_a_process_that_nobody_controls_mints_its_run_id():
@@ -85,6 +90,18 @@ def test_nothing_is_asked_of_a_server_that_no_worker_used():
     workers.finish()
 
     assert run.asked == []
+
+
+def test_a_worker_that_never_said_goodbye_is_swept_and_named():
+    workers = Workers(SharedServer(SweepReport(deleted=("a",))))
+    workers.hand_down("gw0", {})
+    workers.hand_down("gw1", {})
+    workers.down("gw1", died=False)
+
+    workers.finish()
+
+    assert workers.tally.swept == ("a",)
+    assert workers.unheard == ["gw0"]
 
 
 def test_the_whole_run_is_swept_once_where_a_worker_used_a_sandbox():

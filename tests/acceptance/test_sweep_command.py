@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from pytest_opensandbox import SandboxOpts
+from pytest_opensandbox.keeping import run_prefix
 from pytest_opensandbox.lifecycle import TAG_PROJECT, TAG_RUN
 
 
@@ -55,6 +56,27 @@ def test_the_sandboxes_of_one_run_go_and_those_of_its_neighbours_stay(server, sw
     assert result.ret == 0
     result.stdout.fnmatch_lines(["opensandbox: run killed: 1 deleted, 0 left", f"  deleted {left}"])
     assert alive(left, *neighbours) == neighbours
+
+
+def test_the_snapshots_of_a_run_go_with_it(server, sweep, create):
+    """They have no lease that would end them."""
+    source = create({TAG_RUN: "killed"})
+    with server.client() as client:
+        kept = [client.create_snapshot(source, f"{run_prefix(run)}x").id for run in ("killed", "living")]
+        for snapshot_id in kept:
+            client.wait_snapshot_ready(snapshot_id)
+        dry = sweep("--run", "killed", "--dry-run")
+
+        result = sweep("--run", "killed")
+
+        left = [snapshot.id for snapshot in client.list_snapshots() if snapshot.id in kept]
+        client.delete_snapshot(kept[1])
+    assert result.ret == 0
+    assert left == [kept[1]]
+    dry.stdout.fnmatch_lines([f"  snapshot {kept[0]} (pytest-opensandbox.killed.x)"])
+    result.stdout.fnmatch_lines(
+        ["opensandbox: run killed: 2 deleted, 0 left", f"  deleted {source}", f"  deleted {kept[0]}"]
+    )
 
 
 def test_a_dry_run_shows_and_deletes_nothing(server, sweep, create, alive):

@@ -15,6 +15,7 @@ LEVELS = {
             (
                 "deadlines",
                 "printable",
+                "shelf",
                 "wire",
             ),
             (
@@ -24,6 +25,7 @@ LEVELS = {
                 "signals",
                 "streams",
                 "tally",
+                "trouble",
             ),
             (
                 "addresses",
@@ -32,6 +34,7 @@ LEVELS = {
                 "docker_server",
                 "events",
                 "hookspecs",
+                "http_session",
                 "keys",
                 "managed",
                 "members",
@@ -40,6 +43,7 @@ LEVELS = {
                 "opts",
                 "refusals",
                 "results",
+                "setup_errors",
                 "waits",
             ),
             (
@@ -48,9 +52,13 @@ LEVELS = {
                 "config",
                 "docker_engine",
                 "downloads",
+                "endpoints",
                 "history",
                 "ownership",
+                "pauses",
+                "preparation",
                 "readiness",
+                "selections",
                 "transport",
                 "uploads",
             ),
@@ -67,17 +75,23 @@ LEVELS = {
                 "snapshots",
             ),
             ("client",),
+            ("lease", "lost_creates"),
             (
                 "capture",
+                "endings",
                 "lifecycle",
                 "transfer",
+                "whereabouts",
             ),
             (
                 "agent",
                 "connection",
+                "handle",
+                "keeping",
                 "sweep",
             ),
             ("leftovers", "sandbox"),
+            ("prepared", "running"),
             ("session",),
             ("factory",),
             (
@@ -91,11 +105,23 @@ LEVELS = {
     )
     for room in rooms
 }
-KNOWS_PYTEST = {"__main__", "terminal", "options", "config", "hookspecs", "session", "workers", "report", "fixtures", "plugin"}
+KNOWS_PYTEST = {
+    "__main__",
+    "terminal",
+    "options",
+    "config",
+    "hookspecs",
+    "running",
+    "session",
+    "workers",
+    "report",
+    "fixtures",
+    "plugin",
+}
 ONE_ROOM = {
     "docker": {"docker_engine", "docker_process"},
-    "requests": {"transport"},
-    "urllib3": {"transport", "wire"},
+    "requests": {"http_session", "transport", "trouble"},
+    "urllib3": {"trouble", "wire"},
     "tenacity": {"waits"},
     "subprocess": {"managed"},
 }

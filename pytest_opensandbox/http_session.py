@@ -1,0 +1,49 @@
+"""The kept connections of one process: what a server sets is not kept with them, and no fork uses them."""
+
+from __future__ import annotations
+
+import os
+from http.cookiejar import DefaultCookiePolicy
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from pytest_opensandbox.wire import POOLS
+
+_POOL_SIZE = 64
+
+
+class HTTPSession:
+    """Gives each process the requests session that is its own.
+
+    Args:
+        trust_env: whether proxies and certificates of the environment count.
+    """
+
+    def __init__(self, *, trust_env: bool) -> None:
+        self._trust_env = trust_env
+        self._process = os.getpid()
+        self._session = _session(trust_env=trust_env)
+
+    def of_process(self) -> requests.Session:
+        """Return it; safe to use from several threads."""
+        # On connections that a fork shares with its parent each would read the other's answers.
+        if self._process != os.getpid():
+            self._session, self._process = _session(trust_env=self._trust_env), os.getpid()
+        return self._session
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+
+def _session(*, trust_env: bool) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = trust_env
+    # A cookie knows no port, so what one sandbox sets on 127.0.0.1 would be sent to all others.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("http://", "https://"):
+        adapter = HTTPAdapter(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE)
+        adapter.poolmanager.pool_classes_by_scheme = POOLS
+        session.mount(scheme, adapter)
+    return session

@@ -1,0 +1,194 @@
+"""Snapshots that cannot be forgotten: each carries its run in its name, and goes when the run ends."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pytest_opensandbox.client import Client
+from pytest_opensandbox.deadlines import time_limit
+from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, TransportError
+from pytest_opensandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.models import Snapshot
+from pytest_opensandbox.opts import label_value
+from pytest_opensandbox.progress import Phases
+from pytest_opensandbox.setup_errors import SnapshotFailedError
+from pytest_opensandbox.snapshots import SNAPSHOT_SECONDS
+from pytest_opensandbox.waits import poll_until_ready, retry_create
+
+# Listings flap, as for sandboxes.
+_QUIET_LISTINGS = 2
+_AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
+_MISSING_STATUSES = frozenset({405, 501})
+_UNABLE = ("SNAPSHOT::UNSUPPORTED_RUNTIME", "RUNTIME_PREFLIGHT_FAILED", "SNAPSHOT::NOT_IMPLEMENTED")
+
+
+def run_prefix(run_id: str) -> str:
+    """Return how the names of all snapshots of a run begin, and of no other run's."""
+    return f"pytest-opensandbox.{run_id}."
+
+
+def keep(
+    lifecycle: Lifecycle, sandbox_id: str, name: str | None = None, *, timeout: float = SNAPSHOT_SECONDS
+) -> Snapshot:
+    """Take a snapshot that belongs to the run, and return it when it is ready.
+
+    Args:
+        lifecycle: whose server and run it is.
+        sandbox_id: the source, which must run.
+        name: what it is called behind the run's id; any text, None for a name of its own.
+        timeout: seconds until it must be ready.
+
+    Raises:
+        SnapshotFailedError: it failed, or was not ready in time.
+        ApiError: the server refuses; see ``lacks_snapshots``.
+        TransportError: the server does not answer.
+    """
+    # Before it is begun, so that the sweep looks for it even where the answer never comes.
+    lifecycle.ledger.has_snapshots = True
+    with lifecycle.progress.phases() as phases:
+        phases.enter(f"taking a snapshot of sandbox {sandbox_id}")
+        begun = _begin(lifecycle, phases, sandbox_id, _name(lifecycle.tags, name))
+        try:
+            return lifecycle.client.wait_snapshot_ready(begun.id, timeout=timeout, known=begun)
+        except SnapshotFailedError:
+            with suppress(OpenSandboxError):
+                lifecycle.client.delete_snapshot(begun.id)
+            raise
+
+
+def lacks_snapshots(error: ApiError) -> bool:
+    """Tell whether a refusal means that there are no snapshots here at all, on this server or for this sandbox."""
+    if error.status == 404:
+        # A server from before there were snapshots knows no such route; this one does not know the sandbox.
+        return not error.code.endswith("SANDBOX_NOT_FOUND")
+    return error.status in _MISSING_STATUSES or error.code.endswith(_UNABLE)
+
+
+@dataclass(frozen=True)
+class SnapshotSweep:
+    """What a sweep of snapshots found."""
+
+    deleted: tuple[str, ...] = ()
+    """Ids of those that it deleted."""
+    left: tuple[str, ...] = ()
+    """Ids and names of those that it could not delete."""
+    error: str = ""
+    """Why it stopped early, or ""."""
+
+
+def snapshots_of_run(client: Client, *, run_id: str) -> list[Snapshot]:
+    """Return the snapshots of one run, whoever took them; none where the server knows no snapshots.
+
+    Raises:
+        OpenSandboxError: the server cannot be asked.
+    """
+    try:
+        return [snapshot for snapshot in client.list_snapshots() if snapshot.name.startswith(run_prefix(run_id))]
+    except ApiError as exc:
+        if lacks_snapshots(exc):
+            return []
+        raise
+
+
+def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0) -> SnapshotSweep:
+    """Delete the snapshots of one run, whoever took them; its sandboxes must be gone.
+
+    One that is still being made, or that a dying sandbox still uses, is waited for.
+
+    Args:
+        client: asks the server.
+        run_id: the run whose snapshots go; never empty, so that no sweep reaches another run.
+        budget_seconds: when to give up, whatever the server does; seconds, > 0.
+
+    Returns:
+        What was deleted and what is left; trouble is part of it, never raised.
+
+    Raises:
+        ValueError: an empty run id.
+    """
+    if not run_id:
+        raise ValueError("run_id must not be empty: a sweep without one would reach other runs")
+    broom = _Broom(client, run_prefix(run_id))
+    try:
+        with time_limit(budget_seconds):
+            poll_until_ready(broom.pass_once, budget_seconds=budget_seconds, on_timeout=broom.give_up)
+    except OpenSandboxError as exc:
+        if isinstance(exc, ApiError) and lacks_snapshots(exc):
+            return SnapshotSweep()
+        return SnapshotSweep(tuple(broom.deleted), broom.left, str(exc))
+    return SnapshotSweep(tuple(broom.deleted))
+
+
+class _Broom:
+    """One sweep under way."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self.deleted: dict[str, None] = {}
+        self._stuck: dict[str, str] | None = None
+        self._reasons: dict[str, None] = {}
+        self._client = client
+        self._prefix = prefix
+        self._quiet = 0
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """What is there still, as far as anybody can know."""
+        if self._stuck is None:
+            return (f"any whose name begins with {self._prefix}",)
+        return tuple(f"{snapshot_id} ({name})" for snapshot_id, name in self._stuck.items())
+
+    def pass_once(self) -> bool | None:
+        """List, delete what is there; True once enough listings were quiet."""
+        names = {snapshot.id: snapshot.name for snapshot in self._client.list_snapshots()}
+        found = {key: name for key, name in names.items() if name.startswith(self._prefix) and key not in self.deleted}
+        self._stuck, self._reasons = dict(found), {}
+        for snapshot_id in found:
+            self._delete(snapshot_id)
+        self._quiet = 0 if found else self._quiet + 1
+        return self._quiet >= _QUIET_LISTINGS or None
+
+    def give_up(self, waited_seconds: float, attempts: int) -> OpenSandboxError:
+        """Say why something stays."""
+        reasons = "; ".join(self._reasons) or "new ones kept appearing"
+        why = f"after {waited_seconds:.1f} s and {attempts} listings: {reasons}"
+        return OpenSandboxError(f"{len(self.left)} snapshots could not be deleted ({why})")
+
+    def _delete(self, snapshot_id: str) -> None:
+        try:
+            self._client.delete_snapshot(snapshot_id)
+        except AuthError:
+            raise
+        except (ApiError, TransportError) as exc:
+            self._reasons[str(exc)] = None
+        else:
+            self.deleted[snapshot_id] = None
+            (self._stuck or {}).pop(snapshot_id, None)
+
+
+def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> Snapshot:
+    """Begin a snapshot; where the answer was lost, look for what was begun by its name, which is its own."""
+    client = lifecycle.client
+
+    def before_wait(refusal: ApiError) -> None:
+        phases.enter(f"the server takes no snapshot for now ({refusal.status} {refusal.code}), asking again")
+
+    try:
+        return retry_create(
+            lambda: client.create_snapshot(sandbox_id, name),
+            budget_seconds=lifecycle.ready_timeout,
+            before_wait=before_wait,
+        )
+    except (ApiError, TransportError) as exc:
+        if isinstance(exc, ApiError) and exc.status not in _AMBIGUOUS_STATUSES:
+            raise
+        with suppress(OpenSandboxError):
+            for found in client.list_snapshots(sandbox_id, name):
+                return found
+        raise
+
+
+def _name(tags: RunTags, name: str | None) -> str:
+    own = f"{tags.worker_id}-{secrets.token_hex(6)}"
+    return run_prefix(tags.run_id) + (own if name is None else f"{label_value(name)}-{secrets.token_hex(3)}")

@@ -1,0 +1,60 @@
+"""What the processes of one run make once for all of them: one makes it, the others wait and take what it left."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Shelf:
+    """A directory that holds, by key, a lock and what was made; it comes into being when it is first used.
+
+    The kernel lets go of the lock of a process that dies, and whoever waits next makes the thing instead.
+
+    Args:
+        path: where another process of the run keeps it; "" to keep a new one.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self._is_ours = not path
+        name = f"pytest-opensandbox-{secrets.token_hex(16)}"
+        self.path = path or str(Path(tempfile.gettempdir()) / name)
+        """The directory; its name cannot be guessed."""
+
+    def find(self, key: str) -> Mapping[str, Any] | None:
+        """Return what was made under a key, None where it has not been made."""
+        try:
+            found: Mapping[str, Any] = json.loads(Path(self.path, key).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found
+
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Let one thread of one process at a time into the block of a key."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        lock = os.open(Path(self.path, f"{key}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def store(self, key: str, made: Mapping[str, Any]) -> None:
+        """Leave what was made under a key, all of it or nothing; call it inside ``locked``."""
+        draft = Path(self.path, f"{key}.draft")
+        draft.write_text(json.dumps(made), encoding="utf-8")
+        draft.replace(Path(self.path, key))
+
+    def clear(self) -> None:
+        """Remove it, where it is this process's own."""
+        if self._is_ours:
+            shutil.rmtree(self.path, ignore_errors=True)
