@@ -1,0 +1,238 @@
+"""What differs on Kubernetes, played by a simulated cluster: pools, gateways, addresses that come late or change."""
+
+import threading
+
+import pytest
+
+from pytest_opensandbox import (
+    ApiError,
+    AuthError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    PauseError,
+    ReadyTimeoutError,
+    Sandbox,
+    SandboxOpts,
+)
+from pytest_opensandbox.transport import KEY_HEADER
+from tests.fleet.model import Delay, Pool
+from tests.fleet.server import INGRESS_HEADER, TOKEN_HEADER
+
+COLD = SandboxOpts(image="python:3.12-slim")
+NEVER = Delay(10_000, 10_000)
+
+
+@pytest.mark.parametrize("endpoints", ["header", "uri", "direct"])
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "through the server"])
+def test_a_command_reaches_its_own_sandbox_by_every_kind_of_address(start, lifecycle_of, pooled, endpoints, proxied):
+    fleet = start(endpoints=endpoints)
+    lifecycle = lifecycle_of(fleet, use_server_proxy=proxied)
+
+    with Sandbox.launch(lifecycle, pooled) as one, Sandbox.launch(lifecycle, pooled) as other:
+        said = [box.run("hostname").stdout for box in (one, other)]
+
+    assert said == [one.id, other.id]
+    assert fleet.alive == []
+
+
+@pytest.mark.parametrize("endpoints", ["header", "uri"])
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "through the server"])
+def test_the_token_of_a_guarded_sandbox_goes_with_every_call(start, lifecycle_of, endpoints, proxied):
+    lifecycle = lifecycle_of(start(endpoints=endpoints), use_server_proxy=proxied)
+    guarded = SandboxOpts(image="python:3.12-slim", secure_access=True)
+
+    with Sandbox.launch(lifecycle, guarded) as box:
+        assert box.run("hostname").stdout == box.id
+        endpoint = box.endpoint(44772)
+        token = endpoint.headers[TOKEN_HEADER]
+        lifecycle.client.ping(endpoint)
+        with pytest.raises(AuthError) as caught:
+            lifecycle.client.ping(endpoint.url if proxied or endpoints == "uri" else _without(endpoint, TOKEN_HEADER))
+
+    assert len(token) > 20
+    assert token not in repr(endpoint) + repr(endpoint.headers) + str(caught.value)
+
+
+@pytest.mark.parametrize("endpoints", ["header", "uri", "direct"])
+def test_a_signed_address_opens_a_port_and_shows_its_signature_nowhere(start, lifecycle_of, endpoints):
+    lifecycle = lifecycle_of(start(endpoints=endpoints))
+    guarded = SandboxOpts(image="python:3.12-slim", secure_access=True)
+
+    with Sandbox.launch(lifecycle, guarded) as box:
+        signed = box.endpoint(8000, signed_for=60)
+        answer = lifecycle.client._transport.ask(signed, "GET", "/any").json()
+        with pytest.raises(ApiError) as caught:
+            lifecycle.client._transport.ask(box.endpoint(44772, signed_for=60), "GET", "/nothing")
+
+    assert answer == {"port": "8000", "of": box.id}
+    assert TOKEN_HEADER not in signed.headers
+    assert len(signed.signature) == 9
+    assert signed.signature not in repr(signed) + repr(vars(signed))
+    assert "***" in str(caught.value) or endpoints == "header"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_signature_needs_time(start, lifecycle_of, seconds):
+    client = lifecycle_of(start()).client
+
+    with pytest.raises(ConfigError, match="signed_for"):
+        client.get_endpoint("any", 80, signed_for=seconds)
+
+
+def test_an_address_through_the_server_cannot_be_signed(start, lifecycle_of):
+    client = lifecycle_of(start(), use_server_proxy=True).client
+
+    with pytest.raises(ConfigError, match="signed_for must be left out"):
+        client.get_endpoint("any", 80, signed_for=60)
+
+
+def test_an_address_that_comes_late_is_waited_for(start, lifecycle_of, pooled):
+    fleet = start(address=Delay(20, 20))
+
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
+        assert box.run("true").ok
+
+    assert fleet.cluster.counts["404 POD_IP_NOT_AVAILABLE"] > 1
+
+
+def test_an_agent_that_listens_late_is_waited_for(start, lifecycle_of, pooled):
+    fleet = start(agent=Delay(20, 20))
+
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
+        assert box.run("true").ok
+
+    assert fleet.cluster.counts["503 "] > 1
+
+
+def test_a_budget_that_is_used_up_by_a_missing_address_says_so_and_leaves_nothing(start, lifecycle_of, pooled):
+    fleet = start(address=NEVER)
+
+    with pytest.raises(ReadyTimeoutError, match="POD_IP_NOT_AVAILABLE"):
+        Sandbox.launch(lifecycle_of(fleet, ready_timeout=0.3), pooled)
+
+    assert fleet.alive == []
+
+
+def test_a_full_pool_is_asked_again_until_there_is_room(start, lifecycle_of, pooled):
+    fleet = start(pools={"tests": Pool(max_pods=1, min_pods=1, buffer_min=0, buffer_max=1)}, pool_timeout=5.0)
+    lifecycle = lifecycle_of(fleet)
+    first = Sandbox.launch(lifecycle, pooled)
+    closing = threading.Timer(0.25, first.close)
+    closing.start()
+
+    with Sandbox.launch(lifecycle, pooled) as box:
+        assert box.run("true").ok
+
+    closing.join()
+    assert fleet.cluster.counts["429 POOL_CAPACITY_EXHAUSTED"] >= 1
+    assert fleet.cluster.counts["created"] == 2
+    assert fleet.alive == []
+
+
+def test_a_pool_that_stays_full_is_told_with_what_to_do(start, lifecycle_of, pooled):
+    fleet = start(pools={"tests": Pool(max_pods=1, min_pods=1, buffer_min=0, buffer_max=1)}, pool_timeout=2.0)
+    lifecycle = lifecycle_of(fleet, ready_timeout=0.2)
+
+    with Sandbox.launch(lifecycle, pooled), pytest.raises(ApiError, match="run fewer workers") as caught:
+        Sandbox.launch(lifecycle, pooled)
+
+    assert (caught.value.status, caught.value.retry_after_seconds) == (429, 0.04)
+    assert fleet.alive == []
+
+
+def test_a_pool_that_is_not_there_is_told_at_once(start, lifecycle_of):
+    fleet = start(pools={})
+
+    with pytest.raises(NotFoundError, match="Pool 'tests' not found"):
+        Sandbox.launch(lifecycle_of(fleet), SandboxOpts(resource_limits={}, extensions={"poolRef": "tests"}))
+
+    assert fleet.cluster.counts["create"] == 1
+
+
+def test_a_sandbox_that_is_pending_for_long_is_waited_for(start, lifecycle_of):
+    fleet = start(nodes_hold=1)
+    lifecycle = lifecycle_of(fleet)
+    first = Sandbox.launch(lifecycle, COLD)
+    closing = threading.Timer(0.3, first.close)
+    closing.start()
+
+    with Sandbox.launch(lifecycle, COLD) as second:
+        assert second.run("true").ok
+
+    closing.join()
+    assert fleet.alive == []
+
+
+def test_a_cluster_without_a_place_is_told_with_what_to_do_and_leaves_nothing(start, lifecycle_of):
+    fleet = start(nodes_hold=1, create_timeout=5.0)
+    lifecycle = lifecycle_of(fleet)
+
+    with Sandbox.launch(lifecycle, COLD), pytest.raises(ApiError, match="sandbox_create_timeout_seconds") as caught:
+        Sandbox.launch(lifecycle, COLD)
+
+    assert (caught.value.status, caught.value.code) == (504, "KUBERNETES::POD_READY_TIMEOUT")
+    assert fleet.alive == []
+
+
+@pytest.mark.parametrize("endpoints", ["header", "direct"])
+def test_a_sandbox_is_paused_and_resumed_wherever_it_is_then(start, lifecycle_of, pooled, endpoints):
+    fleet = start(endpoints=endpoints)
+
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
+        box.pause()
+        paused = fleet.cluster.look_at(box.id).state(fleet.cluster.now)
+        box.resume()
+        said = box.run("hostname").stdout
+
+    assert (paused, said) == ("Paused", box.id)
+    moved = [record.command for record in box.history if record.is_note]
+    assert len(moved) == (endpoints == "direct")
+    assert fleet.cluster.counts["get"] > 4
+
+
+def test_a_paused_handle_refuses_what_needs_a_sandbox_that_runs(start, lifecycle_of, pooled):
+    with Sandbox.launch(lifecycle_of(start()), pooled) as box:
+        box.pause()
+
+        for use in (lambda: box.run("true"), lambda: box.get("/x"), lambda: box.endpoint(80), box.pause):
+            with pytest.raises(PauseError, match="is paused; resume"):
+                use()
+        assert repr(box).endswith("paused>")
+
+
+def test_a_pause_that_takes_too_long_says_how_far_it_came(start, lifecycle_of, pooled):
+    with Sandbox.launch(lifecycle_of(start(commit=NEVER)), pooled) as box:
+        with pytest.raises(PauseError, match="last state Pausing; PAUSING") as caught:
+            box.pause(timeout=0.2)
+
+        assert caught.value.state == "Pausing"
+        with pytest.raises(ConflictError, match="is Pausing, not Paused"):
+            box.resume()
+
+
+def test_a_closed_sandbox_is_neither_paused_nor_resumed(start, lifecycle_of, pooled):
+    box = Sandbox.launch(lifecycle_of(start()), pooled)
+    box.close()
+
+    for use in (box.pause, box.resume):
+        with pytest.raises(Exception, match="is closed"):
+            use()
+
+
+def test_the_key_goes_to_the_server_and_never_through_the_gateway(start, lifecycle_of, pooled, monkeypatch):
+    fleet = start()
+    seen = []
+    resolve = fleet.resolve
+    monkeypatch.setattr(fleet, "resolve", lambda path, headers: seen.append(headers) or resolve(path, headers))
+
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
+        box.run("true")
+
+    assert {headers[INGRESS_HEADER] for headers in seen} == {f"{box.id}-44772"}
+    assert not any(KEY_HEADER in headers for headers in seen)
+
+
+def _without(endpoint, name):
+    headers = {key: str(value) for key, value in endpoint.headers.items() if key != name}
+    return type(endpoint)(endpoint.url, headers, endpoint.sandbox_id)
