@@ -1,0 +1,220 @@
+"""Nothing is left: every way in which a run can end, each beside neighbours that must not notice."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pytest_opensandbox import Client, SandboxOpts
+from pytest_opensandbox.keeping import run_prefix
+from pytest_opensandbox.lifecycle import TAG_PROJECT, TAG_RUN
+from pytest_opensandbox.models import SandboxResponse
+from tests.acceptance.endings import ENDINGS, LEASE_SECONDS, ONE_PROCESS, TABLE, TWO_WORKERS
+from tests.embedded.machine import wait_until
+from tests.figures import DIRECTORY
+
+PROJECT = f"leaks-{os.getpid()}"
+# A background job ignores SIGINT, and nohup SIGHUP; a run that somebody watches does not.
+PYTEST = """
+import signal, sys, pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(pytest.console_main())
+"""
+MARK = "OPENSANDBOX_TEST_CASE"
+"""Environment variable by which the processes of a run are known; not even an orphan loses it."""
+WAYS = {
+    ONE_PROCESS: ("-p", "no:xdist"),
+    # No other worker for one that has died: nothing is left for it to do.
+    TWO_WORKERS: ("-n2", "--max-worker-restart=0"),
+}
+CASES = [(name, way) for name, ending in ENDINGS.items() for way in ending.ways]
+FATAL = [(name, way) for name, way in CASES if way in ENDINGS[name].fatal]
+OWN = [
+    *FATAL,
+    ("Ctrl-C, and again in the teardown", ONE_PROCESS),
+    ("a fork calls os._exit", ONE_PROCESS),
+    ("SIGKILL to the worker", TWO_WORKERS),
+    ("SIGKILL to pytest", TWO_WORKERS),
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of pytest that is over, though perhaps not all of its processes."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    output: str
+    directory: Path
+
+    @property
+    def run_id(self) -> str:
+        return re.search(r"\brun=(\w+)", self.output).group(1)
+
+    def processes(self) -> list[int]:
+        """Return the ids of its processes that are still alive."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if self.mark.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+    def bury(self) -> None:
+        """End what a test has left behind on purpose."""
+        for pid in self.processes():
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def end(pytester, request):
+    """Run a suite to its end, in a session of its own, and return what became of it."""
+    ended = []
+
+    def end(name, way, *arguments):
+        ending, mark = ENDINGS[name], uuid.uuid4().hex
+        directory = pytester.path / mark / PROJECT
+        directory.mkdir(parents=True)
+        (directory / "test_suite.py").write_text(ending.suite)
+        (directory / "conftest.py").write_text(textwrap.dedent(ending.conftest))
+        options = (*WAYS[way], *ending.arguments, f"--opensandbox-lease={LEASE_SECONDS}", "--rootdir=.", *arguments)
+        with open(directory / "output", "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PYTEST, *options],
+                cwd=directory,
+                env={**_outside_of_xdist(), MARK: mark, "PYTHONUNBUFFERED": "1"},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(120)
+        ended.append(Ended(process, mark, (directory / "output").read_text(), directory))
+        assert process.returncode is not None, f"it hangs:\n{ended[-1].output}"
+        return ended[-1]
+
+    yield end
+    for run in ended:
+        run.bury()
+
+
+@pytest.fixture(scope="module")
+def neighbours(running_server, opensandbox_settings) -> Iterator[set[str]]:
+    """Sandboxes of another run, of another project, and one that was made by hand."""
+    labels = [{TAG_PROJECT: PROJECT, TAG_RUN: "another"}, {TAG_PROJECT: "another", TAG_RUN: "athird"}, {}]
+    with Client(running_server.url, running_server.api_key) as client:
+        made = {
+            client.create_sandbox(SandboxOpts(image=opensandbox_settings.image, metadata=metadata, timeout=7200)).id
+            for metadata in labels
+        }
+        yield made
+        for sandbox_id in made:
+            client.delete_sandbox(sandbox_id)
+
+
+@pytest.fixture
+def look(server, neighbours):
+    """Say what is alive of a run, sandboxes and snapshots, once its neighbours have been seen."""
+    with server.client() as client:
+
+        def look(run):
+            found = client.list_sandboxes()
+            assert neighbours <= {box.id for box in found if box.state == "Running"}
+            boxes = [box for box in found if box.metadata.get(TAG_RUN) == run.run_id]
+            snapshots = [kept for kept in client.list_snapshots() if kept.name.startswith(run_prefix(run.run_id))]
+            return [*boxes, *snapshots]
+
+        yield look
+
+
+@pytest.fixture
+def record(opensandbox_settings):
+    """Keep a figure for the page."""
+    return lambda name, way, text: TABLE.record(name, f"{opensandbox_settings.url}, {way}", text)
+
+
+def test_what_nothing_of_ours_can_delete_goes_with_its_lease(end, look, record, server, pytester):
+    """Real time is waited for here, once for all of them: a lease that nobody ends would cost money for ever.
+
+    First of all, so that other workers run the rest meanwhile. Snapshots have no lease; for them there is the command.
+    """
+    with ThreadPoolExecutor(len(FATAL)) as pool:
+        runs = dict(zip(FATAL, pool.map(lambda case: end(*case), FATAL), strict=True))
+    found = {case: look(run) for case, run in runs.items()}
+    left = {case: _sandboxes(items) for case, items in found.items()}
+    with server.client() as client:
+        last = client.server_time() + timedelta(seconds=LEASE_SECONDS)
+    overdue = [box for boxes in left.values() for box in boxes if box.expires_at > last]
+
+    def all_gone():
+        time.sleep(1)
+        return not any(_sandboxes(look(run)) for run in runs.values())
+
+    gone = wait_until(all_gone, seconds=2 * LEASE_SECONDS)
+
+    for run in runs.values():
+        if look(run):
+            pytester.run(sys.executable, "-m", "pytest_opensandbox", "sweep", "--run", run.run_id)
+    for case, boxes in left.items():
+        snapshots = len(found[case]) - len(boxes)
+        kept = f"; {snapshots} snapshots, 0 after `sweep --run`" if snapshots else ""
+        record(*case, f"{len(boxes)}, 0 after the lease{kept}")
+    assert all(left.values())
+    assert overdue == []
+    assert gone
+    assert not any(look(run) for run in runs.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [pytest.param(*case, id=", ".join(case)) for case in CASES if case not in FATAL]
+)
+def test_nothing_is_left(end, look, record, name, way):
+    run = end(name, way)
+
+    left = after = look(run)
+    if way in ENDINGS[name].late:
+        assert wait_until(lambda: not run.processes())
+        after = look(run)
+    record(name, way, f"{len(left)}, {len(after)} when its workers have ended" if left else "0")
+    assert after == [], run.output
+    assert left == [] or way in ENDINGS[name].late
+    assert (run.directory / "proof").exists() or not ENDINGS[name].has_proof, run.output
+
+
+@pytest.mark.parametrize(("name", "way"), [pytest.param(*case, id=", ".join(case)) for case in OWN])
+def test_a_server_of_its_own_goes_with_the_run(end, name, way):
+    run = end(name, way, "--opensandbox-url=embedded", "--opensandbox-image=host")
+
+    assert wait_until(lambda: not run.processes()), run.processes()
+
+
+@pytest.mark.skipif(DIRECTORY in os.environ, reason="the page is being written")
+def test_the_page_shows_what_is_tested():
+    assert list(dict.fromkeys(row for row, _ in TABLE.on_page())) == list(TABLE.rows)
+
+
+def _sandboxes(found):
+    """Leave out the snapshots."""
+    return [item for item in found if isinstance(item, SandboxResponse)]
+
+
+def _outside_of_xdist():
+    """Return the environment without what says that this is a worker: the inner run's main process is none."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}

@@ -1,0 +1,50 @@
+"""One embedded server for all cases of a worker, and time limits short enough to be waited for."""
+
+from collections.abc import Iterator
+
+import pytest
+from tenacity.wait import wait_exponential
+
+from pytest_opensandbox import agent, answers, downloads, endings, execd, files, lost_creates, waits
+from pytest_opensandbox.managed import ManagedServer, start_embedded
+from tests.faults.bench import COMMAND_SECONDS, LOOKING_SECONDS, REQUEST_SECONDS, Bench
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ManagedServer]:
+    """The server behind every proxy."""
+    with start_embedded() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_bench(server) -> Iterator[Bench]:
+    bench = Bench(server)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def bench(shared_bench, short_limits, tmp_path) -> Bench:
+    """The surroundings of one case; to be begun with its seed."""
+    shared_bench.begin(0, tmp_path)
+    return shared_bench
+
+
+@pytest.fixture
+def short_limits(monkeypatch) -> None:
+    """Make every time limit one that a test can wait for."""
+    monkeypatch.setattr(execd, "FIRST_BYTE_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(execd, "SILENCE_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(execd, "GRACE_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(execd, "_INTERRUPT_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
+    monkeypatch.setattr(execd, "_STATUS_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
+    monkeypatch.setattr(files, "TRANSFER_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
+    monkeypatch.setattr(agent, "_COPY_SECONDS", COMMAND_SECONDS)
+    monkeypatch.setattr(answers, "BODY_TIMES", 2)
+    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 2 * REQUEST_SECONDS)
+    monkeypatch.setattr(endings, "ASKING_SECONDS", 2 * REQUEST_SECONDS)
+    monkeypatch.setattr(endings, "NOTICING_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(lost_creates, "SETTLING_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(lost_creates, "LOOKING_SECONDS", LOOKING_SECONDS)
+    monkeypatch.setattr(waits, "_retries", wait_exponential(multiplier=0.01, exp_base=2, max=0.05))

@@ -1,0 +1,101 @@
+"""A server that goes away and comes back, with nothing: what was under way is told as lost, what comes next works."""
+
+import threading
+
+import pytest
+
+from pytest_opensandbox import CommandLostError, SandboxGoneError, TransportError
+from pytest_opensandbox.lease import Lease
+from pytest_opensandbox.managed import start_embedded
+from tests.faults.bench import Bench
+from tests.faults.faults import reset_at_once, well
+from tests.faults.proxy import Plan
+
+RENEWALS = "^POST .*/renew"
+
+
+@pytest.fixture
+def fragile(tmp_path):
+    """Surroundings of their own, whose server may be stopped; ``restart`` puts another in its place."""
+    servers = [start_embedded()]
+    bench = Bench(servers[0])
+    bench.begin(0, tmp_path)
+
+    def restart():
+        servers[-1].stop()
+        servers.append(start_embedded())
+        bench.proxy.move(servers[-1].url, keys=(servers[0].api_key, servers[-1].api_key))
+
+    bench.stop = servers[0].stop
+    bench.restart = restart
+    yield bench
+    bench.proxy.close()
+    for server in servers:
+        server.stop()
+
+
+def during_a_command(act):
+    """Return a plan that does something while a command runs."""
+
+    def fault(exchange):
+        pieces = exchange.ask()
+        exchange.send(next(pieces))
+        exchange.send(next(pieces))
+        act()
+        return False
+
+    return Plan(fault, matching="^POST .*/command")
+
+
+def test_a_server_that_is_restarted_while_a_command_runs_has_lost_the_sandbox(fragile):
+    fragile.proxy.spoil(during_a_command(fragile.restart))
+
+    with pytest.raises(
+        SandboxGoneError, match=r"is gone, deleted by someone; .* restarted and keeps no sandboxes"
+    ) as caught:
+        fragile.box.run("sleep 30", timeout=60)
+
+    assert isinstance(caught.value.__cause__, CommandLostError)
+    assert fragile.launch().run("echo new").stdout == "new\n"
+
+
+def test_a_server_that_stops_while_a_command_runs_has_lost_the_command(fragile):
+    fragile.proxy.spoil(during_a_command(fragile.stop))
+
+    with pytest.raises(CommandLostError):
+        fragile.box.run("sleep 30", timeout=60)
+
+
+def test_nobody_says_that_a_sandbox_is_gone_while_the_server_cannot_be_asked(fragile):
+    fragile.proxy.spoil()
+    fragile.proxy.refuse()
+
+    with pytest.raises(TransportError):
+        fragile.box.run("true")
+
+    assert fragile.box.gone == ""
+    fragile.proxy.heal()
+    assert fragile.box.run("echo back").stdout == "back\n"
+
+
+# A lease that ends while the server is away for a moment takes the sandbox of a test that runs.
+def test_leases_outlive_a_server_that_is_away(bench):
+    boxes = [bench.truth.create_sandbox(bench.opts).id for _ in range(3)]
+    enough = threading.Event()
+
+    def note(exchange):
+        is_open = well(exchange)
+        if len(bench.proxy.passed_on) >= len(boxes):
+            enough.set()
+        return is_open
+
+    bench.proxy.spoil(Plan(reset_at_once, times=12, matching=RENEWALS), Plan(note, times=99, matching=RENEWALS))
+    lease = Lease(bench.client, seconds=16)
+    for box in boxes:
+        lease.hold(box)
+    came_back = enough.wait(60)
+    lease.stop()
+
+    assert came_back
+    assert sorted(bench.alive()) == sorted(boxes)
+    assert bench.swept() == []

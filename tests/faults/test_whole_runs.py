@@ -1,0 +1,109 @@
+"""Whole runs of pytest in bad weather: tests pass, or fail with an error of ours; and nothing is left of them."""
+
+import re
+from random import Random
+
+import pytest
+
+from pytest_opensandbox import Client, SandboxGoneError
+from pytest_opensandbox.lifecycle import TAG_PROJECT
+from pytest_opensandbox.managed import start_embedded
+from pytest_opensandbox.opts import label_value
+from tests.faults import faults
+from tests.faults.proxy import FaultyProxy, Plan, well
+
+SUITE = """
+    import pytest
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_it(sandbox, number, tmp_path):
+        result = sandbox.run("echo >>/tmp/runs; printf 'a\\\\0b'; echo wrong >&2; exit 3")
+        assert (result.exit_code, result.stdout_bytes, result.stderr) == (3, b"a\\0b", "wrong\\n")
+        assert sandbox.run("wc -l </tmp/runs").stdout == "1\\n"
+        sandbox.put(b"x" * 5000, "/tmp/tree/x")
+        assert sandbox.get("/tmp/tree/x") == b"x" * 5000
+        assert [path.name for path in sandbox.get("/tmp/tree", tmp_path / "tree").iterdir()] == ["x"]
+"""
+QUICK = (
+    *(faults.reset_at_once, faults.reset_after, faults.reset_within, faults.truncate, faults.delay, faults.trickle),
+    *(faults.garbage, faults.too_short, faults.bytes_twice, faults.open_for_ever),
+    *(faults.refuse_with(status, retry_after="0") for status in faults.STATUSES),
+)
+"""Faults that nobody has to wait for."""
+NOT_OURS = re.compile(r"^E +(?!pytest_opensandbox\.)[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*", re.MULTILINE)
+
+
+@pytest.fixture
+def weather(pytester, clean_surroundings, monkeypatch):
+    """A proxy before a server of its own, which the environment names to the inner run."""
+    server = start_embedded()
+    with server, FaultyProxy(server.url) as proxy, Client(server.url, server.api_key) as truth:
+        proxy.server, proxy.truth, proxy.project = server, truth, label_value(pytester.path.name)
+        monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", proxy.url)
+        monkeypatch.setenv("OPEN_SANDBOX_API_KEY", server.api_key)
+        monkeypatch.setenv("OPEN_SANDBOX_USE_SERVER_PROXY", "yes")
+        monkeypatch.setenv("OPENSANDBOX_IMAGE", "host")
+        pytester.makepyfile(SUITE)
+        yield proxy
+
+
+def bad_weather(seed, *, share):
+    """Return a plan by which some requests meet some fault."""
+    rng = Random(seed)
+
+    def fault(exchange):
+        return rng.choice(QUICK)(exchange) if rng.random() < share else well(exchange)
+
+    return Plan(fault, times=1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("workers", "seed"), [pytest.param((), 1, id="one process"), pytest.param(("-n2",), 2, id="two workers")]
+)
+def test_a_run_in_bad_weather_fails_with_errors_of_ours_alone_and_leaves_nothing(pytester, weather, workers, seed):
+    weather.spoil(bad_weather(seed, share=0.1))
+
+    result = pytester.runpytest_subprocess("--opensandbox-ready-timeout=20", *workers, timeout=200)
+    weather.heal()
+
+    outcomes = result.parseoutcomes()
+    shown = result.stdout.str()
+    assert sum(outcomes.get(word, 0) for word in ("passed", "failed", "errors")) == 6
+    assert NOT_OURS.findall(shown) == []
+    assert "INTERNALERROR" not in shown
+    assert left(weather, shown) == []
+
+
+def left(weather, shown):
+    """Return what lives on, but for what the run itself has named as left."""
+    alive = [box.id for box in weather.truth.list_sandboxes({TAG_PROJECT: weather.project})]
+    return [box for box in alive if box not in shown]
+
+
+def test_a_run_goes_on_when_the_server_was_restarted_in_its_middle(pytester, weather):
+    servers = []
+
+    def restart(exchange):
+        pieces = exchange.ask()
+        exchange.send(next(pieces))
+        weather.server.stop()
+        servers.append(start_embedded())
+        weather.move(servers[0].url, keys=(weather.server.api_key, servers[0].api_key))
+        return False
+
+    weather.spoil(Plan(restart, skip=5, matching="^POST .*/command"))
+
+    result = pytester.runpytest_subprocess(timeout=200)
+    weather.heal()
+
+    with servers[0], Client(servers[0].url, servers[0].api_key) as truth:
+        alive = truth.list_sandboxes()
+    result.assert_outcomes(passed=5, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"E *{SandboxGoneError.__name__}: sandbox * is gone, deleted by someone*",
+            "id=*, gone (deleted by someone); *",
+            "it is gone: deleted by someone",
+        ]
+    )
+    assert alive == []
