@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-import subprocess
 import tarfile
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,12 +15,12 @@ from pathlib import Path
 
 import docker
 
-from tests.server.engine import EXECD_IMAGE, IMAGE, release, rootfs_archive
+from tests.server.engine import EXECD_IMAGE, IMAGE
+from tests.server.rootfs import root_file_system
 
 REPOSITORY = "pytest-opensandbox-test"
 
 _LIBRARIES = ("bottle", "waitress", "python_multipart")
-_LEFT_OUT = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./usr/share/locale")
 # Compiled there, because a zip keeps nothing of what Python compiles while it runs from it.
 _PACK = """
 import compileall, pathlib, zipapp
@@ -58,7 +55,7 @@ def images(host: str) -> Iterator[Images]:
     made = Images(f"{REPOSITORY}:sandbox-{token}", f"{REPOSITORY}:execd-{token}")
     client = docker.DockerClient(base_url=host, timeout=300)
     try:
-        client.api.import_image_from_file(str(_rootfs()), repository=REPOSITORY, tag=f"sandbox-{token}")
+        client.api.import_image_from_file(str(root_file_system()), repository=REPOSITORY, tag=f"sandbox-{token}")
         _make_execd(client, made.sandbox, f"execd-{token}")
         yield Images(named.sandbox or made.sandbox, named.execd or made.execd)
     finally:
@@ -105,30 +102,3 @@ def _add_text(tar: tarfile.TarFile, name: str, text: str, *, mode: int) -> None:
 
 def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "__pycache__" in member.name else member
-
-
-def _rootfs() -> Path:
-    """Return the root file system of a small Debian; the first time it takes minutes."""
-    archive = rootfs_archive()
-    if archive.exists():
-        return archive
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    # A mount of its own may forbid devices, as /tmp sometimes does.
-    with tempfile.TemporaryDirectory(dir=archive.parent) as directory:
-        root, packed = f"{directory}/root", f"{directory}/root.tar"
-        include = "--include=bash,python3-minimal,python3,tar"
-        subprocess.run(["debootstrap", "--variant=minbase", include, release(), root, *_mirror()], check=True)
-        left_out = [f"--exclude={place}/*" for place in _LEFT_OUT]
-        subprocess.run(["tar", "-C", root, *left_out, "-cf", packed, "."], check=True)
-        os.replace(packed, archive)
-    return archive
-
-
-def _mirror() -> list[str]:
-    """Return the address from which this machine has its own packages, so that one is used that can be reached."""
-    if shutil.which("apt-get") is None:
-        return []
-    facts = "$(CODENAME) $(REPO_URI)"
-    command = ["apt-get", "indextargets", "--format", facts, "Identifier: Packages"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    return [uri for name, _, uri in (line.partition(" ") for line in lines) if name == release()][:1]

@@ -26,7 +26,9 @@ def test_a_pytest_that_is_killed_leaves_no_server_and_no_container(pytester, on_
     command = [sys.executable, "-m", "pytest", *on_docker, *way]
     with open("said", "wb") as said:
         process = pytester.popen(command, stdout=said, stderr=said)
-    assert wait_until((pytester.path / "ready").exists, seconds=120), Path("said").read_text()
+    ready = pytester.path / "ready"
+    wait_until(lambda: ready.exists() or process.poll() is not None, seconds=120)
+    assert ready.exists(), Path("said").read_text()
     family = servers_of(process.pid)
     assert of_run(pytester.path.name) != []
 

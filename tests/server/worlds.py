@@ -25,14 +25,17 @@ AGNOSTIC = (
     "tests/test_capture.py",
     "tests/test_fixtures.py",
     "tests/test_lifecycle.py",
-    "tests/test_official_sdk.py",
     "tests/test_sandbox.py",
+    "tests/test_snapshots.py",
     "tests/test_sweep.py",
     "tests/test_transfer.py",
     "tests/acceptance",
 )
+# Takes both ways to a sandbox by itself.
+BOTH_WAYS = "tests/test_official_sdk.py"
 # By file: the runs of one test's variants have the same project, by which sandboxes on a shared engine are told apart.
-WORKERS = ("-n2", "--dist=loadfile")
+# More than there are processors, because most of the time is waiting for the engine.
+WORKERS = ("-n4", "--dist=loadfile")
 LAST = str(ROOT / "tests/server/test_nothing_is_left.py")
 
 
@@ -63,12 +66,11 @@ def main(arguments: list[str]) -> int:
 def worlds(made: Images) -> dict[str, list[str]]:
     """Return pytest's arguments for each world."""
     suites = [str(ROOT / path) for path in AGNOSTIC]
-    direct = [*suites, *WORKERS, "--opensandbox-url=docker"]
-    direct += [f"--opensandbox-image={made.sandbox}", f"--opensandbox-execd-image={made.execd}"]
+    options = [*WORKERS, "--opensandbox-url=docker"]
+    options += [f"--opensandbox-image={made.sandbox}", f"--opensandbox-execd-image={made.execd}"]
     return {
-        "the managed server": [str(ROOT / "tests/server"), *WORKERS],
-        "docker, direct": direct,
-        "docker, through the server's proxy": [*direct, "--opensandbox-server-proxy"],
+        "docker, direct": [str(ROOT / "tests/server"), *suites, str(ROOT / BOTH_WAYS), *options],
+        "docker, through the server's proxy": [*suites, *options, "--opensandbox-server-proxy"],
     }
 
 
