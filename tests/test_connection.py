@@ -157,7 +157,7 @@ def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_p
     old = tmp_path / "sitecustomize.py"
     old.write_text(
         "import pytest_opensandbox.embedded.bubblewrap as room\n"
-        "room._copied_system = lambda *_: ['--overlay-of-tomorrow']\n"
+        "room._copied_system = lambda *_, **__: ['--overlay-of-tomorrow']\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     found = connection("embedded")

@@ -33,6 +33,8 @@ AGNOSTIC = (
 )
 # Takes both ways to a sandbox by itself.
 BOTH_WAYS = "tests/test_official_sdk.py"
+# How a run ends has nothing to do with the way to its sandboxes, and takes minutes.
+LEAKS_ONCE = (f"--ignore={ROOT / 'tests/acceptance/test_leaks.py'}",)
 # By file: the runs of one test's variants have the same project, by which sandboxes on a shared engine are told apart.
 # More than there are processors, because most of the time is waiting for the engine.
 WORKERS = ("-n4", "--dist=loadfile")
@@ -70,7 +72,7 @@ def worlds(made: Images) -> dict[str, list[str]]:
     options += [f"--opensandbox-image={made.sandbox}", f"--opensandbox-execd-image={made.execd}"]
     return {
         "docker, direct": [str(ROOT / "tests/server"), *suites, str(ROOT / BOTH_WAYS), *options],
-        "docker, through the server's proxy": [*suites, *options, "--opensandbox-server-proxy"],
+        "docker, through the server's proxy": [*suites, *options, "--opensandbox-server-proxy", *LEAKS_ONCE],
     }
 
 
