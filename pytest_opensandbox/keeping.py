@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, TransportError
-from pytest_opensandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
 from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.opts import label_value
 from pytest_opensandbox.progress import Phases
@@ -19,6 +24,8 @@ from pytest_opensandbox.waits import poll_until_ready, retry_create
 
 # Listings flap, as for sandboxes.
 _QUIET_LISTINGS = 2
+# A snapshot has no lease. One that is older than the longest lease there is, and whose run has no sandbox, has no run.
+_LONGEST_LIFE = timedelta(days=1)
 _AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
 _MISSING_STATUSES = frozenset({405, 501})
 _UNABLE = ("SNAPSHOT::UNSUPPORTED_RUNTIME", "RUNTIME_PREFLIGHT_FAILED", "SNAPSHOT::NOT_IMPLEMENTED")
@@ -84,12 +91,25 @@ def snapshots_of_run(client: Client, *, run_id: str) -> list[Snapshot]:
     Raises:
         OpenSandboxError: the server cannot be asked.
     """
-    try:
-        return [snapshot for snapshot in client.list_snapshots() if snapshot.name.startswith(run_prefix(run_id))]
-    except ApiError as exc:
-        if lacks_snapshots(exc):
-            return []
-        raise
+    return _found(partial(_of_run, client, run_id))
+
+
+def expired_snapshots(client: Client, *, project: str) -> list[Snapshot]:
+    """Return the snapshots of a project's dead runs: older than any lease, of a run without a sandbox.
+
+    Args:
+        client: asks the server, whose clock counts.
+        project: the label that runs put on their sandboxes, and of which the names of snapshots hold a mark.
+
+    Raises:
+        OpenSandboxError: the server cannot be asked.
+    """
+    return _found(partial(_of_dead_runs, client, project))
+
+
+def sweep_expired_snapshots(client: Client, *, project: str, budget_seconds: float = 20.0) -> SnapshotSweep:
+    """Delete the snapshots of a project's dead runs; see ``expired_snapshots`` and ``sweep_snapshots``."""
+    return _sweep(client, partial(_of_dead_runs, client, project), "dead runs' snapshots", budget_seconds)
 
 
 def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0) -> SnapshotSweep:
@@ -110,7 +130,39 @@ def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0
     """
     if not run_id:
         raise ValueError("run_id must not be empty: a sweep without one would reach other runs")
-    broom = _Broom(client, run_prefix(run_id))
+    return _sweep(
+        client, partial(_of_run, client, run_id), f"any whose name begins with {run_prefix(run_id)}", budget_seconds
+    )
+
+
+def _found(find: Callable[[], list[Snapshot]]) -> list[Snapshot]:
+    try:
+        return find()
+    except ApiError as exc:
+        if lacks_snapshots(exc):
+            return []
+        raise
+
+
+def _of_run(client: Client, run_id: str) -> list[Snapshot]:
+    return [snapshot for snapshot in client.list_snapshots() if snapshot.name.startswith(run_prefix(run_id))]
+
+
+def _of_dead_runs(client: Client, project: str) -> list[Snapshot]:
+    ours = re.compile(rf"pytest-opensandbox\.(\w+)\.{_mark(project)}\.")
+    found = [(ours.match(snapshot.name), snapshot) for snapshot in client.list_snapshots()]
+    youngest = client.server_time() - _LONGEST_LIFE
+    old = [
+        (match[1], snapshot)
+        for match, snapshot in found
+        if match and snapshot.created_at is not None and snapshot.created_at < youngest
+    ]
+    living = {run_id for run_id in {run_id for run_id, _ in old} if client.list_sandboxes({TAG_RUN: run_id})}
+    return [snapshot for run_id, snapshot in old if run_id not in living]
+
+
+def _sweep(client: Client, find: Callable[[], list[Snapshot]], unseen: str, budget_seconds: float) -> SnapshotSweep:
+    broom = _Broom(client, find, unseen)
     try:
         with time_limit(budget_seconds):
             poll_until_ready(broom.pass_once, budget_seconds=budget_seconds, on_timeout=broom.give_up)
@@ -124,25 +176,25 @@ def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0
 class _Broom:
     """One sweep under way."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, find: Callable[[], list[Snapshot]], unseen: str) -> None:
         self.deleted: dict[str, None] = {}
         self._stuck: dict[str, str] | None = None
         self._reasons: dict[str, None] = {}
         self._client = client
-        self._prefix = prefix
+        self._find = find
+        self._unseen = unseen
         self._quiet = 0
 
     @property
     def left(self) -> tuple[str, ...]:
         """What is there still, as far as anybody can know."""
         if self._stuck is None:
-            return (f"any whose name begins with {self._prefix}",)
+            return (self._unseen,)
         return tuple(f"{snapshot_id} ({name})" for snapshot_id, name in self._stuck.items())
 
     def pass_once(self) -> bool | None:
         """List, delete what is there; True once enough listings were quiet."""
-        names = {snapshot.id: snapshot.name for snapshot in self._client.list_snapshots()}
-        found = {key: name for key, name in names.items() if name.startswith(self._prefix) and key not in self.deleted}
+        found = {snapshot.id: snapshot.name for snapshot in self._find() if snapshot.id not in self.deleted}
         self._stuck, self._reasons = dict(found), {}
         for snapshot_id in found:
             self._delete(snapshot_id)
@@ -191,4 +243,11 @@ def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> 
 
 def _name(tags: RunTags, name: str | None) -> str:
     own = f"{tags.worker_id}-{secrets.token_hex(6)}"
-    return run_prefix(tags.run_id) + (own if name is None else f"{label_value(name)}-{secrets.token_hex(3)}")
+    return f"{run_prefix(tags.run_id)}{_mark(tags.project)}." + (
+        own if name is None else f"{label_value(name)}-{secrets.token_hex(3)}"
+    )
+
+
+def _mark(project: str) -> str:
+    """Return a project's mark: its label may hold every character that could end it in a name."""
+    return hashlib.sha256(project.encode()).hexdigest()[:8]

@@ -8,7 +8,12 @@ from typing import Protocol
 
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.errors import ServerStartError
-from pytest_opensandbox.keeping import snapshots_of_run, sweep_snapshots
+from pytest_opensandbox.keeping import (
+    expired_snapshots,
+    snapshots_of_run,
+    sweep_expired_snapshots,
+    sweep_snapshots,
+)
 from pytest_opensandbox.lifecycle import TAG_RUN
 from pytest_opensandbox.models import SandboxResponse
 from pytest_opensandbox.sweep import SweepReport, expired, of_run, sweep, sweep_expired
@@ -40,8 +45,7 @@ class OnServer:
 
     Args:
         client: asks it.
-        run_id: one run's, sandboxes and snapshots, as long as it lives; None for the sandboxes that dead runs of the
-            project left.
+        run_id: one run's, as long as it lives; None for what dead runs of the project left.
         project: label of the project.
 
     Raises:
@@ -49,24 +53,26 @@ class OnServer:
     """
 
     def __init__(self, client: Client, *, run_id: str | None, project: str) -> None:
-        self._client, self._run_id = client, run_id
         self.owner = f"run {run_id}" if run_id else f"dead runs of {project}"
-        self._find = partial(of_run, client, run_id=run_id) if run_id else partial(expired, client, project=project)
-        self._sweep = (
-            partial(sweep, client, run_id=run_id) if run_id else partial(sweep_expired, client, project=project)
-        )
+        if run_id:
+            self._boxes = partial(of_run, client, run_id=run_id)
+            self._snapshots = partial(snapshots_of_run, client, run_id=run_id)
+            self._sweep_boxes = partial(sweep, client, run_id=run_id)
+            self._sweep_snapshots = partial(sweep_snapshots, client, run_id=run_id)
+        else:
+            self._boxes = partial(expired, client, project=project)
+            self._snapshots = partial(expired_snapshots, client, project=project)
+            self._sweep_boxes = partial(sweep_expired, client, project=project)
+            self._sweep_snapshots = partial(sweep_expired_snapshots, client, project=project)
 
     def find(self) -> list[str]:
         """Return a line for each sandbox and snapshot."""
-        kept = snapshots_of_run(self._client, run_id=self._run_id) if self._run_id else []
-        return [*(_line(box) for box in self._find()), *(f"snapshot {one.id} ({one.name})" for one in kept)]
+        snapshots = (f"snapshot {one.id} ({one.name})" for one in self._snapshots())
+        return [*(_line(box) for box in self._boxes()), *snapshots]
 
     def clear(self) -> SweepReport:
         """Delete the sandboxes, then the snapshots, which they may be using."""
-        swept = self._sweep()
-        if not self._run_id:
-            return swept
-        kept = sweep_snapshots(self._client, run_id=self._run_id)
+        swept, kept = self._sweep_boxes(), self._sweep_snapshots()
         return SweepReport((*swept.deleted, *kept.deleted), (*swept.left, *kept.left), swept.error or kept.error)
 
 

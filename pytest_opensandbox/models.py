@@ -108,6 +108,8 @@ class Snapshot:
     """Sentence about the state, or ""."""
     reason: str = ""
     """The server's word for the state, such as ``snapshot_runtime_ready``, or ""."""
+    created_at: datetime | None = None
+    """Time of creation, with time zone."""
 
     @classmethod
     def from_wire(cls, body: Any) -> Snapshot:
@@ -125,6 +127,7 @@ class Snapshot:
             name=str(body.get("name") or ""),
             message=str(status.get("message") or ""),
             reason=str(status.get("reason") or ""),
+            created_at=parse_time(body.get("createdAt")),
         )
 
 

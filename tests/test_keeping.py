@@ -1,9 +1,19 @@
 """Snapshots of a run: how they are called, what becomes of trouble, and that none of them is forgotten."""
 
+import hashlib
+
 import pytest
 
 from pytest_opensandbox import ApiError, Client, SnapshotFailedError
-from pytest_opensandbox.keeping import keep, lacks_snapshots, run_prefix, sweep_snapshots
+from pytest_opensandbox.keeping import (
+    SnapshotSweep,
+    expired_snapshots,
+    keep,
+    lacks_snapshots,
+    run_prefix,
+    sweep_expired_snapshots,
+    sweep_snapshots,
+)
 from pytest_opensandbox.lifecycle import Lifecycle, RunTags
 from tests.servers import Reply, Server, as_json, serving
 
@@ -91,9 +101,9 @@ def test_a_snapshot_is_returned_when_it_is_ready():
 @pytest.mark.parametrize(
     ("name", "begins"),
     [
-        pytest.param(None, "pytest-opensandbox.0123456789ab.gw0-", id="none"),
-        pytest.param("base", "pytest-opensandbox.0123456789ab.base-", id="a word"),
-        pytest.param("with a / space", "pytest-opensandbox.0123456789ab.with-a-space-", id="any text"),
+        pytest.param(None, "pytest-opensandbox.0123456789ab.e3b0c442.gw0-", id="none"),
+        pytest.param("base", "pytest-opensandbox.0123456789ab.e3b0c442.base-", id="a word"),
+        pytest.param("with a / space", "pytest-opensandbox.0123456789ab.e3b0c442.with-a-space-", id="any text"),
     ],
 )
 def test_the_name_carries_the_run_and_is_of_its_own(name, begins):
@@ -239,6 +249,39 @@ def test_where_nobody_answers_the_name_says_what_to_look_for():
 
     assert report.left == (f"any whose name begins with {run_prefix('mine')}",)
     assert "broken" in report.error
+
+
+class ServerWithDeadRuns(SnapshotServer):
+    """Also says that one run has a sandbox."""
+
+    def next_reply(self, seen):
+        if not seen.path.endswith("/sandboxes"):
+            return super().next_reply(seen)
+        living = "living" in dict(seen.query)["metadata"]
+        return as_json([{"id": "s1", "status": {"state": "Running"}}] if living else [])
+
+
+def test_snapshots_of_a_project_s_dead_runs_go_and_no_others():
+    # A snapshot has no lease, so that nothing else would ever delete those of a run that was killed.
+    server = ServerWithDeadRuns()
+    old, young = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+    mark, other = (hashlib.sha256(name).hexdigest()[:8] for name in (b"mine", b"theirs"))
+    for name, created in (
+        (f"{run_prefix('dead')}{mark}.a", old),
+        (f"{run_prefix('dead')}{other}.a", old),
+        (f"{run_prefix('dead')}{mark}.b", young),
+        (f"{run_prefix('living')}{mark}.a", old),
+        ("by hand", old),
+    ):
+        server.add(name)["createdAt"] = created
+
+    with serving(server=server), Client(server.url) as client:
+        found = [snapshot.id for snapshot in expired_snapshots(client, project="mine")]
+        report = sweep_expired_snapshots(client, project="mine")
+
+    assert found == ["p1"]
+    assert report == SnapshotSweep(deleted=("p1",))
+    assert sorted(server.snapshots) == ["p2", "p3", "p4", "p5"]
 
 
 def test_a_sweep_without_a_run_is_refused():
