@@ -109,7 +109,7 @@ def test_the_environment_of_a_sandbox_is_that_of_its_creation(sandbox_factory):
 
 def test_a_paused_sandbox_goes_on_where_it_was_once_it_is_resumed(sandbox_factory):
     with sandbox_factory() as box:
-        box.run("echo kept > /workspace/file")
+        box.run("echo kept > /var/tmp/file")
         box.pause()
         paused = repr(box)
         with pytest.raises(PauseError, match=r"resume\(\) it first"):
@@ -118,7 +118,7 @@ def test_a_paused_sandbox_goes_on_where_it_was_once_it_is_resumed(sandbox_factor
         box.resume()
 
         assert paused.endswith("paused>")
-        assert box.run("cat /workspace/file").stdout == "kept\n"
+        assert box.run("cat /var/tmp/file").stdout == "kept\n"
 
 
 def test_a_paused_sandbox_can_be_closed(sandbox_factory, opensandbox_client):

@@ -62,9 +62,11 @@ def test_the_snapshots_of_a_run_go_with_it(server, sweep, create):
     """They have no lease that would end them."""
     source = create({TAG_RUN: "killed"})
     with server.client() as client:
-        kept = [client.create_snapshot(source, f"{run_prefix(run)}x").id for run in ("killed", "living")]
-        for snapshot_id in kept:
-            client.wait_snapshot_ready(snapshot_id)
+        kept = []
+        for run in ("killed", "living"):
+            kept.append(client.create_snapshot(source, f"{run_prefix(run)}x").id)
+            # Docker stops a sandbox while it takes a snapshot of it, and takes one at a time.
+            client.wait_snapshot_ready(kept[-1])
         dry = sweep("--run", "killed", "--dry-run")
 
         result = sweep("--run", "killed")
