@@ -5,28 +5,25 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from pytest_opensandbox.broom import SweepReport, sweep_up
 from pytest_opensandbox.client import Client
-from pytest_opensandbox.deadlines import time_limit
-from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, TransportError
+from pytest_opensandbox.errors import ApiError, OpenSandboxError
 from pytest_opensandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
+from pytest_opensandbox.lost_creates import may_have_created
 from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.opts import label_value
 from pytest_opensandbox.progress import Phases
 from pytest_opensandbox.setup_errors import SnapshotFailedError
 from pytest_opensandbox.snapshots import SNAPSHOT_SECONDS
-from pytest_opensandbox.waits import poll_until_ready, retry_create
+from pytest_opensandbox.waits import retry_create
 
-# Listings flap, as for sandboxes.
-_QUIET_LISTINGS = 2
 # A snapshot has no lease. One that is older than the longest lease there is, and whose run has no sandbox, has no run.
 _LONGEST_LIFE = timedelta(days=1)
-_AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
 _MISSING_STATUSES = frozenset({405, 501})
 _UNABLE = ("SNAPSHOT::UNSUPPORTED_RUNTIME", "RUNTIME_PREFLIGHT_FAILED", "SNAPSHOT::NOT_IMPLEMENTED")
 
@@ -73,18 +70,6 @@ def lacks_snapshots(error: ApiError) -> bool:
     return error.status in _MISSING_STATUSES or error.code.endswith(_UNABLE)
 
 
-@dataclass(frozen=True)
-class SnapshotSweep:
-    """What a sweep of snapshots found."""
-
-    deleted: tuple[str, ...] = ()
-    """Ids of those that it deleted."""
-    left: tuple[str, ...] = ()
-    """Ids and names of those that it could not delete."""
-    error: str = ""
-    """Why it stopped early, or ""."""
-
-
 def snapshots_of_run(client: Client, *, run_id: str) -> list[Snapshot]:
     """Return the snapshots of one run, whoever took them; none where the server knows no snapshots.
 
@@ -107,12 +92,12 @@ def expired_snapshots(client: Client, *, project: str) -> list[Snapshot]:
     return _found(partial(_of_dead_runs, client, project))
 
 
-def sweep_expired_snapshots(client: Client, *, project: str, budget_seconds: float = 20.0) -> SnapshotSweep:
+def sweep_expired_snapshots(client: Client, *, project: str, budget_seconds: float = 20.0) -> SweepReport:
     """Delete the snapshots of a project's dead runs; see ``expired_snapshots`` and ``sweep_snapshots``."""
     return _sweep(client, partial(_of_dead_runs, client, project), "dead runs' snapshots", budget_seconds)
 
 
-def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0) -> SnapshotSweep:
+def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0) -> SweepReport:
     """Delete the snapshots of one run, whoever took them; its sandboxes must be gone.
 
     One that is still being made, or that a dying sandbox still uses, is waited for.
@@ -161,62 +146,14 @@ def _of_dead_runs(client: Client, project: str) -> list[Snapshot]:
     return [snapshot for run_id, snapshot in old if run_id not in living]
 
 
-def _sweep(client: Client, find: Callable[[], list[Snapshot]], unseen: str, budget_seconds: float) -> SnapshotSweep:
-    broom = _Broom(client, find, unseen)
-    try:
-        with time_limit(budget_seconds):
-            poll_until_ready(broom.pass_once, budget_seconds=budget_seconds, on_timeout=broom.give_up)
-    except OpenSandboxError as exc:
-        if isinstance(exc, ApiError) and lacks_snapshots(exc):
-            return SnapshotSweep()
-        return SnapshotSweep(tuple(broom.deleted), broom.left, str(exc))
-    return SnapshotSweep(tuple(broom.deleted))
+def _sweep(client: Client, find: Callable[[], list[Snapshot]], unseen: str, budget_seconds: float) -> SweepReport:
+    def names() -> dict[str, str]:
+        return {snapshot.id: f"{snapshot.id} ({snapshot.name})" for snapshot in _found(find)}
 
+    def failure(left: Sequence[str], why: str) -> OpenSandboxError:
+        return OpenSandboxError(f"{len(left)} snapshots could not be deleted ({why})")
 
-class _Broom:
-    """One sweep under way."""
-
-    def __init__(self, client: Client, find: Callable[[], list[Snapshot]], unseen: str) -> None:
-        self.deleted: dict[str, None] = {}
-        self._stuck: dict[str, str] | None = None
-        self._reasons: dict[str, None] = {}
-        self._client = client
-        self._find = find
-        self._unseen = unseen
-        self._quiet = 0
-
-    @property
-    def left(self) -> tuple[str, ...]:
-        """What is there still, as far as anybody can know."""
-        if self._stuck is None:
-            return (self._unseen,)
-        return tuple(f"{snapshot_id} ({name})" for snapshot_id, name in self._stuck.items())
-
-    def pass_once(self) -> bool | None:
-        """List, delete what is there; True once enough listings were quiet."""
-        found = {snapshot.id: snapshot.name for snapshot in self._find() if snapshot.id not in self.deleted}
-        self._stuck, self._reasons = dict(found), {}
-        for snapshot_id in found:
-            self._delete(snapshot_id)
-        self._quiet = 0 if found else self._quiet + 1
-        return self._quiet >= _QUIET_LISTINGS or None
-
-    def give_up(self, waited_seconds: float, attempts: int) -> OpenSandboxError:
-        """Say why something stays."""
-        reasons = "; ".join(self._reasons) or "new ones kept appearing"
-        why = f"after {waited_seconds:.1f} s and {attempts} listings: {reasons}"
-        return OpenSandboxError(f"{len(self.left)} snapshots could not be deleted ({why})")
-
-    def _delete(self, snapshot_id: str) -> None:
-        try:
-            self._client.delete_snapshot(snapshot_id)
-        except AuthError:
-            raise
-        except (ApiError, TransportError) as exc:
-            self._reasons[str(exc)] = None
-        else:
-            self.deleted[snapshot_id] = None
-            (self._stuck or {}).pop(snapshot_id, None)
+    return sweep_up(names, client.delete_snapshot, budget_seconds=budget_seconds, failure=failure, unseen=(unseen,))
 
 
 def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> Snapshot:
@@ -232,8 +169,8 @@ def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> 
             budget_seconds=lifecycle.ready_timeout,
             before_wait=before_wait,
         )
-    except (ApiError, TransportError) as exc:
-        if isinstance(exc, ApiError) and exc.status not in _AMBIGUOUS_STATUSES:
+    except OpenSandboxError as exc:
+        if not may_have_created(exc):
             raise
         with suppress(OpenSandboxError):
             for found in client.list_snapshots(sandbox_id, name):

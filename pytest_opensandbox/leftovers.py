@@ -6,6 +6,7 @@ from contextlib import closing
 from functools import partial
 from typing import Protocol
 
+from pytest_opensandbox.broom import SweepReport
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.errors import ServerStartError
 from pytest_opensandbox.keeping import (
@@ -16,7 +17,7 @@ from pytest_opensandbox.keeping import (
 )
 from pytest_opensandbox.lifecycle import TAG_RUN
 from pytest_opensandbox.models import SandboxResponse
-from pytest_opensandbox.sweep import SweepReport, expired, of_run, sweep, sweep_expired
+from pytest_opensandbox.sweep import expired, of_run, sweep, sweep_expired
 
 
 class Leftovers(Protocol):

@@ -21,11 +21,11 @@ from pytest_opensandbox.signals import Signals
 from pytest_opensandbox.tally import SetupTally, Tally
 
 if TYPE_CHECKING:
+    from pytest_opensandbox.broom import SweepReport
     from pytest_opensandbox.client import Client
     from pytest_opensandbox.lifecycle import Lifecycle
     from pytest_opensandbox.prepared import Prepared
     from pytest_opensandbox.sandbox import Sandbox
-    from pytest_opensandbox.sweep import SweepReport
 
 RUN = pytest.StashKey["Run"]()
 """Where a process's part of the run lies in ``config.stash``."""

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextvars import copy_context
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 
+from pytest_opensandbox.broom import SweepReport, sweep_up
 from pytest_opensandbox.client import Client
-from pytest_opensandbox.deadlines import time_limit
-from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, SweepError, TransportError
+from pytest_opensandbox.errors import SweepError
 from pytest_opensandbox.lifecycle import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_WORKER
 from pytest_opensandbox.models import SandboxResponse
-from pytest_opensandbox.waits import poll_until_ready
 
-# Listings flap: a sandbox whose creation was under way may show up only in the next one.
-_QUIET_LISTINGS = 2
-_DELETED_AT_ONCE = 16
 # How long a create that nobody waits for may take to show: on Docker, on a busy machine, 0.3 s (2026-11-23).
 _LATE_SECONDS = 5.0
-# For the answers that are under way when the budget ends: they say why something stays.
-_LAST_ANSWERS_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class SweepReport:
-    """What a sweep found."""
-
-    deleted: tuple[str, ...] = ()
-    """Ids of the sandboxes that it deleted, in the order of deletion."""
-    left: tuple[str, ...] = ()
-    """Ids of the sandboxes that it could not delete; they end with their lease."""
-    error: str = ""
-    """Why it stopped early, or ""."""
 
 
 def sweep(
@@ -102,66 +82,19 @@ def expired(client: Client, *, project: str) -> list[SandboxResponse]:
 def _sweep(
     client: Client, find: Callable[[], list[SandboxResponse]], budget_seconds: float, *, unanswered: Iterable[str] = ()
 ) -> SweepReport:
-    broom = _Broom(client, find, unanswered)
-    error = ""
-    try:
-        with time_limit(budget_seconds + _LAST_ANSWERS_SECONDS):
-            poll_until_ready(broom.pass_once, budget_seconds=budget_seconds, on_timeout=broom.give_up)
-    except OpenSandboxError as exc:
-        error = str(exc)
-    return SweepReport(tuple(broom.deleted), tuple(broom.stuck), error)
+    awaited = set(unanswered)
+    patient_until = time.monotonic() + _LATE_SECONDS
 
+    def names() -> dict[str, str]:
+        seen = find()
+        awaited.difference_update(box.metadata.get(TAG_CREATE, "") for box in seen)
+        # Kubernetes still lists for a while what it is deleting already.
+        return {box.id: box.id for box in seen if not box.is_stopping}
 
-class _Broom:
-    """One sweep under way."""
-
-    def __init__(self, client: Client, find: Callable[[], list[SandboxResponse]], unanswered: Iterable[str]) -> None:
-        self.deleted: dict[str, None] = {}
-        self.stuck: dict[str, str] = {}
-        self._client = client
-        self._find = find
-        self._awaited = set(unanswered)
-        self._patient_until = time.monotonic() + _LATE_SECONDS
-        self._quiet = 0
-
-    def pass_once(self) -> bool | None:
-        """List, delete what is new; True once enough listings were quiet."""
-        seen = self._find()
-        found = [box.id for box in seen if box.id not in self.deleted and not box.is_stopping]
-        self.stuck = {sandbox_id: why for sandbox_id, why in self.stuck.items() if sandbox_id in found}
-        self._delete_all(found)
-        self._quiet = 0 if found else self._quiet + 1
-        self._awaited -= {box.metadata.get(TAG_CREATE, "") for box in seen}
-        if self._awaited and time.monotonic() < self._patient_until:
-            return None
-        return self._quiet >= _QUIET_LISTINGS or None
-
-    def give_up(self, waited_seconds: float, attempts: int) -> SweepError:
-        """Say what stays."""
-        reasons = "; ".join(dict.fromkeys(self.stuck.values())) or "new ones kept appearing"
-        return SweepError(list(self.stuck), f"after {waited_seconds:.1f} s and {attempts} listings: {reasons}")
-
-    def _delete_all(self, sandbox_ids: Sequence[str]) -> None:
-        """Delete several at once, because a server takes its time for each."""
-        if not sandbox_ids:
-            return
-        # Lazy: most runs leave nothing to a sweep.
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(_DELETED_AT_ONCE, thread_name_prefix="opensandbox-sweep") as pool:
-            # A thread knows the time limit by its context alone.
-            deletions = [pool.submit(copy_context().run, self._delete, sandbox_id) for sandbox_id in sandbox_ids]
-        for deletion in deletions:
-            deletion.result()
-
-    def _delete(self, sandbox_id: str) -> None:
-        try:
-            self._client.delete_sandbox(sandbox_id)
-        except AuthError as exc:
-            self.stuck[sandbox_id] = str(exc)
-            raise
-        except (ApiError, TransportError) as exc:
-            self.stuck[sandbox_id] = str(exc)
-        else:
-            self.stuck.pop(sandbox_id, None)
-            self.deleted[sandbox_id] = None
+    return sweep_up(
+        names,
+        client.delete_sandbox,
+        budget_seconds=budget_seconds,
+        failure=SweepError,
+        is_settled=lambda: not awaited or time.monotonic() >= patient_until,
+    )

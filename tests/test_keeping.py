@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from pytest_opensandbox import ApiError, Client, SnapshotFailedError
+from pytest_opensandbox.broom import SweepReport
 from pytest_opensandbox.keeping import (
-    SnapshotSweep,
     expired_snapshots,
     keep,
     lacks_snapshots,
@@ -280,7 +280,7 @@ def test_snapshots_of_a_project_s_dead_runs_go_and_no_others():
         report = sweep_expired_snapshots(client, project="mine")
 
     assert found == ["p1"]
-    assert report == SnapshotSweep(deleted=("p1",))
+    assert report == SweepReport(deleted=("p1",))
     assert sorted(server.snapshots) == ["p2", "p3", "p4", "p5"]
 
 

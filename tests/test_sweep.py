@@ -7,8 +7,9 @@ from contextlib import suppress
 import pytest
 
 from pytest_opensandbox import ApiError, Client, SandboxOpts
+from pytest_opensandbox.broom import SweepReport
 from pytest_opensandbox.lifecycle import TAG_CREATE, RunTags
-from pytest_opensandbox.sweep import SweepReport, sweep
+from pytest_opensandbox.sweep import sweep
 
 from .servers import Reply, as_json, serving
 

@@ -48,6 +48,7 @@ LEVELS = {
             ),
             (
                 "archives",
+                "broom",
                 "commands",
                 "config",
                 "docker_engine",
