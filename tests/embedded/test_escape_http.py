@@ -5,7 +5,6 @@ import socket
 import pytest
 
 from pytest_opensandbox import FileUpload
-from tests.embedded.machine import running_server
 
 FORGED = "HTTP/1.1 200 FORGED\r\nContent-Length: 6\r\n\r\nforged"
 ANSWERS = {
@@ -35,12 +34,6 @@ for port, answer in {ANSWERS!r}.items():
     threading.Thread(target=serve, args=(port, answer)).start()
 open("/tmp/serving", "w").close()
 """
-
-
-@pytest.fixture(scope="module")
-def machine():
-    with running_server() as machine:
-        yield machine
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 import requests
 
-from tests.embedded.machine import is_alive, process_state, running_server, wait_until
+from tests.embedded.machine import is_alive, process_state, wait_until
 
 CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "1"}}
 TICK = "i=0; while :; do i=$((i+1)); echo $i > /tmp/tick; sleep 0.01; done"
-
-
-@pytest.fixture(scope="module")
-def machine():
-    with running_server() as machine:
-        yield machine
 
 
 def post(machine, **changes):

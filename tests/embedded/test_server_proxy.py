@@ -8,7 +8,7 @@ import time
 import pytest
 import requests
 
-from tests.embedded.machine import running_server, wait_until
+from tests.embedded.machine import wait_until
 
 ECHO = r"""
 import http.server, json, sys, time
@@ -37,12 +37,6 @@ class Echo(http.server.BaseHTTPRequestHandler):
     def log_message(self, *a): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Echo).serve_forever()
 """
-
-
-@pytest.fixture(scope="module")
-def machine():
-    with running_server() as machine:
-        yield machine
 
 
 @pytest.fixture(scope="module")

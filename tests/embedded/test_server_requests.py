@@ -4,15 +4,7 @@ import socket
 
 import pytest
 
-from tests.embedded.machine import running_server
-
 CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "1"}}
-
-
-@pytest.fixture(scope="module")
-def machine():
-    with running_server() as machine:
-        yield machine
 
 
 @pytest.mark.parametrize("path", ["/health", "/version"])

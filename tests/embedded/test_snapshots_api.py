@@ -15,12 +15,6 @@ CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "
 
 
 @pytest.fixture(scope="module")
-def machine():
-    with running_server() as machine:
-        yield machine
-
-
-@pytest.fixture(scope="module")
 def sandbox(machine):
     return machine.create()
 
