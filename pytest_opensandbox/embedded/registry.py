@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
@@ -11,6 +12,9 @@ from pytest_opensandbox.embedded.process import END_SECONDS, Workshop
 from pytest_opensandbox.embedded.record import SandboxRecord
 from pytest_opensandbox.embedded.snapshots import Snapshots
 from pytest_opensandbox.embedded.validation import RefusedError, refuse
+
+_END_POLL_SECONDS = 0.05
+_TIMER_SECONDS = 3600
 
 
 class Registry:
@@ -77,16 +81,16 @@ class Registry:
         ]
 
     def delete(self, sandbox_id: str) -> None:
-        """End a sandbox and forget it; nothing of it runs afterwards.
+        """End a sandbox and forget it; nothing of it runs afterwards. One that does not end stays in the list.
 
         Raises:
             RefusedError: there is none with this id, or it does not end.
         """
-        record = self._forget(sandbox_id)
-        if record is None:
-            refuse(404, "DOCKER::SANDBOX_NOT_FOUND", f"Sandbox {sandbox_id} not found.")
+        record = self.get(sandbox_id)
+        record.process.kill()
         if not record.process.ended.wait(END_SECONDS):
             refuse(500, "DOCKER::SANDBOX_DELETE_FAILED", f"Sandbox {sandbox_id} did not end in {END_SECONDS} s.")
+        self._forget(record)
 
     def renew(self, sandbox_id: str, expires_at: datetime) -> None:
         """Set when a sandbox ends.
@@ -137,10 +141,14 @@ class Registry:
     def close(self) -> None:
         """End every sandbox."""
         self._is_closed = True
-        records = [self._forget(sandbox_id) for sandbox_id in list(self._sandboxes)]
+        with self._lock:
+            records = list(self._sandboxes.values())
         for record in records:
-            if record is not None:
-                record.process.ended.wait(END_SECONDS)
+            record.process.kill()
+        deadline = time.monotonic() + END_SECONDS
+        for record in records:
+            if record.process.ended.wait(max(0.0, deadline - time.monotonic())):
+                self._forget(record)
         self.snapshots.close()
 
     def _start(self, request: CreateRequest) -> SandboxRecord:
@@ -159,15 +167,13 @@ class Registry:
         background.call(record.relay.start)
         return record
 
-    def _forget(self, sandbox_id: str) -> SandboxRecord | None:
-        """Kill a sandbox and take it from the list; None if it is not there."""
+    def _forget(self, record: SandboxRecord) -> None:
+        """Take a sandbox that has ended from the list; nothing happens where somebody else has done so."""
         with self._lock:
-            record = self._sandboxes.pop(sandbox_id, None)
-        if record is not None:
-            self._in_loop(self._cancel_timer, record)
-            record.process.kill()
-            self.snapshots.take_back(record.request.snapshot_id, record.id)
-        return record
+            if self._sandboxes.pop(record.id, None) is None:
+                return
+        self._in_loop(self._cancel_timer, record)
+        self.snapshots.take_back(record.request.snapshot_id, record.id)
 
     def _schedule(self, record: SandboxRecord) -> None:
         self._in_loop(self._set_timer, record)
@@ -180,12 +186,15 @@ class Registry:
             record.timer.cancel()
 
     def _set_timer(self, record: SandboxRecord) -> None:
-        """Have the sandbox forgotten when its time is up; looks again each hour, as clocks are set meanwhile."""
+        """Have the sandbox deleted when its time is up; looks again each hour, as clocks are set meanwhile."""
         self._cancel_timer(record)
         if record.expires_at is None or record.id not in self._sandboxes:
             return
-        left = (record.expires_at - datetime.now(timezone.utc)).total_seconds()
-        if left <= 0:
-            self._forget(record.id)
-        else:
-            record.timer = self._workshop.background.loop.call_later(min(left, 3600), self._set_timer, record)
+        pause = min((record.expires_at - datetime.now(timezone.utc)).total_seconds(), _TIMER_SECONDS)
+        if pause <= 0:
+            if record.process.ended.is_set():
+                self._forget(record)
+                return
+            record.process.kill()
+            pause = _END_POLL_SECONDS
+        record.timer = self._workshop.background.loop.call_later(pause, self._set_timer, record)

@@ -1,6 +1,7 @@
 """The lifecycle API beyond what was recorded: states, ends, freezing, time."""
 
 import os
+import signal
 import threading
 import time
 from datetime import datetime, timedelta, timezone
@@ -70,6 +71,24 @@ def test_delete_returns_when_nothing_runs_any_more(machine):
     machine.client.delete_sandbox(sandbox_id)
 
     assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_sandbox_that_does_not_end_is_not_forgotten(machine):
+    """A client that is told "deleted" counts it so, and nobody looks for it again."""
+    others = set(machine.sandbox_pids())
+    sandbox_id = machine.create()
+    bubblewrap = next(pid for pid in machine.sandbox_pids() if pid not in others)
+    os.kill(bubblewrap, signal.SIGSTOP)
+
+    refused = machine.request("DELETE", f"/v1/sandboxes/{sandbox_id}")
+    listed = [box.id for box in machine.client.list_sandboxes()]
+    os.kill(bubblewrap, signal.SIGCONT)
+    deleted = machine.request("DELETE", f"/v1/sandboxes/{sandbox_id}")
+
+    assert (refused.status_code, refused.json()["code"]) == (500, "DOCKER::SANDBOX_DELETE_FAILED")
+    assert sandbox_id in listed
+    assert deleted.status_code == 204
+    assert sandbox_id not in [box.id for box in machine.client.list_sandboxes()]
 
 
 def test_a_paused_sandbox_stands_still_and_goes_on(machine):
