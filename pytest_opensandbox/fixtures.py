@@ -10,7 +10,7 @@ import pytest
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.errors import OpenSandboxError
 from pytest_opensandbox.factory import SandboxFactory
-from pytest_opensandbox.recipe import Recipe
+from pytest_opensandbox.marker import recipe_of
 from pytest_opensandbox.session import RUN, Run
 
 if TYPE_CHECKING:
@@ -25,12 +25,14 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     ``sandbox.run("echo hi").stdout`` runs a command, ``sandbox.put`` and ``sandbox.get`` copy files.
     ``@pytest.mark.sandbox(image=..., env=..., resources=..., timeout=..., network=..., pool=..., setup=..., put=...)``
     says what it is made of; a ``setup`` runs once, and each test gets a sandbox restored from what it left.
+    ``@pytest.mark.parametrize("sandbox", ["python:3.12", {"image": ..., "env": ...}], indirect=True)`` runs the test
+    once for each image, or mapping of the marker's arguments; these win over the marker.
     """
     run = request.config.stash[RUN]
     box = None
     # pytest runs neither the code after a yield nor a finalizer where Ctrl-C comes during set-up; this it does run.
     try:
-        box = _make(run, run.recipe_of(request.node))
+        box = _make(run, request)
         yield box
     finally:
         if box is not None:
@@ -72,10 +74,10 @@ def opensandbox_settings(pytestconfig: pytest.Config) -> Settings:
     return pytestconfig.stash[RUN].settings
 
 
-def _make(run: Run, recipe: Recipe) -> Sandbox:
+def _make(run: Run, request: pytest.FixtureRequest) -> Sandbox:
     """Make a sandbox; trouble fails the test with its text alone, for no line of the test is to blame."""
     try:
-        return run.make(recipe)
+        return run.make(recipe_of(request))
     except OpenSandboxError as exc:
         error = str(exc)
     pytest.fail(f"opensandbox: {error}", pytrace=False)

@@ -11,6 +11,7 @@ import pytest
 from pytest_opensandbox import hookspecs, report
 from pytest_opensandbox.config import settings_of
 from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
+from pytest_opensandbox.marker import check_items, parameter_id
 from pytest_opensandbox.options import add_options
 from pytest_opensandbox.recipe import MARKER_HELP
 from pytest_opensandbox.session import RUN, Run, Tell
@@ -70,15 +71,20 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the markers of the tests that will run; a worker leaves the complaint to its controller."""
+    """Check the markers and parameters of the tests that will run; a worker leaves the complaint to its controller."""
     run = config.stash[RUN]
     try:
-        run.read_markers(items)
+        check_items(items, run.settings)
     except pytest.UsageError as exc:
         if not run.is_worker:
             raise
         hand_up(config, usage_error="\n".join(map(str, exc.args)))
         items.clear()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a sandbox that a mapping describes by what is in it."""
+    return parameter_id(val, argname)
 
 
 @pytest.hookimpl(wrapper=True)

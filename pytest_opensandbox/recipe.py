@@ -22,7 +22,8 @@ MARKER_HELP = (
     "such as {'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may "
     "reach; the pool that it is taken from; a shell command, or a list of them, that runs once per run and is then "
     "restored from a snapshot for each test; a mapping of paths below the rootdir to absolute paths in the sandbox, "
-    "which are there before the setup runs. The nearest marker that names an argument wins."
+    "which are there before the setup runs. The nearest marker that names an argument wins, and over all of them "
+    "parametrize('sandbox', [an image or a mapping of these arguments, ...], indirect=True)."
 )
 
 _DAY_SECONDS = 86_400
@@ -133,6 +134,26 @@ def read_markers(marks: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> 
                 raise ConfigError(f"an argument of @pytest.mark.{MARKER}", f"be one of {known}", name)
             nearest.setdefault(name, value)
     return Recipe(**nearest)
+
+
+def read_parameter(value: object) -> Mapping[str, Any]:
+    """Read what ``parametrize("sandbox", ..., indirect=True)`` gives a test, as arguments of the marker.
+
+    Args:
+        value: an image reference, or a mapping of the marker's arguments.
+
+    Raises:
+        ConfigError: neither, or a key that is no argument of the marker.
+    """
+    if isinstance(value, str):
+        return {"image": value}
+    field, known = f"the parameter of {MARKER!r}", ", ".join(MARKER_ARGUMENTS)
+    if not isinstance(value, Mapping):
+        raise ConfigError(field, f"be an image, or a mapping of the marker's arguments ({known})", value)
+    for name in value:
+        if name not in MARKER_ARGUMENTS:
+            raise ConfigError(f"a key in {field}", f"be one of {known}", name)
+    return value
 
 
 def _check_timeout(timeout: object) -> None:

@@ -14,7 +14,7 @@ from pytest_opensandbox.config import Settings
 from pytest_opensandbox.connection import Connection
 from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
 from pytest_opensandbox.opts import SandboxOpts
-from pytest_opensandbox.recipe import MARKER, Recipe, read_markers
+from pytest_opensandbox.recipe import Recipe
 from pytest_opensandbox.running import Running
 from pytest_opensandbox.shelf import Shelf
 from pytest_opensandbox.signals import Signals
@@ -34,8 +34,6 @@ LAST_RUN = "opensandbox/last_run"
 """Where pytest's cache keeps the id of the last run that asked for a sandbox, for ``sweep --run last``."""
 
 Tell = Callable[[str, pytest.Item | None], None]
-
-_RECIPE = pytest.StashKey[Recipe]()
 
 
 class Run(Running):
@@ -90,27 +88,6 @@ class Run(Running):
         if self._prepared is not None:
             setups += self._prepared.tally
         return Tally(created=len(created), deleted=len(created) - len(left), left=left, setups=setups)
-
-    def read_markers(self, items: Sequence[pytest.Item]) -> None:
-        """Read what each test asks for, before anything runs.
-
-        Raises:
-            pytest.UsageError: markers break rules; names the tests, all of them.
-        """
-        complaints = []
-        for item in items:
-            marks = [(mark.args, mark.kwargs) for mark in item.iter_markers(MARKER)]
-            try:
-                item.stash[_RECIPE] = recipe = read_markers(marks)
-                recipe.opts(self.settings)
-            except ConfigError as exc:
-                complaints.append(f"{item.nodeid}: {exc}")
-        if complaints:
-            raise pytest.UsageError(*complaints)
-
-    def recipe_of(self, node: pytest.Item) -> Recipe:
-        """Return what a test's markers ask for."""
-        return node.stash.get(_RECIPE, Recipe())
 
     def client(self) -> Client:
         """Return the client of the run's server.

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, TransportError
 from pytest_opensandbox.factory import SandboxFactory
+from pytest_opensandbox.marker import check_items, recipe_of
 from pytest_opensandbox.recipe import Recipe
 from pytest_opensandbox.session import Run
 from pytest_opensandbox.tally import Tally
@@ -147,11 +148,11 @@ def test_a_marker_that_breaks_a_rule_is_a_usage_error_that_names_the_test(run, r
     request.node.add_marker(pytest.mark.sandbox(timeout=-1))
 
     with pytest.raises(pytest.UsageError, match="names_the_test: timeout must be seconds"):
-        run.read_markers([request.node])
+        check_items([request.node], run.settings)
 
 
-def test_a_test_without_a_marker_asks_for_what_the_options_say(run, request):
-    assert run.recipe_of(request.node) == Recipe()
+def test_a_test_without_a_marker_asks_for_what_the_options_say(request):
+    assert recipe_of(request) == Recipe()
 
 
 def test_a_server_that_is_not_there_is_waited_for_once(nowhere):

@@ -72,6 +72,7 @@ LEVELS = {
                 "recipe",
             ),
             (
+                "marker",
                 "sandboxes",
                 "snapshots",
             ),
@@ -112,6 +113,7 @@ KNOWS_PYTEST = {
     "options",
     "config",
     "hookspecs",
+    "marker",
     "running",
     "session",
     "workers",
