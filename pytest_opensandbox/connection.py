@@ -33,6 +33,9 @@ _REFUSAL = "refusal"
 _PULL_FAILED = "IMAGE_PULL_FAILED"
 _PULLED = re.compile(r"image (\S+):(?: |$)")
 
+# What a sandbox is made from, and whether it has a network policy, which a second image enforces: either may be unmet.
+_Need = tuple[str, bool]
+
 
 class Connection:
     """A client for the server that the settings name, and the server itself where it is ours to start.
@@ -53,7 +56,7 @@ class Connection:
         self._client: Client | None = None
         self._server: ManagedServer | None = None
         self._refusal = self._given.get(_REFUSAL, "")
-        self._refused_images: dict[str | None, ApiError] = {}
+        self._refused_images: dict[_Need, tuple[str, ApiError]] = {}
 
     @property
     def owns_server(self) -> bool:
@@ -100,15 +103,16 @@ class Connection:
         return ServerStartError(f"{error}\n{self._advice(error)}")
 
     def check_image(self, opts: SandboxOpts) -> None:
-        """Look whether the image of a sandbox has been found to be out of reach.
+        """Look whether an image that a sandbox needs has been found to be out of reach.
 
         Raises:
             ApiError: it has.
         """
-        known = self._refused_images.get(opts.image)
-        if known is not None:
-            message = f"{opts.image} could not be pulled before in this run, see the first error about it"
-            raise ApiError(known.status, code=known.code, message=message)
+        for need in _needs(opts):
+            if known := self._refused_images.get(need):
+                image, error = known
+                message = f"{image} could not be pulled before in this run, see the first error about it"
+                raise ApiError(error.status, code=error.code, message=message)
 
     def refuse_image(self, opts: SandboxOpts, error: ApiError) -> None:
         """Note that an image cannot be pulled, so that no later test waits for it, and add the remedy to the error.
@@ -119,9 +123,10 @@ class Connection:
         if not error.code.endswith(_PULL_FAILED):
             return
         found = _PULLED.search(error.message)
-        if found and found.group(1) != opts.image and opts.network_policy is None:
+        need = _unmet_need(opts, found.group(1) if found else None)
+        if need is None:
             raise self.refuse(error) from error
-        self._refused_images[opts.image] = error
+        self._refused_images[need] = (found.group(1) if found else opts.source, error)
         error.args = (f"{error}\n{_image_advice(found)}",)
 
     def close(self) -> None:
@@ -211,6 +216,26 @@ def _pass_on(notes: str) -> None:
     if notes.strip():
         with suppress(OpenSandboxWarning):
             warnings.warn(OpenSandboxWarning(f"the embedded server says: {notes.strip()}"), stacklevel=2)
+
+
+def _needs(opts: SandboxOpts) -> list[_Need]:
+    """Return what must be in reach for a sandbox, each alone and both together."""
+    return [(opts.source, False), *([("", True), (opts.source, True)] if opts.network_policy else [])]
+
+
+def _unmet_need(opts: SandboxOpts, image: str | None) -> _Need | None:
+    """Return which need an image that could not be pulled leaves unmet; None where every sandbox needs it.
+
+    Args:
+        opts: what was asked for.
+        image: what the server names, None where it names nothing.
+    """
+    if image == opts.image:
+        return opts.source, False
+    if image is None or opts.snapshot_id:
+        # It may be that of the snapshot, which has a name of its own.
+        return opts.source, opts.network_policy is not None
+    return ("", True) if opts.network_policy else None
 
 
 def _first_line(error: Exception) -> str:

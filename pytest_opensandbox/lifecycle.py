@@ -13,7 +13,7 @@ from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError,
 from pytest_opensandbox.lease import Lease
 from pytest_opensandbox.lost_creates import look_up, may_have_created
 from pytest_opensandbox.models import Endpoint, SandboxResponse
-from pytest_opensandbox.opts import POOL_EXTENSION, SandboxOpts, label_value
+from pytest_opensandbox.opts import SandboxOpts, label_value
 from pytest_opensandbox.progress import Phases, Progress, Tell
 from pytest_opensandbox.refusals import advised
 from pytest_opensandbox.waits import retry_create
@@ -154,7 +154,7 @@ class Lifecycle:
             TransportError: the server does not answer.
         """
         tagged = replace(opts, metadata={**opts.metadata, **self.tags.metadata(test=test)}, timeout=self.lease.seconds)
-        source = _source(opts)
+        source = opts.source
         with self.progress.phases() as phases:
             created = self._create(tagged, phases, f"creating a sandbox from {source}")
             response, endpoint = self._await_ready(created, phases, f"the sandbox from {source} is created")
@@ -236,12 +236,6 @@ class Lifecycle:
             self.delete(sandbox_id)
         except OpenSandboxError:
             return
-
-
-def _source(opts: SandboxOpts) -> str:
-    """Return what a sandbox is made from, in a word."""
-    pool = opts.extensions.get(POOL_EXTENSION)
-    return opts.image or opts.snapshot_id or (f"pool {pool}" if pool else "")
 
 
 def _advice(error: ApiError, waited: float) -> str:

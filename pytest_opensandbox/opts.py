@@ -111,6 +111,12 @@ class SandboxOpts:
             check_label(key, value)
         _pairs("extensions", self.extensions)
 
+    @property
+    def source(self) -> str:
+        """What the sandbox is made from, in a word: an image, the id of a snapshot, or a pool; "" for none of them."""
+        pool = self.extensions.get(POOL_EXTENSION)
+        return self.image or self.snapshot_id or (f"pool {pool}" if pool else "")
+
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object of POST /sandboxes."""
         body: dict[str, Any] = {

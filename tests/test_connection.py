@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from pytest_opensandbox import ApiError, AuthError, OpenSandboxWarning, SandboxOpts, ServerStartError, TransportError
+from pytest_opensandbox import (
+    ApiError,
+    AuthError,
+    NetworkPolicy,
+    OpenSandboxWarning,
+    SandboxOpts,
+    ServerStartError,
+    TransportError,
+)
 from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.connection import Connection
 from tests.servers import as_json, serving
@@ -112,6 +120,57 @@ def test_without_the_agents_image_no_sandbox_can_be_had():
 
     assert found.is_refused
     assert "--opensandbox-execd-image" in str(refused.value)
+
+
+GUARDED = NetworkPolicy.only("example.org")
+GUARD = "opensandbox/egress:v1"
+
+
+def test_without_the_image_of_the_network_guard_the_others_go_on():
+    found = connection("docker")
+    guarded, plain = SandboxOpts(image="a:1", network_policy=GUARDED), SandboxOpts(image="a:1")
+
+    found.refuse_image(guarded, pull_failed(GUARD))
+
+    found.check_image(plain)
+    for image in ("a:1", "b:1"):
+        with pytest.raises(ApiError, match=f"{GUARD} could not be pulled before in this run"):
+            found.check_image(SandboxOpts(image=image, network_policy=GUARDED))
+    assert not found.is_refused
+
+
+def test_the_image_of_a_guarded_sandbox_is_known_by_its_own_name():
+    found = connection("docker")
+
+    found.refuse_image(SandboxOpts(image="a:1", network_policy=GUARDED), pull_failed("a:1"))
+
+    found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
+    with pytest.raises(ApiError, match="a:1 could not be pulled"):
+        found.check_image(SandboxOpts(image="a:1"))
+
+
+def test_the_image_of_a_snapshot_that_is_gone_does_no_harm_to_the_others():
+    found = connection("docker")
+    restored = SandboxOpts(image=None, snapshot_id="snap-1")
+
+    found.refuse_image(restored, pull_failed("opensandbox-snapshots:snap-1"))
+
+    found.check_image(SandboxOpts(image="a:1"))
+    found.check_image(SandboxOpts(image=None, snapshot_id="snap-2"))
+    with pytest.raises(ApiError, match="opensandbox-snapshots:snap-1 could not be pulled before"):
+        found.check_image(restored)
+
+
+def test_where_the_server_names_no_image_only_the_same_request_is_refused():
+    found = connection("docker")
+    unnamed = ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message="no")
+
+    found.refuse_image(SandboxOpts(image="a:1", network_policy=GUARDED), unnamed)
+
+    found.check_image(SandboxOpts(image="a:1"))
+    found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
+    with pytest.raises(ApiError, match="a:1 could not be pulled before"):
+        found.check_image(SandboxOpts(image="a:1", network_policy=GUARDED))
 
 
 def test_another_refusal_is_about_no_image():

@@ -48,6 +48,25 @@ def test_an_image_that_cannot_be_pulled_is_explained_once(pytester, on_docker, w
     assert "Traceback" not in text
 
 
+def test_without_the_image_of_the_network_guard_only_its_tests_fail(pytester, on_docker):
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.sandbox(network="none")
+        @pytest.mark.parametrize("n", range(2))
+        def test_guarded(sandbox, n): pass
+
+        @pytest.mark.parametrize("n", range(3))
+        def test_other(sandbox, n): assert sandbox.run("true").ok
+    """)
+
+    result = pytester.runpytest_subprocess(*on_docker, "--opensandbox-egress-image=no-such-registry.invalid/image:1")
+
+    result.assert_outcomes(errors=2, passed=3)
+    assert result.stdout.str().count("Does `docker pull no-such-registry.invalid/image:1` work") == 1
+    result.stdout.fnmatch_lines(["*no-such-registry.invalid/image:1 could not be pulled before in this run*"])
+
+
 @pytest.mark.parametrize("host", ["unix:///no/such.sock", "tcp://127.0.0.1:1"])
 def test_no_engine_is_told_by_its_address_with_the_remedy(monkeypatch, host):
     monkeypatch.setenv("DOCKER_HOST", host)
