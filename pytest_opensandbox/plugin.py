@@ -202,7 +202,7 @@ def _teller(config: pytest.Config, *, is_worker: bool) -> Tell:
     """Return what shows a line while a test runs: only the process that the user started has a terminal."""
     if is_worker:
         return partial(tell_controller, config)
-    terminal = Terminal()
+    terminal = Terminal(config.pluginmanager)
     config.pluginmanager.register(terminal, "opensandbox-terminal")
     config.add_cleanup(terminal.close)
     return terminal.tell

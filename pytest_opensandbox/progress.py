@@ -90,10 +90,10 @@ class Phases:
             self._progress._watch_over(self, phase)
 
     def tell(self, tell: Tell | None, phase: str) -> None:
-        """Tell a phase that has lasted."""
+        """Tell a phase that has lasted, and for how long."""
         self._told.add(phase)
         if tell is not None:
-            tell(phase)
+            tell(f"{phase} ({SILENCE_SECONDS:g} s so far)")
 
     def __enter__(self) -> Phases:
         return self

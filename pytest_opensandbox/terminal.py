@@ -17,10 +17,14 @@ class Terminal:
     """Writes lines to the standard error that this process began with; what pytest captures is put in its place later.
 
     As a plugin it also shows what xdist's workers hand up.
+
+    Args:
+        plugins: pytest's, among which the reporter is found once there is one; None for no reporter.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plugins: pytest.PytestPluginManager | None = None) -> None:
         self._fd = _standard_error()
+        self._plugins = plugins
 
     def tell(self, text: str, item: pytest.Item | None) -> None:
         """Write a line of its own, whatever pytest has written on the present one; safe to call from any thread.
@@ -37,10 +41,19 @@ class Terminal:
         with suppress(OSError):
             os.close(fd)
 
+    @pytest.hookimpl(trylast=True)
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, nodeid: str) -> None:
-        """Show at once what a worker has handed up."""
+        """Show at once what a worker has handed up, and keep it out of the summary, where the wait is long over."""
         if isinstance(warning_message.message, SlowSandboxWarning):
             self._write(str(warning_message.message), nodeid)
+            self._take_back(str(warning_message.message))
+
+    def _take_back(self, text: str) -> None:
+        """Remove from the reporter's list what it has just taken in: a line that was shown is not shown again."""
+        reporter = self._plugins.get_plugin("terminalreporter") if self._plugins is not None else None
+        listed = reporter.stats.get("warnings", []) if reporter is not None else []
+        if listed and text in listed[-1].message:
+            del listed[-1]
 
     def _write(self, text: str, nodeid: str) -> None:
         where = f"{nodeid}: " if nodeid else ""
@@ -53,7 +66,7 @@ def tell_controller(config: pytest.Config, text: str, item: pytest.Item | None) 
     """Tell the controller of this worker that a test waits.
 
     A worker has no terminal. A recorded warning is the one thing of its own that xdist carries to the controller
-    while a test runs; so the text also stands in the summary of warnings, where no setting turns it into an error.
+    while a test runs. No setting turns it into an error, and the controller's terminal shows it once.
 
     Args:
         config: the worker's.

@@ -52,7 +52,7 @@ def test_a_phase_that_lasts_is_told_once(ear):
         phases.enter("third")
         assert ear.listen()
 
-    assert ear.heard == ["first", "second", "third"]
+    assert ear.heard == [f"{phase} (0.05 s so far)" for phase in ("first", "second", "third")]
 
 
 def test_what_is_left_in_time_is_not_told(ear):
@@ -65,7 +65,7 @@ def test_what_is_left_in_time_is_not_told(ear):
         assert ear.listen()
     progress.close()
 
-    assert ear.heard == ["stays"]
+    assert ear.heard == ["stays (0.05 s so far)"]
 
 
 def test_waits_of_several_threads_are_told_each(ear):
@@ -77,7 +77,7 @@ def test_waits_of_several_threads_are_told_each(ear):
         assert ear.listen()
     progress.close()
 
-    assert sorted(ear.heard) == ["one", "other"]
+    assert sorted(ear.heard) == ["one (0.05 s so far)", "other (0.05 s so far)"]
 
 
 def test_one_thread_serves_all_waits_and_ends_when_it_is_closed(ear):
