@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, TransportError
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.waits import poll_until_ready
 
 # Listings flap: what was being made may show up only in the next one.
@@ -89,7 +90,7 @@ class _Broom:
     def give_up(self, waited_seconds: float, attempts: int) -> OpenSandboxError:
         """Say what stays."""
         reasons = "; ".join(self._reasons) or "new ones kept appearing"
-        why = f"after {waited_seconds:.1f} s and {attempts} listings: {reasons}"
+        why = f"after {waited_seconds:.1f} s and {counted(attempts, 'listing')}: {reasons}"
         return self._failure(list((self.stuck or {}).values()), why)
 
     def _delete_all(self, ids: Sequence[str]) -> None:

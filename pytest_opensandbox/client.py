@@ -8,7 +8,7 @@ from math import ceil, isfinite
 from types import TracebackType
 from typing import Any
 
-from pytest_opensandbox.endpoints import read_endpoint
+from pytest_opensandbox.endpoints import check_port, read_endpoint
 from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError
 from pytest_opensandbox.execd import CommandCalls
 from pytest_opensandbox.files import FileCalls
@@ -64,7 +64,8 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
                 clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
 
         Raises:
-            ConfigError: ``signed_for`` is not more than 0, or the client goes through the server's own proxy.
+            ConfigError: ``port`` is none, ``signed_for`` is not more than 0, or the client goes through the server's
+                own proxy.
             NotFoundError: no such sandbox, or it has no address yet.
             ApiError: the server refuses.
             ProtocolError: the answer is not an address.
@@ -72,6 +73,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
 
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}/endpoints/{port}.
         """
+        check_port(port)
         query = self._signing(signed_for)
         return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query))
 

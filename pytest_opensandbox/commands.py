@@ -78,10 +78,8 @@ class CommandRequest:
         check_command(self.command)
         if not isinstance(self.command, str) and self.command[0].startswith("-"):
             raise ConfigError("command", "begin with a program's name, which has no leading dash", self.command)
-        if self.cwd is not None and (not self.cwd or "\0" in self.cwd):
-            raise ConfigError("cwd", "be a directory's path", self.cwd)
-        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
-            raise ConfigError("timeout", "be seconds, more than 0, or None for no limit", self.timeout)
+        check_directory(self.cwd)
+        check_seconds(self.timeout)
         check_env(self.env or {})
         for name, number in (("uid", self.uid), ("gid", self.gid)):
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
@@ -233,6 +231,27 @@ def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | No
     words = next((line.removeprefix("signal: ") for line in traceback if line.startswith("signal: ")), "unknown")
     number, name = _SIGNALS.get(words.removesuffix(" (core dumped)"), (1, words))
     return -number, name
+
+
+def check_directory(cwd: str | None) -> None:
+    """Refuse what cannot be a working directory; which one a relative path would mean is not known here.
+
+    Raises:
+        ConfigError: not absolute, or it holds NUL; None is fine, and so is what the agent makes absolute.
+    """
+    if cwd is not None and (not isinstance(cwd, str) or not cwd.startswith(("/", "~", "$")) or "\0" in cwd):
+        raise ConfigError("cwd", "be the absolute path of a directory in the sandbox, such as '/workspace'", cwd)
+
+
+def check_seconds(timeout: float | None) -> None:
+    """Refuse what is no time limit.
+
+    Raises:
+        ConfigError: no number, or not more than 0; None is fine.
+    """
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and math.isfinite(timeout) and timeout > 0):
+        raise ConfigError("timeout", "be seconds, more than 0, or None for no limit", timeout)
 
 
 def check_command(command: str | Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from pytest_opensandbox.options import (
     SERVER_IMAGE,
     Option,
 )
-from pytest_opensandbox.opts import SandboxOpts, label_value
+from pytest_opensandbox.opts import check_resources, label_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +185,5 @@ def _parse(option: Option, text: str, source: str) -> Any:
 
 
 def _check_limits(resources: Mapping[str, str], source: str) -> None:
-    try:
-        SandboxOpts(image=EMBEDDED_IMAGE, resource_limits=resources)
-    except ConfigError as exc:
-        option = next(option for option in OPTIONS if option.name == "resources")
-        text = ",".join(f"{name}={value}" for name, value in resources.items())
-        raise ConfigError(f"{place_of(option, source)}: {exc.field}", exc.rule, text) from None
+    option = next(option for option in OPTIONS if option.name == "resources")
+    check_resources(resources, field=place_of(option, source))

@@ -27,6 +27,7 @@ from pytest_opensandbox.docker_server import (
     example_images,
 )
 from pytest_opensandbox.managed import end, spawn
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.waits import poll_until_ready
 
 if TYPE_CHECKING:
@@ -160,7 +161,9 @@ class _Server:
             connection.close()
 
     def _late(self, waited_seconds: float, attempts: int) -> DockerStartError:
-        return self._silent(f"opensandbox-server was not healthy after {waited_seconds:.0f} s and {attempts} looks")
+        return self._silent(
+            f"opensandbox-server was not healthy after {waited_seconds:.0f} s and {counted(attempts, 'look')}"
+        )
 
     def _silent(self, why: str) -> DockerStartError:
         sys.stderr.write(self._last_words())

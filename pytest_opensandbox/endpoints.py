@@ -7,11 +7,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_opensandbox.addresses import endpoint_url, own_proxy_url
-from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.printable import MaskedText
 
+_MAX_PORT = 65_535
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def check_port(port: int) -> int:
+    """Return a port if there can be one of that number.
+
+    Raises:
+        ConfigError: no whole number, or one that no TCP port has.
+    """
+    if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= _MAX_PORT:
+        raise ConfigError("port", f"be a whole number, 1 to {_MAX_PORT}, such as 8000", port)
+    return port
 
 
 def read_endpoint(body: Any, *, sandbox_id: str, port: int, root: str, through_server: bool = False) -> Endpoint:

@@ -35,7 +35,7 @@ import copyreg
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_opensandbox.printable import Printable, section
+from pytest_opensandbox.printable import Printable, counted, section
 
 Command = str | Sequence[str]
 
@@ -136,7 +136,7 @@ class FileTooLargeError(OpenSandboxError):
 
     def __init__(self, path: str, *, size_bytes: int, max_bytes: int) -> None:
         self.path, self.size_bytes, self.max_bytes = path, size_bytes, max_bytes
-        super().__init__(f"{path} has {size_bytes:,} bytes, the limit is {max_bytes:,}: raise max_bytes")
+        super().__init__(f"{path} has {counted(size_bytes, 'byte')}, the limit is {max_bytes:,}: raise max_bytes")
 
 
 class UnsafeArchiveError(OpenSandboxError):
@@ -184,7 +184,7 @@ class ReadyTimeoutError(SandboxError, TimeoutError):
     ) -> None:
         self.waited_seconds, self.attempts, self.last_state = waited_seconds, attempts, last_state
         text = (
-            f"sandbox {sandbox_id} was not ready after {waited_seconds:.1f} s and {attempts} looks"
+            f"sandbox {sandbox_id} was not ready after {waited_seconds:.1f} s and {counted(attempts, 'look')}"
             f" (last state {last_state or 'unknown'}{'; ' + last_error if last_error else ''});"
             " raise --opensandbox-ready-timeout if its image needs longer"
         )
@@ -279,8 +279,9 @@ class SweepError(OpenSandboxError):
 
     def __init__(self, sandbox_ids: Sequence[str], why: str) -> None:
         self.sandbox_ids = tuple(sandbox_ids)
-        count, ids = len(self.sandbox_ids), ", ".join(self.sandbox_ids)
-        super().__init__(f"{count} sandboxes could not be deleted ({why}), their lease ends them: {ids}")
+        count, ids = counted(len(self.sandbox_ids), "sandbox", "sandboxes"), ", ".join(self.sandbox_ids)
+        end = "its lease ends it" if len(self.sandbox_ids) == 1 else "their lease ends them"
+        super().__init__(f"{count} could not be deleted ({why}), {end}: {ids}")
 
 
 class OpenSandboxWarning(UserWarning):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import Any
 
 from pytest_opensandbox.endings import may_be_gone, why_gone
 from pytest_opensandbox.errors import OpenSandboxError, PauseError, SandboxClosedError
-from pytest_opensandbox.history import HISTORY_LENGTH, CommandRecord, record_end, record_move
+from pytest_opensandbox.history import History, record_end, record_move
 from pytest_opensandbox.lifecycle import Launched, Lifecycle
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.pauses import PAUSE_SECONDS
@@ -34,7 +33,7 @@ class Handle:
     def __init__(self, lifecycle: Lifecycle, launched: Launched) -> None:
         self.started = time.monotonic()
         """``time.monotonic()`` when it became ready; seconds."""
-        self.history: deque[CommandRecord] = deque(maxlen=HISTORY_LENGTH)
+        self.history = History()
         """Its last commands, oldest first."""
         self.gone = ""
         """What became of it, where it was found to have ended before its time; ""."""
@@ -88,6 +87,7 @@ class Handle:
                 seconds; None for the usual one.
 
         Raises:
+            ConfigError: there is no such port.
             SandboxClosedError: the sandbox is closed.
             PauseError: the sandbox is paused.
             SandboxGoneError: it has ended.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.errors import CommandError
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.results import CommandResult
 
 HISTORY_LENGTH = 50
@@ -36,6 +38,35 @@ class CommandRecord:
     """Whether it is a put or a get."""
     is_note: bool = False
     """Whether it is what happened to the sandbox, rather than something that was asked for."""
+
+
+class History(deque[CommandRecord]):
+    """The last records of one sandbox, oldest first; of older ones only how many there were is kept.
+
+    Args:
+        records: to begin with.
+    """
+
+    def __init__(self, records: Iterable[CommandRecord] = ()) -> None:
+        super().__init__(maxlen=HISTORY_LENGTH)
+        self._commands, self._copies = array("d"), array("d")
+        for record in records:
+            self.append(record)
+
+    def append(self, record: CommandRecord) -> None:
+        """Add a record; the oldest makes room where there is none."""
+        if len(self) == self.maxlen and not self[0].is_note:
+            (self._copies if self[0].is_copy else self._commands).append(self[0].started)
+        super().append(record)
+
+    def forgotten(self, since: float) -> tuple[int, int]:
+        """Return how many commands and how many copies made room for others.
+
+        Args:
+            since: leave out what began earlier; ``time.monotonic()`` seconds.
+        """
+        commands, copies = (sum(started >= since for started in kind) for kind in (self._commands, self._copies))
+        return commands, copies
 
 
 def recorded(
@@ -78,7 +109,7 @@ def recording_copy(history: deque[CommandRecord], text: str) -> Iterator[None]:
 def source_of(src: bytes | str | os.PathLike[str]) -> str:
     """Say what is put, without its content."""
     if isinstance(src, (bytes, str)):
-        return f"{len(src):,} {'bytes' if isinstance(src, bytes) else 'characters'}"
+        return counted(len(src), "byte" if isinstance(src, bytes) else "character")
     return str(src)
 
 

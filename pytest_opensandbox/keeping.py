@@ -17,6 +17,7 @@ from pytest_opensandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
 from pytest_opensandbox.lost_creates import may_have_created
 from pytest_opensandbox.models import Snapshot
 from pytest_opensandbox.opts import label_value
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.progress import Phases
 from pytest_opensandbox.setup_errors import SnapshotFailedError
 from pytest_opensandbox.snapshots import SNAPSHOT_SECONDS
@@ -94,7 +95,7 @@ def expired_snapshots(client: Client, *, project: str) -> list[Snapshot]:
 
 def sweep_expired_snapshots(client: Client, *, project: str, budget_seconds: float = 20.0) -> SweepReport:
     """Delete the snapshots of a project's dead runs; see ``expired_snapshots`` and ``sweep_snapshots``."""
-    return _sweep(client, partial(_of_dead_runs, client, project), "dead runs' snapshots", budget_seconds)
+    return _sweep(client, partial(_of_dead_runs, client, project), "snapshots of dead runs", budget_seconds)
 
 
 def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0) -> SweepReport:
@@ -115,9 +116,7 @@ def sweep_snapshots(client: Client, *, run_id: str, budget_seconds: float = 20.0
     """
     if not run_id:
         raise ValueError("run_id must not be empty: a sweep without one would reach other runs")
-    return _sweep(
-        client, partial(_of_run, client, run_id), f"any whose name begins with {run_prefix(run_id)}", budget_seconds
-    )
+    return _sweep(client, partial(_of_run, client, run_id), f"snapshots named {run_prefix(run_id)}*", budget_seconds)
 
 
 def _found(find: Callable[[], list[Snapshot]]) -> list[Snapshot]:
@@ -151,9 +150,10 @@ def _sweep(client: Client, find: Callable[[], list[Snapshot]], unseen: str, budg
         return {snapshot.id: f"{snapshot.id} ({snapshot.name})" for snapshot in _found(find)}
 
     def failure(left: Sequence[str], why: str) -> OpenSandboxError:
-        return OpenSandboxError(f"{len(left)} snapshots could not be deleted ({why})")
+        return OpenSandboxError(f"{counted(len(left), 'snapshot')} could not be deleted ({why})")
 
-    return sweep_up(names, client.delete_snapshot, budget_seconds=budget_seconds, failure=failure, unseen=(unseen,))
+    doubt = f"{unseen} (if there are any; the server did not list them)"
+    return sweep_up(names, client.delete_snapshot, budget_seconds=budget_seconds, failure=failure, unseen=(doubt,))
 
 
 def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> Snapshot:

@@ -9,6 +9,7 @@ from pytest_opensandbox.client import Client
 from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.models import SandboxResponse
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.refusals import may_pass
 from pytest_opensandbox.waits import poll_until_ready
 
@@ -49,7 +50,7 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
         return found if found or time.monotonic() >= settled else None
 
     def give_up(waited_seconds: float, attempts: int) -> Exception:
-        return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {attempts} looks")
+        return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {counted(attempts, 'look')}")
 
     try:
         with time_limit(LOOKING_SECONDS):

@@ -106,7 +106,7 @@ class SandboxOpts:
         _check_timeout(self.timeout)
         _check_entrypoint(self.entrypoint)
         check_env(self.env)
-        _check_resources(self.resource_limits)
+        check_resources(self.resource_limits)
         for key, value in _pairs("metadata", self.metadata):
             check_label(key, value)
         _pairs("extensions", self.extensions)
@@ -187,6 +187,38 @@ def check_env(env: Mapping[str, str]) -> None:
             raise ConfigError(f"env[{name!r}]", "be text that UTF-8 can write, without NUL", value)
 
 
+def check_resources(limits: Mapping[str, str], *, field: str = "resource_limits") -> None:
+    """Refuse limits that no server reads.
+
+    Args:
+        limits: values by the name of what is limited.
+        field: what the caller calls them, for the message.
+
+    Raises:
+        ConfigError: a name that no server knows, or a value in another form than that of its name.
+    """
+    for name, value in _pairs(field, limits):
+        if name not in _RESOURCES and "/" not in name:
+            rule = f"have a name out of {', '.join(_RESOURCES)}, or one with a domain as vendor.com/thing"
+            raise ConfigError(f"{field}[{name!r}]", rule, name)
+        if name == "cpu" and not _CPU.fullmatch(value):
+            rule = "be cores such as '2' or '0.5', or millicores such as '500m'"
+            raise ConfigError(f"{field}['cpu']", rule, value)
+        if name == "memory" and not _MEMORY.fullmatch(value):
+            rule = "be whole bytes with an optional suffix such as '512Mi' or '2g'"
+            raise ConfigError(f"{field}['memory']", rule, value)
+
+
+def check_reference(value: object, *, field: str) -> None:
+    """Refuse what cannot name an image or a snapshot.
+
+    Raises:
+        ConfigError: no text, an empty one, or one with white space.
+    """
+    if not isinstance(value, str) or not value or re.search(r"\s", value):
+        raise ConfigError(field, "be a reference without white space", value)
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
@@ -200,8 +232,8 @@ def _check_source(opts: SandboxOpts) -> None:
     if len(sources) > 1 or (not sources and POOL_EXTENSION not in opts.extensions):
         raise ConfigError("image", "be given, or snapshot_id, but not both", opts.image)
     for name, value in (("image", opts.image), ("snapshot_id", opts.snapshot_id)):
-        if value is not None and (not isinstance(value, str) or not value or re.search(r"\s", value)):
-            raise ConfigError(name, "be a reference without white space", value)
+        if value is not None:
+            check_reference(value, field=name)
 
 
 def _check_timeout(timeout: int | None) -> None:
@@ -217,24 +249,10 @@ def _check_entrypoint(entrypoint: Sequence[str]) -> None:
         raise ConfigError("entrypoint", "be a list of at least one word", entrypoint)
 
 
-def _check_resources(limits: Mapping[str, str]) -> None:
-    for name, value in _pairs("resource_limits", limits):
-        if name not in _RESOURCES and "/" not in name:
-            rule = f"have a name out of {', '.join(_RESOURCES)}, or one with a domain as vendor.com/thing"
-            raise ConfigError(f"resource_limits[{name!r}]", rule, name)
-        if name == "cpu" and not _CPU.fullmatch(value):
-            raise ConfigError(
-                "resource_limits['cpu']", "be cores such as '2' or '0.5', or millicores such as '500m'", value
-            )
-        if name == "memory" and not _MEMORY.fullmatch(value):
-            rule = "be whole bytes with an optional suffix such as '512Mi' or '2g'"
-            raise ConfigError("resource_limits['memory']", rule, value)
-
-
 def _pairs(name: str, mapping: Mapping[str, str]) -> list[tuple[str, str]]:
     if not isinstance(mapping, Mapping):
         raise ConfigError(name, "be a mapping of text to text", mapping)
     for key, value in mapping.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigError(f"{name}[{key!r}]", "be text", value)
+            raise ConfigError(f"{name}[{key!r}]", f"be text, such as {str(value)!r}", value)
     return list(mapping.items())

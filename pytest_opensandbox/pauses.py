@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pytest_opensandbox.errors import ApiError, PauseError, SandboxFailedError, TransportError
 from pytest_opensandbox.models import SandboxResponse
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.refusals import may_pass
 from pytest_opensandbox.waits import poll_until_ready
 
@@ -62,5 +63,5 @@ class PauseWait:
     def _timed_out(self, waited: float, attempts: int) -> PauseError:
         facts = [f"last state {self._last.state or 'unknown'}", self._last.why, self._last_error]
         said = "; ".join(filter(None, facts))
-        why = f"was not paused after {waited:.1f} s and {attempts} looks ({said}); raise timeout="
+        why = f"was not paused after {waited:.1f} s and {counted(attempts, 'look')} ({said}); raise timeout="
         return PauseError(self._sandbox_id, why, state=self._last.state)

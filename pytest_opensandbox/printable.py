@@ -54,10 +54,21 @@ def escape(text: str) -> str:
     )
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, such as ``1 byte`` and ``2,000 bytes``.
+
+    Args:
+        number: how many.
+        one: the noun for one.
+        many: the noun for any other number; "" where an s is added.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def section(title: str, text: str) -> str:
     """Return the last part of ``text`` under a title, or nothing for an empty text."""
     if not text:
         return ""
     cut = len(text) - TAIL_CHARACTERS
-    tail = text if cut <= 0 else f"[{cut:,} characters before this]\n{text[-TAIL_CHARACTERS:]}"
+    tail = text if cut <= 0 else f"[{counted(cut, 'character')} before this]\n{text[-TAIL_CHARACTERS:]}"
     return f"\n--- {title} ---\n{tail.rstrip()}"

@@ -11,7 +11,7 @@ from typing import Any
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.models import Snapshot
-from pytest_opensandbox.opts import POOL_EXTENSION, NetworkPolicy, SandboxOpts
+from pytest_opensandbox.opts import POOL_EXTENSION, NetworkPolicy, SandboxOpts, check_reference, check_resources
 from pytest_opensandbox.preparation import Preparation, Put, Setup, commands_of, targets_of
 
 MARKER = "sandbox"
@@ -59,6 +59,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
         _policy(self.network)
+        _check_source(self.image, self.snapshot)
+        check_resources({} if self.resources is None else self.resources, field="resources")
         commands_of("" if self.setup is None else self.setup)
         targets_of({} if self.put is None else self.put)
         if self.pool is not None:
@@ -162,6 +164,13 @@ def _check_timeout(timeout: object) -> None:
         raise ConfigError("timeout", "be seconds, more than 0 and at most 86400", timeout)
 
 
+def _check_source(image: object, snapshot: object) -> None:
+    if image is not None and snapshot is not None:
+        raise ConfigError("snapshot", "be given without an image, which is the snapshot's own, but not both", snapshot)
+    if snapshot is not None and not isinstance(snapshot, Snapshot):
+        check_reference(snapshot, field="snapshot")
+
+
 def _check_pool(pool: object) -> None:
     if not isinstance(pool, str) or re.search(r"\s", pool):
         raise ConfigError("pool", "be the name of a pool, without white space", pool)
@@ -172,6 +181,6 @@ def _policy(network: object) -> NetworkPolicy | None:
         return network
     if network is False or network == "none":
         return NetworkPolicy()
-    if isinstance(network, (list, tuple, set, frozenset)):
+    if isinstance(network, (list, tuple, set, frozenset)) and all(isinstance(host, str) and host for host in network):
         return NetworkPolicy.only(*network)
     raise ConfigError("network", "be 'none', a list of host names or a NetworkPolicy", network)

@@ -17,7 +17,7 @@ from pytest_opensandbox.config import Settings
 from pytest_opensandbox.errors import LeakWarning
 from pytest_opensandbox.history import TAIL_BYTES
 from pytest_opensandbox.options import DOCKER, EMBEDDED, OPTIONS
-from pytest_opensandbox.printable import escape
+from pytest_opensandbox.printable import counted, escape
 from pytest_opensandbox.session import Run
 from pytest_opensandbox.tally import SetupTally, Tally
 
@@ -92,10 +92,12 @@ def story(box: Sandbox, *, since: float) -> str:
     told = records[-_COMMANDS_SHOWN:]
     copies = sum(record.is_copy for record in records)
     notes = sum(record.is_note for record in records)
-    count = _counted(len(records) - copies - notes, "command", "commands")
+    earlier_commands, earlier_copies = box.history.forgotten(since)
+    commands, copies = len(records) - copies - notes + earlier_commands, copies + earlier_copies
+    count = counted(commands, "command")
     if copies:
-        count += f" and {_counted(copies, 'copy', 'copies')}"
-    last = f", the last {len(told)} of them" if len(told) < len(records) else ""
+        count += f" and {counted(copies, 'copy', 'copies')}"
+    last = f", the last {len(told)} of them" if len(told) < commands + copies + notes else ""
     origin = f", restored after `{box.prepared_by}`" if box.prepared_by else ""
     lines = [f"id={box.id}, image={box.image}{origin}, {box.state}; {count}{last}"]
     for record in told:
@@ -176,10 +178,10 @@ def sweep_command(run_id: str) -> str:
 def _of_setups(setups: SetupTally) -> Iterator[tuple[str, Markup]]:
     """Yield what was prepared, what could not be, and which snapshots stay."""
     if setups.built:
-        boxes = _counted(setups.restored, "sandbox", "sandboxes")
+        boxes = counted(setups.restored, "sandbox", "sandboxes")
         yield f"setup: {setups.built} prepared and kept in {setups.seconds:.1f} s, {boxes} restored", {}
     if setups.repeated:
-        boxes, why = _counted(setups.repeated, "sandbox", "sandboxes"), "; ".join(setups.reasons)
+        boxes, why = counted(setups.repeated, "sandbox", "sandboxes"), "; ".join(setups.reasons)
         text = f"setup: run anew in {boxes}, {setups.repeated_seconds:.1f} s in all, for want of snapshots: {why}"
         yield escape(text), {"yellow": True}
     if setups.left:
@@ -237,10 +239,6 @@ def _shortened(text: str) -> str:
 
 def _isolation(settings: Settings) -> str:
     return {EMBEDDED: "bubblewrap namespaces", DOCKER: "containers"}.get(settings.url, "the server's")
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _told(record: CommandRecord) -> list[str]:

@@ -63,7 +63,7 @@ class Sandbox(Handle):
         command: str | Sequence[str | os.PathLike[str]],
         *,
         check: bool = False,
-        cwd: str | None = None,
+        cwd: str | PurePosixPath | None = None,
         env: Mapping[str, str] | None = None,
         uid: int | None = None,
         gid: int | None = None,
@@ -111,7 +111,7 @@ class Sandbox(Handle):
         __tracebackhide__ = True
         invocation = Invocation(
             command=command if isinstance(command, str) else [_text(word) for word in command],
-            cwd=cwd,
+            cwd=None if cwd is None else _text(cwd),
             env=env,
             uid=uid,
             gid=gid,

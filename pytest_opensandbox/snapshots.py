@@ -6,6 +6,7 @@ from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.errors import NotFoundError
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import Snapshot
+from pytest_opensandbox.printable import counted
 from pytest_opensandbox.setup_errors import SnapshotFailedError
 from pytest_opensandbox.transport import Transport
 from pytest_opensandbox.waits import poll_until_ready, retry_idempotent
@@ -82,7 +83,7 @@ class SnapshotCalls:
             return snapshot if snapshot.state in _FINAL_STATES else None
 
         def time_is_up(waited: float, attempts: int) -> SnapshotFailedError:
-            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {attempts} looks")
+            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'look')}")
 
         ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)
         if ready.state != _READY:

@@ -165,6 +165,15 @@ def test_an_endpoint_has_scheme_path_headers_and_the_sandboxes_id():
     assert (endpoint.host, endpoint.port, endpoint.sandbox_id) == ("localhost", 43350, "s1")
 
 
+@pytest.mark.parametrize("port", ["8000", 0, 65_536, 8000.0, True], ids=repr)
+def test_what_is_no_port_is_refused_and_nobody_is_asked(port):
+    rule = r"^port must be a whole number, 1 to 65535, such as 8000; got "
+    with serving() as server, Client(server.url) as client, pytest.raises(ConfigError, match=rule):
+        client.get_endpoint("s1", port)
+
+    assert server.seen == []
+
+
 def test_the_servers_proxy_is_asked_for_on_request():
     with serving(as_json({"endpoint": "h:1"})) as server, Client(server.url, use_server_proxy=True) as client:
         client.get_endpoint("s1", 8000)

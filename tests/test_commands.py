@@ -1,6 +1,7 @@
 """Commands: what is asked for, how argument lists are quoted, and what the end of one means."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -77,6 +78,9 @@ def test_what_is_not_asked_for_is_not_sent():
         pytest.param("command", {"command": "a\0b"}, id="NUL"),
         pytest.param("command", {"command": ["a", "\udcff"]}, id="half a surrogate pair"),
         pytest.param("cwd", {"cwd": ""}, id="no directory"),
+        pytest.param("cwd", {"cwd": "rel"}, id="relative to nobody knows what"),
+        pytest.param("cwd", {"cwd": Path("/w")}, id="no text"),
+        pytest.param("timeout", {"timeout": "5"}, id="text for seconds"),
         pytest.param("timeout", {"timeout": 0}, id="no time"),
         pytest.param("timeout", {"timeout": float("nan")}, id="not a number"),
         pytest.param("timeout", {"timeout": float("inf")}, id="for ever, which is None"),

@@ -139,7 +139,7 @@ def test_a_bad_text_is_named_by_the_place_it_came_from(given, name):
 
 
 def test_a_limit_that_the_server_would_refuse_is_refused_here():
-    with pytest.raises(ConfigError, match=r"--opensandbox-resources: resource_limits\['memory'\] must be whole bytes"):
+    with pytest.raises(ConfigError, match=r"^--opensandbox-resources\['memory'\] must be whole bytes"):
         settings(flags={"resources": "memory=0.5Gi"})
 
 

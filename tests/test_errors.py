@@ -50,7 +50,7 @@ def test_a_transport_error_says_what_was_asked_of_whom():
         pytest.param(errors.UnsafeArchiveError("a", "it climbs"), "remove it or get single files", id="unsafe"),
         pytest.param(errors.CommandTimeoutError("x", timeout_seconds=1), "more with timeout=", id="command timeout"),
         pytest.param(errors.SandboxClosedError("s1"), "make longer-lived ones in a fixture", id="closed"),
-        pytest.param(errors.SweepError(["s1"], "no answer"), "their lease ends them", id="sweep"),
+        pytest.param(errors.SweepError(["s1"], "no answer"), "its lease ends it", id="sweep"),
     ],
 )
 def test_an_error_says_what_to_do_next(error, advice):

@@ -86,8 +86,24 @@ def test_files_lie_below_the_rootdir_unless_their_paths_are_absolute():
 
 
 def test_a_snapshot_and_an_image_contradict_each_other():
-    with pytest.raises(ConfigError, match="not both"):
+    with pytest.raises(ConfigError, match=r"^snapshot must .*not both"):
         Recipe(snapshot="snap-1", image="a").opts(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(
+            {"resources": {"mem": "1"}}, r"^resources\['mem'\] must have a name out of cpu, memory, ", id="name"
+        ),
+        pytest.param({"resources": {"memory": "1.5"}}, r"^resources\['memory'\] must be whole bytes ", id="memory"),
+        pytest.param({"resources": {"cpu": 1}}, r"^resources\['cpu'\] must be text, such as '1'; got 1$", id="number"),
+        pytest.param({"snapshot": ""}, "^snapshot must be a reference without white space", id="snapshot"),
+    ],
+)
+def test_a_complaint_calls_an_argument_by_its_own_name(arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Recipe(**arguments)
 
 
 POOLED = read_settings(flags={"pool": "fast", "image": "base:1"}, environ={}, inis={})
@@ -148,7 +164,7 @@ def test_network_is_a_word_hosts_or_a_policy(network, policy):
     [
         pytest.param({"network": True}, "network must be 'none', a list", id="network True"),
         pytest.param({"network": "all"}, "network must be 'none', a list", id="network of another word"),
-        pytest.param({"network": ["pypi.org", 1]}, "must be a host name", id="a host that is a number"),
+        pytest.param({"network": ["pypi.org", 1]}, "network must be 'none', a list", id="a host that is a number"),
         pytest.param({"timeout": 0}, "timeout must be seconds", id="no time"),
         pytest.param({"timeout": "5"}, "timeout must be seconds", id="time as text"),
         pytest.param({"timeout": True}, "timeout must be seconds", id="time as a bool"),
@@ -160,7 +176,7 @@ def test_network_is_a_word_hosts_or_a_policy(network, policy):
         pytest.param({"put": "a=/a"}, "put must be a mapping", id="put as text"),
         pytest.param({"env": ["A=1"]}, "env must be a mapping", id="env as a list"),
         pytest.param({"env": {"A": 1}}, "must be text", id="env with a number"),
-        pytest.param({"resources": "cpu=1"}, "resource_limits must be a mapping", id="resources as text"),
+        pytest.param({"resources": "cpu=1"}, "^resources must be a mapping", id="resources as text"),
     ],
 )
 def test_a_value_that_breaks_a_rule_is_refused_with_the_rule(argument, rule):

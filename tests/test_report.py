@@ -1,7 +1,6 @@
 """What pytest prints of sandboxes: header, the story of a failed test, summary, and the escaping of all of it."""
 
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
@@ -10,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_opensandbox.config import read_settings
-from pytest_opensandbox.history import CommandRecord
-from pytest_opensandbox.printable import escape
+from pytest_opensandbox.history import CommandRecord, History
+from pytest_opensandbox.printable import counted, escape
 from pytest_opensandbox.report import header, story, summary
 from pytest_opensandbox.tally import SetupTally, Tally
 
@@ -24,7 +23,7 @@ class Box:
     image: str = "host"
     state: str = "running"
     prepared_by: str = ""
-    history: deque = field(default_factory=deque)
+    history: History = field(default_factory=History)
 
 
 @dataclass
@@ -44,7 +43,34 @@ def record(command="true", *, started=1.0, outcome="exit 0", stdout="", stderr="
 
 
 def told(*records, since=0.0):
-    return story(Box(history=deque(records)), since=since)
+    return story(Box(history=History(records)), since=since)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "phrase"),
+    [
+        pytest.param(1, ("byte",), "1 byte", id="one"),
+        pytest.param(0, ("byte",), "0 bytes", id="none"),
+        pytest.param(2000, ("copy", "copies"), "2,000 copies", id="a plural of its own"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(number, noun, phrase):
+    assert counted(number, *noun) == phrase
+
+
+def test_commands_that_the_history_has_forgotten_are_counted():
+    before = [record(started=1.0)] * 5
+    first, *_ = told(*before, *[record(started=2.0)] * 59, record("echo last", started=3.0), since=2.0).splitlines()
+
+    assert first == "id=box-1, image=host, running; 60 commands, the last 10 of them"
+
+
+def test_forgotten_copies_are_counted_as_copies():
+    copy = CommandRecord("put 1 byte -> /x", 1.0, 0.1, "done", is_copy=True)
+
+    first, *_ = told(*[copy] * 30, *[record()] * 40).splitlines()
+
+    assert first == "id=box-1, image=host, running; 40 commands and 30 copies, the last 10 of them"
 
 
 def test_the_header_is_one_short_line_where_nothing_is_set():

@@ -133,7 +133,7 @@ def test_what_cannot_be_deleted_in_time_is_left_and_named_with_the_reason():
         report = sweep(client, run_id="run", budget_seconds=0.2)
 
     assert (report.deleted, report.left) == (("a",), ("b",))
-    assert "1 sandboxes could not be deleted" in report.error
+    assert "1 sandbox could not be deleted" in report.error
     assert "stuck" in report.error
 
 

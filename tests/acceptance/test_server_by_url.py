@@ -105,7 +105,8 @@ def test_a_create_that_takes_long_is_explained_once_on_the_terminal(pytester, ar
 def test_each_phase_of_a_wait_is_explained(pytester):
     pytester.makeconftest(IMPATIENT)
     pytester.makepyfile(EMPTY)
-    refused = as_json({"code": "KUBERNETES::POOL_CAPACITY_EXHAUSTED"}, 429, Retry_After="1")
+    code = "KUBERNETES::POOL_CAPACITY_EXHAUSTED"
+    refused = as_json({"code": code}, 429, Retry_After="1")
     made = as_json({"id": "s1", "status": {"state": "Pending"}}, 202)
     pending = [as_json({"id": "s1", "status": {"state": "Pending"}})] * 8
     with serving(server=OneBoxServer(create=[refused, made], state=pending)) as server:
@@ -114,8 +115,7 @@ def test_each_phase_of_a_wait_is_explained(pytester):
     result.assert_outcomes(passed=1)
     told = [line.partition("test_it: ")[2] for line in result.stderr.lines if line.startswith("opensandbox: ")]
     assert told == [
-        "creating a sandbox from a; the server refuses for now (429 KUBERNETES::POOL_CAPACITY_EXHAUSTED), asking again"
-        " (0.2 s so far)",
+        f"creating a sandbox from a; the server refuses for now (429 {code}), asking again (0.2 s so far)",
         "the sandbox from a is created, waiting up to 60 s for its agent (0.2 s so far)",
     ]
 
