@@ -79,6 +79,12 @@ def test_the_header_is_one_short_line_where_nothing_is_set():
     )
 
 
+def test_the_header_says_where_there_is_no_filter_for_system_calls(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+
+    assert "isolation=bubblewrap namespaces (no seccomp filter), run" in header_for()
+
+
 def test_the_header_says_which_place_each_value_came_from():
     line = header_for(
         flags={"image": "a:1"}, environ={"OPEN_SANDBOX_DOMAIN": "box:80"}, inis={"lease": "90", "resources": ""}

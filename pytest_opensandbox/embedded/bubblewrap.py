@@ -13,6 +13,7 @@ from pytest_opensandbox.embedded.guard import guard_options
 from pytest_opensandbox.embedded.host import INSIDE, LIBRARIES, Host
 from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
+from pytest_opensandbox.embedded.seccomp import filter_program
 from pytest_opensandbox.embedded.trees import PRIVATE, UPPER, overlay_options
 
 PATH = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{INSIDE}/python/bin"
@@ -47,6 +48,7 @@ class Bubblewrap:
         is_copy_on_write: False where the system directories are read-only, because overlays were refused.
         guard: options of a namespace around the sandbox that ends it with the server; none where that is refused.
         preparation: a command that runs in that namespace and then becomes the sandbox's own bubblewrap.
+        call_filter: seccomp program for everything in the sandbox; empty where there is none for this machine.
     """
 
     executable: str
@@ -54,6 +56,7 @@ class Bubblewrap:
     is_copy_on_write: bool
     guard: tuple[str, ...] = ()
     preparation: tuple[str, ...] = ()
+    call_filter: bytes = b""
 
     def start(
         self, command: Sequence[str], *, environment: Mapping[str, str], fds: Sequence[int], output: int
@@ -67,7 +70,9 @@ class Bubblewrap:
             output: descriptor for its standard output and standard error.
         """
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
-        arguments = _in_memory([*self.options, *variables])
+        call_filter = [_in_memory(self.call_filter)] if self.call_filter else []
+        filtering = [part for fd in call_filter for part in ("--seccomp", str(fd))]
+        arguments = _in_memory(_joined([*self.options, *variables, *filtering]))
         guard = (self.executable, *self.guard, "--", *self.preparation) if self.guard else ()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
@@ -77,11 +82,12 @@ class Bubblewrap:
                 stderr=output,
                 env={},  # process 1 in the sandbox shows the environment that bubblewrap itself was started with
                 cwd="/",
-                pass_fds=(*fds, arguments),
+                pass_fds=(*fds, arguments, *call_filter),
                 start_new_session=True,
             )
         finally:
-            os.close(arguments)
+            for fd in (arguments, *call_filter):
+                os.close(fd)
 
 
 def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None = None) -> Bubblewrap:
@@ -96,12 +102,12 @@ def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None =
         BubblewrapRefusedError: there is none.
     """
     candidates = list(_executables()) if executables is None else executables
-    refusals = []
+    refusals, call_filter = [], filter_program()
     for is_copy_on_write, is_guarded in ((True, True), (True, False), (False, True), (False, False)):
         options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write, is_guarded=is_guarded))
         for executable in candidates:
             guard = guard_options(host, layer, executable, is_copy_on_write=is_copy_on_write) if is_guarded else ()
-            candidate = Bubblewrap(executable, options, is_copy_on_write, tuple(guard))
+            candidate = Bubblewrap(executable, options, is_copy_on_write, tuple(guard), call_filter=call_filter)
             refusal = _try(candidate)
             if refusal is None:
                 return candidate
@@ -226,10 +232,15 @@ def _bound_system(host: Host, layer: Path) -> Iterator[str]:
             yield from ("--ro-bind", f"{layer}{name}", name)
 
 
-def _in_memory(arguments: Sequence[str]) -> int:
-    """Return a descriptor from which bubblewrap reads NUL-separated arguments."""
-    fd = os.memfd_create("bubblewrap-arguments", os.MFD_CLOEXEC)
+def _joined(arguments: Sequence[str]) -> bytes:
+    """Return arguments as bubblewrap reads them from a descriptor."""
+    return b"".join(argument.encode(errors="surrogateescape") + b"\0" for argument in arguments)
+
+
+def _in_memory(content: bytes) -> int:
+    """Return a descriptor that is read from the start; each reader needs one of its own."""
+    fd = os.memfd_create("for bubblewrap", os.MFD_CLOEXEC)
     with os.fdopen(os.dup(fd), "wb") as file:
-        file.write(b"".join(argument.encode(errors="surrogateescape") + b"\0" for argument in arguments))
+        file.write(content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _READ_ONLY = "this machine refuses overlays, so /usr, /etc and /opt are read-only in the sandbox"
 _UNGUARDED = "this machine refuses nested namespaces, so hostile code may outlive a server that is killed"
 
+_UNFILTERED = (
+    "this machine has no seccomp filter for sandboxes: their system calls are only limited by the kernel's rules"
+)
+
 
 class House:
     """A server's private directory, its way to make sandboxes, and the sandboxes."""
@@ -45,6 +49,7 @@ class House:
             raise StartError(str(error), likely_cause(str(error))) from error
         self._notes = [] if self._bubblewrap.is_copy_on_write else [_READ_ONLY]
         self._notes += [] if self._bubblewrap.guard else [_UNGUARDED]
+        self._notes += [] if self._bubblewrap.call_filter else [_UNFILTERED]
         for note in self._notes:
             print(note, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
 
