@@ -14,6 +14,7 @@ from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.keys import MaskedKey, masked
 from pytest_opensandbox.options import (
     API_KEY_ENV,
+    DOCKER_HOST_ENV,
     EMBEDDED,
     EMBEDDED_IMAGE,
     FILE,
@@ -61,6 +62,8 @@ class Settings:
     """Name of the project under test, as a legal label value."""
     ca_bundle: str = ""
     """File with the certificates to trust, "" for the usual ones."""
+    docker_host: str = ""
+    """Address of the Docker engine where DOCKER_HOST names one, else ""."""
     api_key: MaskedKey | None = None
     """Key of the server, or None; its repr hides it."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -121,6 +124,7 @@ def read_settings(
         command_timeout_seconds=values["command_timeout"],
         server_proxy=values["server_proxy"],
         ca_bundle=values["ca_bundle"],
+        docker_host=environ.get(DOCKER_HOST_ENV, ""),
         execd_image=values["execd_image"],
         egress_image=values["egress_image"],
         signals=values["signals"],

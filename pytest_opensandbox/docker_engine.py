@@ -23,18 +23,21 @@ _HELPER = re.compile(r"sandbox=execd-cache \| .*/containers/([0-9a-f]{64})/")
 class Engine:
     """The Docker engine that DOCKER_HOST names, else the one of the chosen context, else the one of this machine.
 
+    Args:
+        host: address of another one; "" for that.
+
     Raises:
         DockerStartError: none answers, or it refuses us; the text says which and what to do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "") -> None:
         # Lazy: only what needs the extra loads it.
         import docker
         from docker.errors import DockerException
         from docker.utils import kwargs_from_env
 
         options = kwargs_from_env()
-        options.setdefault("base_url", _context_host())
+        options.setdefault("base_url", host or _context_host())
         self.host = str(options["base_url"])
         """Its address, such as ``unix:///var/run/docker.sock``."""
         try:

@@ -82,10 +82,12 @@ class OnEngine:
 
     Args:
         run_id: the run.
+        host: address of the engine where DOCKER_HOST names none; "" for the usual one.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, host: str = "") -> None:
         self.owner = f"run {run_id}"
+        self._host = host
         self._label = f"{TAG_RUN}={run_id}"
 
     def find(self) -> list[str]:
@@ -107,7 +109,7 @@ class OnEngine:
 
         try:
             check_libraries()
-            with closing(Engine()) as engine:
+            with closing(Engine(self._host)) as engine:
                 containers, snapshots = engine.left(self._label)
                 for name in containers if clear else ():
                     engine.remove(name)

@@ -28,6 +28,9 @@ API_KEY_ENV = "OPEN_SANDBOX_API_KEY"
 PROTOCOL_ENV = "OPEN_SANDBOX_PROTOCOL"
 """``http`` or ``https`` for an ``OPEN_SANDBOX_DOMAIN`` that names none."""
 
+DOCKER_HOST_ENV = "DOCKER_HOST"
+"""Docker's own name for the address of its engine."""
+
 EMBEDDED = "embedded"
 DOCKER = "docker"
 EMBEDDED_IMAGE = "host"

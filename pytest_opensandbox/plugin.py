@@ -149,9 +149,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if run.is_fork:
         return
     if tally.left and not run.is_worker:
-        report.warn_of_leaks(tally.left, run_id=run.run_id, lease_seconds=run.settings.lease_seconds)
+        report.warn_of_leaks(tally.left, sweep=run.sweep_command, lease_seconds=run.settings.lease_seconds)
     if tally.setups.left and not run.is_worker:
-        report.warn_of_snapshots(tally.setups.left)
+        report.warn_of_snapshots(tally.setups.left, sweep=run.sweep_command)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -161,7 +161,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     lines = report.summary(
         workers.tally,
-        run_id=run.run_id,
+        sweep=run.sweep_command,
         lease_seconds=run.settings.lease_seconds,
         crashed=workers.crashed,
         unheard=workers.unheard,

@@ -34,6 +34,7 @@ _COMMAND_CHARACTERS = 500
 _VALUE_CHARACTERS = 60
 _ALWAYS_SHOWN = ("url", "image")
 _FILTERED_MACHINES = ("x86_64", "aarch64")
+_UNENDED = "did not end when the embedded server ended them; see whether `ps -ef` still shows a bwrap of theirs"
 
 
 class Markup(TypedDict, total=False):
@@ -112,7 +113,7 @@ def story(box: Sandbox, *, since: float) -> str:
 def summary(
     tally: Tally,
     *,
-    run_id: str,
+    sweep: str,
     lease_seconds: int,
     crashed: Sequence[str] = (),
     unheard: Sequence[str] = (),
@@ -123,7 +124,7 @@ def summary(
 
     Args:
         tally: what became of the run's sandboxes.
-        run_id: the run.
+        sweep: the command that deletes what is left; "" where none can.
         lease_seconds: how long what is left may live on.
         crashed: names of the workers that died.
         unheard: names of those that were stopped before they could tell all.
@@ -140,43 +141,43 @@ def summary(
     counts = f"{tally.created} created, {tally.deleted} deleted, {len(tally.swept)} swept, {len(tally.left)} left"
     lines: list[tuple[str, Markup]] = [(f"opensandbox: {counts}{fate}", {"red": True} if tally.left else {})]
     if tally.left:
-        end, ids = _end_of_lease(lease_seconds), ", ".join(tally.left)
-        lines.append((escape(f"still running until {end}, when their lease ends: {ids}"), {"red": True}))
-        lines.append((f"to delete them now: {sweep_command(run_id)}", {}))
+        until = f"still running until {_end_of_lease(lease_seconds)}, when their lease ends" if sweep else _UNENDED
+        lines.append((escape(f"{until}: {', '.join(tally.left)}"), {"red": True}))
     lines += _of_setups(tally.setups)
+    if sweep and (tally.left or tally.setups.left):
+        lines.append((escape(f"to delete them now: {sweep}"), {}))
     if error:
         lines.append((escape(f"the sweep stopped early: {error}"), {"red": True}))
     return lines
 
 
-def warn_of_leaks(left: Sequence[str], *, run_id: str, lease_seconds: int) -> None:
+def warn_of_leaks(left: Sequence[str], *, sweep: str, lease_seconds: int) -> None:
     """Warn of sandboxes that nobody could delete; never more than a warning, for no test is to blame.
 
     Args:
         left: their ids.
-        run_id: the run.
+        sweep: the command that deletes them; "" where none can.
         lease_seconds: how long they may live on.
     """
-    text = f"sandboxes may run until {_end_of_lease(lease_seconds)}, when their lease ends: {', '.join(left)}"
-    text += f"; to delete them now: {sweep_command(run_id)}"
+    if sweep:
+        text = f"sandboxes may run until {_end_of_lease(lease_seconds)}, when their lease ends: {', '.join(left)}"
+        text += f"; to delete them now: {sweep}"
+    else:
+        text = f"{_UNENDED}: {', '.join(left)}"
     # With -W error a warning raises, and would end the run with an internal error; the summary tells it in any case.
     with suppress(LeakWarning):
         warnings.warn(LeakWarning(escape(text)), stacklevel=2)
 
 
-def warn_of_snapshots(left: Sequence[str]) -> None:
+def warn_of_snapshots(left: Sequence[str], *, sweep: str) -> None:
     """Warn of snapshots that nobody could delete, in the same way.
 
     Args:
         left: their ids and names.
+        sweep: the command that deletes them.
     """
     with suppress(LeakWarning):
-        warnings.warn(LeakWarning(escape(_of_snapshots(left))), stacklevel=2)
-
-
-def sweep_command(run_id: str) -> str:
-    """Return the command that deletes what a run has left."""
-    return f"python -m {__package__} sweep --run {run_id}"
+        warnings.warn(LeakWarning(escape(f"{_of_snapshots(left)}; to delete them now: {sweep}")), stacklevel=2)
 
 
 def _of_setups(setups: SetupTally) -> Iterator[tuple[str, Markup]]:

@@ -14,6 +14,7 @@ from pytest_opensandbox.config import Settings
 from pytest_opensandbox.connection import Connection
 from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
 from pytest_opensandbox.opts import SandboxOpts
+from pytest_opensandbox.places import Place, remember
 from pytest_opensandbox.recipe import Recipe
 from pytest_opensandbox.running import Running
 from pytest_opensandbox.shelf import Shelf
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 RUN = pytest.StashKey["Run"]()
 """Where a process's part of the run lies in ``config.stash``."""
-
-LAST_RUN = "opensandbox/last_run"
-"""Where pytest's cache keeps the id of the last run that asked for a sandbox, for ``sweep --run last``."""
 
 Tell = Callable[[str, pytest.Item | None], None]
 
@@ -88,6 +86,11 @@ class Run(Running):
         if self._prepared is not None:
             setups += self._prepared.tally
         return Tally(created=len(created), deleted=len(created) - len(left), left=left, setups=setups)
+
+    @property
+    def sweep_command(self) -> str:
+        """The command that deletes what the run has left, "" where its sandboxes end with its own servers."""
+        return "" if self.connection.owns_server else Place.of(self.settings).sweep_command(self.run_id)
 
     def client(self) -> Client:
         """Return the client of the run's server.
@@ -235,8 +238,7 @@ class Run(Running):
 
         if self._lifecycle is None:
             self.signals.take()
-            if cache := getattr(self.config, "cache", None):
-                cache.set(LAST_RUN, self.run_id)
+            remember(self.config, self.run_id, self.settings)
         client = self.connection.client()
         if self._lifecycle is None:
             self._lifecycle = Lifecycle(

@@ -14,6 +14,8 @@ from pytest_opensandbox.printable import counted, escape
 from pytest_opensandbox.report import header, story, summary
 from pytest_opensandbox.tally import SetupTally, Tally
 
+SWEEP = "python -m pytest_opensandbox sweep --run r1 --opensandbox-url=http://box"
+
 
 @dataclass
 class Box:
@@ -179,7 +181,7 @@ def test_escaped_text_is_legal_xml_whatever_it_was(text):
 
 def test_the_summary_says_whose_sandboxes_it_may_not_have_counted():
     """After Ctrl-C xdist hears nobody; the sweep has deleted what there was, but numbers must not seem complete."""
-    lines = summary(Tally(created=1, deleted=1), run_id="r1", lease_seconds=60, unheard=["gw0", "gw1"])
+    lines = summary(Tally(created=1, deleted=1), sweep=SWEEP, lease_seconds=60, unheard=["gw0", "gw1"])
 
     assert lines == [
         ("opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw1 stopped before telling all", {}),
@@ -187,11 +189,11 @@ def test_the_summary_says_whose_sandboxes_it_may_not_have_counted():
 
 
 def test_a_run_without_sandboxes_has_no_summary():
-    assert summary(Tally(), run_id="r1", lease_seconds=120) == []
+    assert summary(Tally(), sweep=SWEEP, lease_seconds=120) == []
 
 
 def test_a_summary_is_one_line_of_counts_where_all_went_well():
-    lines = summary(Tally(created=3, deleted=2, swept=("a",)), run_id="r1", lease_seconds=120)
+    lines = summary(Tally(created=3, deleted=2, swept=("a",)), sweep=SWEEP, lease_seconds=120)
 
     assert lines == [("opensandbox: 3 created, 2 deleted, 1 swept, 0 left", {})]
 
@@ -200,17 +202,25 @@ def test_what_is_left_is_named_in_red_with_the_end_of_its_lease(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
     end = time.strftime("%H:%M:%S", time.localtime(120))
 
-    lines = summary(Tally(created=2, left=("a", "b")), run_id="r1", lease_seconds=120)
+    lines = summary(Tally(created=2, left=("a", "b")), sweep=SWEEP, lease_seconds=120)
 
     assert lines == [
         ("opensandbox: 2 created, 0 deleted, 0 swept, 2 left", {"red": True}),
         (f"still running until {end}, when their lease ends: a, b", {"red": True}),
-        ("to delete them now: python -m pytest_opensandbox sweep --run r1", {}),
+        (f"to delete them now: {SWEEP}", {}),
     ]
 
 
+def test_what_an_embedded_server_could_not_end_has_no_lease_and_no_command():
+    _, (text, _) = summary(Tally(created=1, left=("a",)), sweep="", lease_seconds=120)
+
+    assert (
+        text == "did not end when the embedded server ended them; see whether `ps -ef` still shows a bwrap of theirs: a"
+    )
+
+
 def test_a_summary_names_the_workers_that_died_and_why_a_sweep_stopped():
-    lines = summary(Tally(created=1, deleted=1), run_id="r1", lease_seconds=60, crashed=["gw0", "gw2"], error="401")
+    lines = summary(Tally(created=1, deleted=1), sweep=SWEEP, lease_seconds=60, crashed=["gw0", "gw2"], error="401")
 
     assert [text for text, _ in lines] == [
         "opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw2 crashed",
@@ -244,14 +254,17 @@ def test_a_story_says_which_setup_a_sandbox_was_restored_after():
         ),
         pytest.param(
             SetupTally(left=("p1 (a)", "p2 (b)")),
-            [("snapshots stay on the server until somebody deletes them: p1 (a), p2 (b)", {"red": True})],
+            [
+                ("snapshots stay on the server until somebody deletes them: p1 (a), p2 (b)", {"red": True}),
+                (f"to delete them now: {SWEEP}", {}),
+            ],
             id="snapshots left",
         ),
         pytest.param(SetupTally(has_snapshots=True), [], id="only by hand"),
     ],
 )
 def test_a_summary_tells_of_setups_where_there_were_any(setups, lines):
-    _, *told = summary(Tally(created=1, deleted=1, setups=setups), run_id="r1", lease_seconds=60)
+    _, *told = summary(Tally(created=1, deleted=1, setups=setups), sweep=SWEEP, lease_seconds=60)
 
     assert told == lines
 

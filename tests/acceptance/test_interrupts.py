@@ -248,7 +248,7 @@ def test_what_nobody_can_delete_is_named_and_does_not_change_the_outcome(pyteste
         [
             "opensandbox: 1 created, 0 deleted, 0 swept, 1 left",
             f"still running until ??:??:??, when their lease ends: {left[0]}",
-            "to delete them now: python -m pytest_opensandbox sweep --run ????????????",
+            f"to delete them now: python -m pytest_opensandbox sweep --run ???????????? --opensandbox-url={server.url}",
             "the sweep stopped early: *not yours*",
         ]
     )

@@ -1,5 +1,6 @@
 """``python -m pytest_opensandbox sweep``: what a killed run left goes, and nothing else does."""
 
+import shlex
 import sys
 
 import pytest
@@ -120,6 +121,128 @@ def test_the_last_run_is_known_from_pytests_cache(pytester, server, sweep, alive
     result.stdout.fnmatch_lines(["opensandbox: run *: 1 deleted, 0 left"])
 
 
+@pytest.fixture
+def run_by_flag(pytester, server, monkeypatch):
+    """A run that names its server by a flag and is killed; return its id and that of its sandbox."""
+    monkeypatch.delenv("OPEN_SANDBOX_DOMAIN")
+    pytester.makepyfile("""
+        import os
+
+        def test_it(sandbox):
+            print(f"id={sandbox.id}.", flush=True)
+            os._exit(3)
+    """)
+    killed = pytester.runpytest_subprocess("-s", f"--opensandbox-url={server.url}").stdout.str()
+    run_id, sandbox_id = killed.split("run=")[1].split()[0], killed.split("id=")[1].split(".")[0]
+    yield run_id, sandbox_id
+    with server.client() as client:
+        client.delete_sandbox(sandbox_id)
+
+
+@pytest.mark.parametrize("which", ["last", "by its id"])
+def test_a_run_is_swept_where_it_was_although_only_a_flag_said_so(sweep, run_by_flag, alive, which):
+    run_id, sandbox_id = run_by_flag
+    before = alive(sandbox_id)
+
+    result = sweep("--run", "last" if which == "last" else run_id)
+
+    assert (before, alive(sandbox_id), result.ret) == ([sandbox_id], [], 0)
+    result.stdout.fnmatch_lines([f"opensandbox: run {run_id}: 1 deleted, 0 left", f"  deleted {sandbox_id}"])
+
+
+def test_a_run_is_swept_where_it_was_although_a_variable_names_another_server(sweep, run_by_flag, alive, monkeypatch):
+    monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", "127.0.0.1:9")
+
+    result = sweep("--run", "last")
+
+    assert (alive(run_by_flag[1]), result.ret) == ([], 0)
+
+
+def test_a_known_run_that_left_nothing_is_good_news(sweep, run_by_flag):
+    sweep("--run", "last")
+
+    result = sweep("--run", run_by_flag[0])
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"opensandbox: run {run_by_flag[0]}: 0 deleted, 0 left"])
+
+
+def test_the_key_is_not_kept_with_the_place_of_a_run(pytester, server, run_by_flag):
+    kept = b"".join(path.read_bytes() for path in (pytester.path / ".pytest_cache").rglob("*") if path.is_file())
+
+    assert server.url.encode() in kept
+    assert server.api_key.encode() not in kept
+
+
+def test_the_printed_command_works_in_another_directory(pytester, server, alive, monkeypatch):
+    monkeypatch.delenv("OPEN_SANDBOX_DOMAIN")
+    pytester.makeconftest("""
+        from pytest_opensandbox import ApiError, Client
+
+        def fail(self, sandbox_id):
+            raise ApiError(400, message="not now")
+
+        Client.delete_sandbox = fail
+    """)
+    pytester.makepyfile("def test_it(sandbox): print(f'id={sandbox.id}.')")
+    run = pytester.runpytest_subprocess("-s", f"--opensandbox-url={server.url}")
+    left = run.stdout.str().split("id=")[1].split(".")[0]
+    command = next(line for line in run.outlines if line.startswith("to delete them now: ")).partition(": ")[2]
+    monkeypatch.chdir(pytester.mkdir("elsewhere"))
+    before = alive(left)
+
+    result = pytester.run(sys.executable, *shlex.split(command)[1:])
+
+    assert (before, alive(left), result.ret) == ([left], [], 0)
+    result.stdout.fnmatch_lines(["opensandbox: run *: 1 deleted, 0 left"])
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["for good", "dry"])
+@pytest.mark.parametrize("run_id", ["unknown", "../last_run"])
+def test_the_sweep_of_an_unknown_run_never_says_that_all_is_well(server, sweep, run_id, more):
+    result = sweep("--run", run_id, *more)
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["opensandbox: *Name its server by --opensandbox-url, see the run's header"])
+    result.stdout.no_fnmatch_line("* 0 left*")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--opensandbox-url=embedded",)], ids=["by default", "by a flag"])
+def test_an_unknown_run_is_no_better_known_where_the_url_is_embedded(sweep, arguments):
+    result = sweep("--run", "unknown", *arguments)
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["opensandbox: run unknown: nothing was swept, for its server is not known; *"])
+
+
+def test_a_run_that_is_known_to_have_been_embedded_needs_no_sweep(pytester, sweep):
+    pytester.makepyfile("def test_it(sandbox): pass")
+    pytester.runpytest_subprocess()
+
+    result = sweep("--run", "last")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["opensandbox: an embedded server takes its sandboxes along *"])
+
+
+def test_dead_runs_on_another_server_are_not_forgotten_where_the_url_is_embedded(server, sweep, run_by_flag, alive):
+    result = sweep("--expired")
+
+    assert (alive(run_by_flag[1]), result.ret) == ([run_by_flag[1]], 1)
+    result.stdout.fnmatch_lines([f"opensandbox: nothing was swept: *; add --opensandbox-url={server.url}"])
+
+
+def test_a_key_that_is_missing_is_told(sweep, run_by_flag, monkeypatch):
+    monkeypatch.delenv("OPEN_SANDBOX_API_KEY")
+
+    result = sweep("--run", "last")
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["opensandbox: nothing was swept: *401*", "  the key comes from OPEN_SANDBOX_API_KEY *"]
+    )
+
+
 def test_no_last_run_is_nothing_to_do(server, sweep):
     result = sweep("--run", "last")
 
@@ -159,7 +282,7 @@ def test_leases_on_a_dead_server_of_a_run_are_known_to_nobody(sweep):
     result.stderr.fnmatch_lines(["ERROR: *name a --run"])
 
 
-@pytest.mark.parametrize("arguments", [("--run", "a", "--expired"), ("--run",), ("--no-such-option",)])
+@pytest.mark.parametrize("arguments", [("--run", "a", "--expired"), ("--run",), ("--run", ""), ("--no-such-option",)])
 def test_wrong_arguments_are_usage_errors(sweep, arguments):
     result = sweep(*arguments)
 

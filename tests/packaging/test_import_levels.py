@@ -69,6 +69,7 @@ LEVELS = {
                 "files",
                 "invocations",
                 "listings",
+                "places",
                 "recipe",
             ),
             (
@@ -114,6 +115,7 @@ KNOWS_PYTEST = {
     "config",
     "hookspecs",
     "marker",
+    "places",
     "running",
     "session",
     "workers",
