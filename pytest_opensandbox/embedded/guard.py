@@ -52,5 +52,5 @@ def _programs(executable: str) -> Iterator[str]:
     path = Path(os.path.abspath(executable))
     yield str(path.parent)
     package = path.parents[1]
-    if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+    if (libraries := package.parent / f"{package.name}.libs").is_dir():
         yield str(libraries)
