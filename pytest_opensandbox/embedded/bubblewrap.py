@@ -16,12 +16,13 @@ from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
 from pytest_opensandbox.embedded.seccomp import filter_program
 from pytest_opensandbox.embedded.trees import PRIVATE, UPPER, overlay_options
 
-PATH = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{INSIDE}/python/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _PROBE_SECONDS = 20
 _NAMESPACES = (
     *("--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
     *("--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--new-session", "--die-with-parent"),
+    "--as-pid-1",  # a bubblewrap that stays as process 1 shows its own program inside, and no signal ends it
     *("--hostname", HOSTNAME, "--clearenv", "--chdir", "/"),
 )
 _LINKS = (("/run", "/var/run"), ("/run/lock", "/var/lock"))

@@ -60,8 +60,17 @@ def test_the_environment_is_the_sandbox_s_own(run):
     assert names - {"SHLVL", "PWD", "_", "OLDPWD"} == {"GIVEN", "HOME", "LANG", "OPENSANDBOX_ID", "PATH"}
 
 
+def test_programs_are_looked_for_in_the_system_alone(run):
+    assert run("echo $PATH").stdout == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
 def test_no_process_shows_the_environment_of_the_host(run):
     assert SECRET not in run("cat /proc/[0-9]*/environ | tr '\\0' '\\n'").stdout
+
+
+def test_bubblewrap_cannot_be_seen(run):
+    """A process of it would be a way to its program, which belongs to the host."""
+    assert "bwrap" not in run("readlink /proc/[0-9]*/exe").stdout
 
 
 def test_processes_of_the_host_cannot_be_seen(run):

@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
 import requests
 
+from pytest_opensandbox import OpenSandboxError
 from tests.embedded.machine import is_alive, process_state, wait_until
 
 CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "1"}}
@@ -50,6 +52,23 @@ def test_a_sandbox_ends_with_its_entrypoint(machine, entrypoint, state, reason, 
     assert ended["reason"] == reason
     assert message in ended["message"]
     assert ended["lastTransitionAt"] > made["createdAt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_process_1_ends_a_sandbox(machine, number):
+    sandbox_id = machine.create()
+
+    with suppress(OpenSandboxError):  # the agent, which was to answer, ends as well
+        machine.run(sandbox_id, f"kill -{number} 1")
+
+    assert wait_until(lambda: status(machine, sandbox_id)["state"] == "Failed")
+    assert f"with code {128 + number}" in status(machine, sandbox_id)["message"]
+
+
+def test_a_process_that_lost_its_parent_is_collected(machine):
+    orphan = "pid=$(sh -c 'sleep 0.01 > /dev/null & echo $!')"
+
+    assert machine.run(machine.create(), f"{orphan}; while [ -d /proc/$pid ]; do sleep 0.01; done").exit_code == 0
 
 
 def test_an_ended_sandbox_keeps_its_log_until_it_is_deleted(machine):

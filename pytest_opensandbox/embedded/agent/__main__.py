@@ -15,6 +15,8 @@ from contextlib import suppress
 from types import ModuleType
 from typing import NoReturn
 
+from .init import stay_first
+
 EPILOG = """\
 environment:
   EXECD_ACCESS_TOKEN   when set, each request must carry it in the header X-EXECD-ACCESS-TOKEN
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: instead of those of the command line.
     """
     options = _parser().parse_args(arguments)
+    stay_first()
     _restore_environment()
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
     if options.processes:
