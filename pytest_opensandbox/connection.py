@@ -21,7 +21,7 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.keys import MaskedKey, masked
-from pytest_opensandbox.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
+from pytest_opensandbox.options import API_KEY_ENV, DOCKER, EMBEDDED, EMBEDDED_IMAGE, OPTIONS
 from pytest_opensandbox.opts import SandboxOpts
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.managed import ManagedServer
 
 _FILE = "file"
+_NO_ROUTE_STATUSES = frozenset({404, 405, 501})
 _REFUSAL = "refusal"
 _PULL_FAILED = "IMAGE_PULL_FAILED"
 _PULLED = re.compile(r"image (\S+):(?: |$)")
@@ -172,15 +173,26 @@ class Connection:
 
         try:
             if self.settings.url == EMBEDDED:
-                return start_embedded()
+                return start_embedded(choice=self._choice())
             return start_docker(
                 label=f"{TAG_RUN}={self._run_id}",
                 execd_image=self.settings.execd_image,
                 egress_image=self.settings.egress_image,
+                choice=self._choice(),
             )
         except ServerStartError as exc:
             self._refusal = _first_line(exc)
             raise
+
+    def _place(self) -> str:
+        """Return where the url comes from, as a user knows it."""
+        option = next(option for option in OPTIONS if option.name == "url")
+        return place_of(option, self.settings.sources.get("url", "default"))
+
+    def _choice(self) -> str:
+        """Return how the user asked for a server of this run's own."""
+        place, url = self._place(), self.settings.url
+        return f"{url}, which stands where no url is given," if place == "default" else f"{place}={url}"
 
     def _advice(self, error: OpenSandboxError) -> str:
         if isinstance(error, ApiError) and error.code.endswith(_PULL_FAILED):
@@ -193,13 +205,22 @@ class Connection:
             return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
         if self._given:
             return "It was started for this run by the controller of its workers, and seems to have ended."
-        option = next(option for option in OPTIONS if option.name == "url")
-        place = place_of(option, self.settings.sources.get("url", "default"))
+        place = self._place()
+        if isinstance(error, ApiError) and has_no_route(error):
+            return (
+                f"The url {self.settings.url} comes from {place}, and no OpenSandbox server is there: write"
+                " http(s)://HOST[:PORT], and a path behind it only where a gateway has the server below that path."
+            )
         return (
             f"The url {self.settings.url} comes from {place}: is an OpenSandbox server running there? "
             "Without one, use --opensandbox-url=embedded, this machine's own namespaces (Linux), "
             "or --opensandbox-url=docker, a server started here on the local Docker engine."
         )
+
+
+def has_no_route(error: ApiError) -> bool:
+    """Tell whether a refusal is that of another program than an OpenSandbox server, or of one below another path."""
+    return error.status in _NO_ROUTE_STATUSES and not error.code
 
 
 def _read(path: Path) -> tuple[str, MaskedKey]:
@@ -244,6 +265,12 @@ def _first_line(error: Exception) -> str:
 
 def _image_advice(found: re.Match[str] | None) -> str:
     image = found.group(1) if found else "the image"
+    if image == EMBEDDED_IMAGE:
+        return (
+            f"{EMBEDDED_IMAGE!r} is what the embedded server calls this machine's own system, and no image: name one"
+            " that has a shell with --opensandbox-image or the marker, such as python:3.12-slim, or use"
+            " --opensandbox-url=embedded."
+        )
     return (
         f"Does `docker pull {image}` work where the server runs? --opensandbox-image or the marker name the image of "
         "a sandbox, --opensandbox-execd-image and --opensandbox-egress-image those of a server on the local engine."

@@ -12,7 +12,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from pytest_opensandbox.docker_server import (
     example_images,
 )
 from pytest_opensandbox.managed import end, spawn
-from pytest_opensandbox.printable import counted
+from pytest_opensandbox.printable import counted, os_reason
 from pytest_opensandbox.waits import poll_until_ready
 
 if TYPE_CHECKING:
@@ -57,12 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _leave)
     try:
         check_libraries()
-        with tempfile.TemporaryDirectory(prefix="pytest-opensandbox-docker-", ignore_cleanup_errors=True) as directory:
+        with _private_directory() as directory:
             _keep(ServerFiles(Path(directory)), options)
     except DockerStartError as error:
         _say({"error": str(error), "cause": error.cause})
         return 1
     return 0
+
+
+@contextmanager
+def _private_directory() -> Iterator[str]:
+    """Yield a directory that goes with the block, and name it where the system refuses something in it.
+
+    Raises:
+        DockerStartError: it cannot be made, or written to.
+    """
+    place = ""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pytest-opensandbox-docker-", ignore_cleanup_errors=True) as place:
+            yield place
+    except OSError as error:
+        advice = "make room there, or set TMPDIR to another directory"
+        raise DockerStartError(os_reason(error, place or tempfile.gettempdir()), advice) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-EXTRA = "pip install 'pytest-opensandbox[docker]'"
+EXTRA = "pip install 'opensandbox-server>=1.1.1'"
+"""Installs what the extra ``docker`` does."""
 LOOPBACK = "127.0.0.1"
 
 _LIBRARIES = ("opensandbox_server", "docker")

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO
 
 from pytest_opensandbox.errors import ServerStartError
+from pytest_opensandbox.printable import os_reason
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -96,29 +97,39 @@ class ManagedServer:
         self._process.returncode = 0  # not this process's child: nothing to wait for, nothing to warn about
 
 
-def start_embedded() -> ManagedServer:
+def start_embedded(*, choice: str = "--opensandbox-url=embedded") -> ManagedServer:
     """Start the embedded server and return it once it listens.
+
+    Args:
+        choice: how somebody asked for it, for the message.
 
     Raises:
         ServerStartError: it cannot run on this machine; the text says why and what to use instead.
     """
-    return _start("embedded", "pytest_opensandbox.embedded", start_seconds=START_SECONDS, stop_seconds=STOP_SECONDS)
+    return _start(choice, "pytest_opensandbox.embedded", start_seconds=START_SECONDS, stop_seconds=STOP_SECONDS)
 
 
-def start_docker(*, label: str, execd_image: str | None = None, egress_image: str | None = None) -> ManagedServer:
+def start_docker(
+    *,
+    label: str,
+    execd_image: str | None = None,
+    egress_image: str | None = None,
+    choice: str = "--opensandbox-url=docker",
+) -> ManagedServer:
     """Start opensandbox-server on this machine's Docker engine and return it once it is healthy.
 
     Args:
         label: ``key=value`` that the sandboxes of this run carry; those that are left go when the server stops.
         execd_image: image of the agent; None for what the server's own example names.
         egress_image: image of the network guard; None as above.
+        choice: how somebody asked for it, for the message.
 
     Raises:
         ServerStartError: it cannot run on this machine; the text says why and what to use instead.
     """
     images = {"--execd-image": execd_image, "--egress-image": egress_image}
     return _start(
-        "docker",
+        choice,
         "pytest_opensandbox.docker_guard",
         ["--label", label, *(f"{flag}={image}" for flag, image in images.items() if image)],
         start_seconds=DOCKER_START_SECONDS,
@@ -197,7 +208,13 @@ def _start(
     choice: str, module: str, arguments: Sequence[str] = (), *, start_seconds: float, stop_seconds: float
 ) -> ManagedServer:
     """Start a server and return it once it has said where it listens."""
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: a pipe that nobody reads would fill up and stop the server
+    try:
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: a pipe that nobody reads would fill up and stop the server
+    except OSError as error:
+        why = (
+            f"there is no place for temporary files ({os_reason(error)}), make room or set TMPDIR to another directory"
+        )
+        raise ServerStartError(_refusal(choice, why)) from error
     try:
         process = spawn(module, arguments, stderr=errors)
     except OSError as error:
@@ -257,4 +274,4 @@ def _tail(errors: IO[bytes]) -> str:
 def _refusal(choice: str, why: str, tail: str = "") -> str:
     """Return the text of the error: why, what to use instead, and the server's last words."""
     words = f"\n--- the server's standard error ends with ---\n{tail}" if tail else ""
-    return f"--opensandbox-url={choice} cannot work here: {why}\n{_CHOICES}{words}"
+    return f"{choice} cannot work here: {why}\n{_CHOICES}{words}"

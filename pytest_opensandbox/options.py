@@ -163,8 +163,9 @@ OPTIONS: tuple[Option, ...] = (
         "OPENSANDBOX_SETUP",
         "",
         parse_setup,
-        "Shell commands, one a line, that prepare the sandbox of a test which asks for no other setup: they run once "
-        "per run, image and content of --opensandbox-put, and each test gets a sandbox restored from their snapshot.",
+        "Shell commands, one a line, each in a shell of its own, that prepare the sandbox of a test which asks for no "
+        "other setup: they run once per run, image and content of --opensandbox-put, and each test gets a sandbox "
+        "restored from their snapshot.",
         "COMMANDS",
         "none",
     ),

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.models import check_path
+from pytest_opensandbox.printable import os_reason
 
 Setup = str | Sequence[str]
 """One command for the shell, or several."""
@@ -26,11 +27,13 @@ class Preparation:
     """What every sandbox of a kind has had done to it before a test gets it."""
 
     commands: tuple[str, ...] = ()
-    """Run by the sandbox's shell one after the other, until one does not exit with 0."""
+    """Run one after the other, each by a shell of its own, until one does not exit with 0."""
     files: tuple[tuple[Path, str], ...] = ()
     """Absolute paths of files and directories on this machine, and where they lie in the sandbox."""
     timeout: float = 600.0
     """How long each command may take; seconds."""
+    put_name: str = "put"
+    """What the files were asked for by, for messages: the argument, a flag, a variable or an ini key."""
 
     def __bool__(self) -> bool:
         return bool(self.commands or self.files)
@@ -53,8 +56,8 @@ class Preparation:
                 for entry in _entries(source):
                     digest.update(repr((target, *entry)).encode("utf-8", "surrogateescape"))
             except OSError as exc:
-                rule = f"name what can be read on this machine ({exc.strerror or exc})"
-                raise ConfigError("put", rule, str(source)) from None
+                rule = "name a file or directory that this user can read, below the rootdir or by an absolute path"
+                raise ConfigError(self.put_name, f"{rule} ({os_reason(exc, str(source))})", str(source)) from None
         return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ from pytest_opensandbox.opts import POOL_EXTENSION, SandboxOpts
 from pytest_opensandbox.preparation import Preparation
 from pytest_opensandbox.progress import Progress
 from pytest_opensandbox.sandbox import Sandbox
-from pytest_opensandbox.setup_errors import SetupError, SnapshotFailedError
+from pytest_opensandbox.setup_errors import TIME_LIMIT, SetupError, SnapshotFailedError
 from pytest_opensandbox.shelf import Shelf
 from pytest_opensandbox.tally import SetupTally
 
@@ -180,7 +180,7 @@ def _key(scope: str, opts: SandboxOpts, preparation: Preparation) -> str:
 def _setup_error(error: CommandError, *, source: str) -> SetupError:
     why = ""
     if isinstance(error, CommandTimeoutError):
-        why = f"was ended after {error.timeout_seconds:g} s, its time limit"
+        why = f"was ended after {error.timeout_seconds:g} s, {TIME_LIMIT}"
     elif isinstance(error, CommandStartError):
         why = "could not be started"
     elif error.exit_code < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 TAIL_CHARACTERS = 2_000
@@ -63,6 +64,17 @@ def counted(number: int, one: str, many: str = "") -> str:
         many: the noun for any other number; "" where an s is added.
     """
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def os_reason(error: OSError, place: str = "") -> str:
+    """Return what the system refused, and for which file: many of its errors name none.
+
+    Args:
+        error: the system's.
+        place: what was to be read or written, for an error that does not say.
+    """
+    file = error.filename or place
+    return f"{error.strerror or error}{f': {os.fsdecode(file)}' if isinstance(file, (str, bytes)) and file else ''}"
 
 
 def section(title: str, text: str) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_opensandbox.config import Settings
+from pytest_opensandbox.config import Settings, place_of
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.models import Snapshot
+from pytest_opensandbox.options import OPTIONS
 from pytest_opensandbox.opts import POOL_EXTENSION, NetworkPolicy, SandboxOpts, check_reference, check_resources
 from pytest_opensandbox.preparation import Preparation, Put, Setup, commands_of, targets_of
 
@@ -20,9 +21,9 @@ MARKER_HELP = (
     "sandbox(*, image=None, env=None, resources=None, timeout=None, network=None, pool=None, setup=None, put=None): "
     "what the 'sandbox' fixture makes for this test: an image reference; a mapping of environment variables; limits "
     "such as {'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may "
-    "reach; the pool that it is taken from; a shell command, or a list of them, that runs once per run and is then "
-    "restored from a snapshot for each test; a mapping of paths below the rootdir to absolute paths in the sandbox, "
-    "which are there before the setup runs. The nearest marker that names an argument wins, and over all of them "
+    "reach; the pool that it is taken from; a shell command, or a list of them with a shell for each, that runs once "
+    "per run and is then restored from a snapshot for each test; a mapping of paths below the rootdir to absolute "
+    "paths in the sandbox, which are there before the setup runs. The nearest marker that names an argument wins, and over all of them "
     "parametrize('sandbox', [an image or a mapping of these arguments, ...], indirect=True)."
 )
 
@@ -105,6 +106,7 @@ class Recipe:
             commands=commands if self.setup is None else commands_of(self.setup),
             files=tuple((root / Path(source).expanduser(), target) for source, target in targets.items()),
             timeout=settings.setup_timeout_seconds,
+            put_name="put" if self.put is not None else _name_of_put(settings),
         )
 
     @property
@@ -156,6 +158,12 @@ def read_parameter(value: object) -> Mapping[str, Any]:
         if name not in MARKER_ARGUMENTS:
             raise ConfigError(f"a key in {field}", f"be one of {known}", name)
     return value
+
+
+def _name_of_put(settings: Settings) -> str:
+    """Return the flag, variable or ini key that says which files every sandbox has."""
+    option = next(option for option in OPTIONS if option.name == "put")
+    return place_of(option, settings.sources.get("put", "default"))
 
 
 def _check_timeout(timeout: object) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_opensandbox.config import Settings
-from pytest_opensandbox.connection import Connection
+from pytest_opensandbox.connection import Connection, has_no_route
 from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
 from pytest_opensandbox.opts import SandboxOpts
 from pytest_opensandbox.places import Place, remember
@@ -225,6 +225,8 @@ class Run(Running):
                 raise
             raise self.connection.refuse(exc) from exc
         except ApiError as exc:
+            if has_no_route(exc) and not lifecycle.ledger.created:
+                raise self.connection.refuse(exc) from exc
             self.connection.refuse_image(opts, exc)
             raise
         box = Sandbox(lifecycle, replace(launched, image=image or launched.image), command_timeout=command_timeout)

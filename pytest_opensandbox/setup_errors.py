@@ -10,10 +10,20 @@ from __future__ import annotations
 
 from pytest_opensandbox.errors import Command, CommandError, SandboxError
 
-_ADVICE = (
-    ', and is not run again in this run: try it in a sandbox without it (setup=""), give it the files that it needs'
-    " with put=, or more time with --opensandbox-setup-timeout"
+TIME_LIMIT = "its time limit"
+"""How the words end that say of a setup that its time was up."""
+
+_ONCE = ", and is not run again in this run: "
+_BY_HAND = 'try the command in a sandbox without a setup (setup="")'
+_TIME = "give it more time with --opensandbox-setup-timeout"
+_MEMORY = "it may have run out of memory: raise the limit with resources= or --opensandbox-resources"
+_PROGRAM = "the image lacks the program: install it in the setup, or choose an image that has it"
+_FILES = (
+    "give it the file that it misses with put=, and mind that each command has a shell of its own, so that the `cd` of"
+    " one is lost for the next: join them with &&"
 )
+_EXECUTABLE = "make the program executable with chmod, or name its interpreter before it"
+_BY_EXIT_CODE = {-9: _MEMORY, 137: _MEMORY, 126: _EXECUTABLE, 127: _PROGRAM}
 _STORY_TOLD = " before: see the first error about it in this run"
 
 
@@ -60,12 +70,22 @@ class SetupError(CommandError):
         repeated: bool = False,
     ) -> None:
         self.source, self.why, self.repeated = source, why or f"exited with {exit_code}", repeated
+        end = _STORY_TOLD if repeated else _ONCE + _advice(self.why, exit_code, stderr)
         super().__init__(
             command,
             exit_code=exit_code,
             stdout="" if repeated else stdout,
             stderr="" if repeated else stderr,
             sandbox_id=sandbox_id,
-            outcome=f"{self.why} as setup of the sandboxes from {source}{_STORY_TOLD if repeated else _ADVICE}",
+            outcome=f"{self.why} as setup of the sandboxes from {source}{end}",
         )
         self.stdout, self.stderr = stdout, stderr
+
+
+def _advice(why: str, exit_code: int, stderr: str) -> str:
+    """Return the one thing that helps against this failure, as far as it shows."""
+    if why.endswith(TIME_LIMIT):
+        return _TIME
+    if "no such file or directory" in stderr.lower():
+        return _FILES
+    return _BY_EXIT_CODE.get(exit_code, _BY_HAND)

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytest_opensandbox.errors import OpenSandboxError
+from pytest_opensandbox.printable import os_reason
+
 
 class Shelf:
     """A directory that holds, by key, a lock and what was made; it comes into being when it is first used.
@@ -30,18 +33,28 @@ class Shelf:
         """The directory; its name cannot be guessed."""
 
     def find(self, key: str) -> Mapping[str, Any] | None:
-        """Return what was made under a key, None where it has not been made."""
-        try:
-            found: Mapping[str, Any] = json.loads(Path(self.path, key).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        """Return what was made under a key, None where it has not been made.
+
+        Raises:
+            OpenSandboxError: the directory cannot be used.
+        """
+        with self._named():
+            try:
+                found: Mapping[str, Any] = json.loads(Path(self.path, key).read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                return None
         return found
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Let one thread of one process at a time into the block of a key."""
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
-        lock = os.open(Path(self.path, f"{key}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        """Let one thread of one process at a time into the block of a key.
+
+        Raises:
+            OpenSandboxError: the directory cannot be used.
+        """
+        with self._named():
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            lock = os.open(Path(self.path, f"{key}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -49,12 +62,28 @@ class Shelf:
             os.close(lock)
 
     def store(self, key: str, made: Mapping[str, Any]) -> None:
-        """Leave what was made under a key, all of it or nothing; call it inside ``locked``."""
+        """Leave what was made under a key, all of it or nothing; call it inside ``locked``.
+
+        Raises:
+            OpenSandboxError: the directory cannot be used.
+        """
         draft = Path(self.path, f"{key}.draft")
-        draft.write_text(json.dumps(made), encoding="utf-8")
-        draft.replace(Path(self.path, key))
+        with self._named():
+            draft.write_text(json.dumps(made), encoding="utf-8")
+            draft.replace(Path(self.path, key))
 
     def clear(self) -> None:
         """Remove it, where it is this process's own."""
         if self._is_ours:
             shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which directory is of no use, and what to do: an error of a full disk names no file."""
+        try:
+            yield
+        except OSError as exc:
+            raise OpenSandboxError(
+                f"the processes of a run share what a setup makes by a directory that is of no use here"
+                f" ({os_reason(exc, self.path)}): make room there, or set TMPDIR to another directory"
+            ) from exc

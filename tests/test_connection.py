@@ -1,6 +1,8 @@
 """The way to the server: opened on demand, found out once, closed as often as anybody likes."""
 
 import json
+import re
+import sys
 
 import pytest
 
@@ -67,6 +69,32 @@ def test_what_was_refused_once_is_not_tried_again():
     assert "--opensandbox-url" in str(error)
     with pytest.raises(ServerStartError, match=r"see its first error: refused \(POST http://127.0.0.1:1\)$"):
         found.client()
+
+
+@pytest.mark.parametrize(
+    ("given", "choice"),
+    [
+        pytest.param({"flags": {"url": "docker"}}, "--opensandbox-url=docker", id="flag"),
+        pytest.param({"environ": {"OPEN_SANDBOX_DOMAIN": "docker"}}, "OPEN_SANDBOX_DOMAIN=docker", id="variable"),
+        pytest.param({"inis": {"url": "docker"}}, "opensandbox_url=docker", id="ini key"),
+        pytest.param({}, "embedded, which stands where no url is given,", id="nobody"),
+    ],
+)
+def test_a_server_that_does_not_start_is_blamed_on_what_asked_for_it(monkeypatch, given, choice):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    found = Connection(read_settings(**{"flags": {}, "environ": {}, "inis": {}, **given}))
+
+    with pytest.raises(ServerStartError, match=f"^{re.escape(choice)} cannot work here: /no/such/python could not be"):
+        found.client()
+
+
+def test_the_embedded_servers_image_is_no_image_elsewhere():
+    found, error = connection("docker"), pull_failed("host")
+
+    found.refuse_image(SandboxOpts(image="host"), error)
+
+    assert "'host' is what the embedded server calls this machine's own system, and no image: name one" in str(error)
+    assert "docker pull" not in str(error)
 
 
 @pytest.mark.parametrize(

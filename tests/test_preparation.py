@@ -121,7 +121,9 @@ def test_a_link_to_a_file_is_that_file(tree):
 
 def test_what_is_not_there_is_refused_by_its_name(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"put must name what can be read .*\(No such file or directory\); got .*gone"
+        ConfigError,
+        match=r"^put must name a file or directory that this user can read, below the rootdir or by an absolute path"
+        r" \(No such file or directory: /.*/gone\); got '/.*/gone'$",
     ):
         fingerprint(tmp_path / "gone")
 

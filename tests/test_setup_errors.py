@@ -14,8 +14,31 @@ def test_a_setup_error_tells_the_command_its_end_its_output_and_what_to_do():
     text = str(SETUP)
 
     assert text.startswith("'make' exited with 2 as setup of the sandboxes from base:1, and is not run again")
-    assert "--opensandbox-setup-timeout" in text
+    assert 'try the command in a sandbox without a setup (setup="")\n' in text
     assert text.endswith("--- stdout ---\nout\n--- stderr ---\nerr")
+
+
+@pytest.mark.parametrize(
+    ("facts", "advice"),
+    [
+        pytest.param(
+            {"exit_code": -9, "why": "was ended after 9 s, its time limit"}, "--opensandbox-setup-", id="time"
+        ),
+        pytest.param({"exit_code": -9}, "raise the limit with resources= or --opensandbox-resources", id="memory"),
+        pytest.param({"exit_code": 127}, "the image lacks the program", id="no program"),
+        pytest.param({"exit_code": 126}, "make the program executable", id="no permission"),
+        pytest.param(
+            {"exit_code": 2, "stderr": "make: x: No such file or directory"}, "that it misses with put=", id="no file"
+        ),
+        pytest.param({"exit_code": 1}, 'without a setup (setup="")', id="anything else"),
+    ],
+)
+def test_each_failure_of_a_setup_has_the_one_advice_that_helps(facts, advice):
+    text = str(SetupError("make", source="base:1", **facts))
+
+    all_of_them = ("--opensandbox-setup-", "raise the limit", "lacks the", "executable", "with put=", 'setup=""')
+    assert advice in text
+    assert sum(one in text for one in all_of_them) == 1
 
 
 def test_a_setup_error_that_was_told_before_is_short_and_keeps_its_facts():

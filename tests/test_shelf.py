@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_opensandbox.errors import OpenSandboxError
 from pytest_opensandbox.shelf import Shelf
 
 
@@ -20,6 +21,19 @@ def shelf():
 def test_nothing_is_on_disk_before_something_is_made(shelf):
     assert shelf.find("k") is None
     assert not Path(shelf.path).exists()
+
+
+def test_a_directory_that_is_of_no_use_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "file").touch()
+    shelf = Shelf(str(tmp_path / "file/below"))
+
+    with (
+        pytest.raises(
+            OpenSandboxError, match=r"\(Not a directory: .*/file/below\): .* set TMPDIR to another directory"
+        ),
+        shelf.locked("k"),
+    ):
+        pass
 
 
 def test_what_one_leaves_another_finds(shelf):

@@ -9,11 +9,15 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TypeVar
 
 from pytest_opensandbox.embedded.limits import step_back
-from pytest_opensandbox.embedded.obstacles import StartError, check_platform
+from pytest_opensandbox.embedded.obstacles import StartError, check_platform, storage_trouble
+
+T = TypeVar("T")
 
 _READ_BYTES = 4096
 _BACKLOG = 512
@@ -48,9 +52,9 @@ def _run(port: int) -> None:
     """Serve until standard input closes, then end every sandbox."""
     from pytest_opensandbox.embedded.house import House  # lazily: it needs what check_platform has looked for
 
-    house, key = House(), secrets.token_hex(16)
+    house, key = _ready(House), secrets.token_hex(16)
     try:
-        house.prepare()
+        _ready(house.prepare, place=house.directory)
         listener = _listen(port)
         # Before the HTTP library is loaded: requests that come meanwhile wait in the listener's queue.
         _say({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "api_key": key})
@@ -60,6 +64,18 @@ def _run(port: int) -> None:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         house.close()
+
+
+def _ready(make: Callable[[], T], *, place: str = "") -> T:
+    """Return what is made, and say in words why it cannot be.
+
+    Raises:
+        StartError: the system refuses.
+    """
+    try:
+        return make()
+    except OSError as error:
+        raise storage_trouble(error, place or tempfile.gettempdir()) from error
 
 
 def _listen(port: int) -> socket.socket:

@@ -22,6 +22,7 @@ from pytest_opensandbox.embedded.validation import (
 HOST_IMAGE = "host"
 
 _MIN_TIMEOUT_SECONDS = 60
+_KUBERNETES = "use the URL of an OpenSandbox server on Kubernetes"
 _DOCKER = "use --opensandbox-url docker, or the URL of an OpenSandbox server"
 # Python names are accepted as well: the real server's models allow both.
 _ALIASES = {
@@ -39,6 +40,7 @@ _UNSUPPORTED = {
     "templateId": "there are no templates here",
     "credentialProxy": "there is no credential proxy here",
 }
+_ON_KUBERNETES = frozenset({"lifecycle", "secureAccess", "templateId"})
 _RESTORED_ENTRYPOINT = ("tail", "-f", "/dev/null")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -131,11 +133,14 @@ def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: s
     """Refuse what a namespace on this machine cannot give, and say what can."""
     if pool := request.extensions.get("poolRef", "").strip():
         refuse(
-            400, "SANDBOX::UNSUPPORTED_POOL_REF", f"There is no pool {pool!r} here: pools need Kubernetes, {_DOCKER}."
+            400,
+            "SANDBOX::UNSUPPORTED_POOL_REF",
+            f"There is no pool {pool!r} here: leave the pool out, or {_KUBERNETES}.",
         )
     for field, reason in _UNSUPPORTED.items():
         if fields.get(field):
-            refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"{reason[0].upper()}{reason[1:]}: {_DOCKER}.")
+            where = _KUBERNETES if field in _ON_KUBERNETES else _DOCKER
+            refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"{reason[0].upper()}{reason[1:]}: {where}.")
     if image != HOST_IMAGE and not request.snapshot_id:
         refuse(
             400,

@@ -34,6 +34,11 @@ class House:
         self._background = Background()
         self._registry: Registry | None = None
 
+    @property
+    def directory(self) -> str:
+        """Where it keeps what is its own."""
+        return str(self._runtime.path)
+
     def prepare(self) -> None:
         """Find out how sandboxes can be made here.
 

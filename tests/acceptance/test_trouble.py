@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from tests.servers import as_json, serving
+
 SUITE = """
     def test_first(sandbox): pass
 
@@ -64,6 +66,22 @@ def test_a_wrong_key_is_explained_without_showing_it(pytester, server, monkeypat
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["opensandbox: *401*", "The key comes from the environment only: check OPEN_SANDBOX_*"])
     result.stdout.no_fnmatch_line("*hunter2*")
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_url_with_no_server_behind_it_is_told_once_with_its_place(pytester, monkeypatch, status):
+    pytester.makepyfile("def test_first(sandbox): pass\ndef test_second(sandbox): pass")
+    with serving(*[as_json({"detail": "Not here"}, status)] * 2) as server:
+        monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", f"{server.url}/api")
+        result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            f"The url {server.url}/api comes from OPEN_SANDBOX_DOMAIN, and no OpenSandbox server is there: write http*",
+            "opensandbox: no sandbox can be had in this run, see its first error: *",
+        ]
+    )
 
 
 def test_a_missing_key_is_told_from_a_wrong_one(pytester, server, monkeypatch):
@@ -138,7 +156,7 @@ def test_docker_without_its_extra_is_explained_once(pytester, without_docker):
     result.assert_outcomes(passed=1, errors=2, failed=1)
     first, _, rest = result.stdout.str().partition("ERROR at setup of test_second")
     assert "--opensandbox-url=docker cannot work here: it needs opensandbox_server and docker, not installed" in first
-    assert "pip install 'pytest-opensandbox[docker]'" in first
+    assert "pip install 'opensandbox-server>=1.1.1'" in first
     assert "http(s)://HOST:PORT" in first
     assert "http(s)://HOST:PORT" not in rest
     result.stdout.no_fnmatch_line("*Traceback*")

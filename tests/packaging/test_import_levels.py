@@ -15,7 +15,6 @@ LEVELS = {
             (
                 "deadlines",
                 "printable",
-                "shelf",
                 "wire",
             ),
             (
@@ -44,6 +43,7 @@ LEVELS = {
                 "refusals",
                 "results",
                 "setup_errors",
+                "shelf",
                 "waits",
             ),
             (
