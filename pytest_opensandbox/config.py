@@ -57,7 +57,7 @@ class Settings:
     egress_image: str | None = None
     """Image of the network guard where the url is ``docker``; None as above."""
     signals: bool = True
-    """Whether SIGTERM and SIGHUP end a run as Ctrl-C does."""
+    """Whether SIGTERM, SIGHUP and SIGQUIT end a run as Ctrl-C does."""
     project: str
     """Name of the project under test, as a legal label value."""
     ca_bundle: str = ""

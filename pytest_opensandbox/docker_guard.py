@@ -41,7 +41,7 @@ _PORTS_TRIED = 3
 _READ_BYTES = 4096
 _TAIL_CHARACTERS = 2_000
 _LOOK_SECONDS = 10.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ STOP_SECONDS = 10.0
 DOCKER_START_SECONDS = 120.0
 DOCKER_STOP_SECONDS = 60.0
 
+_START = "pytest_opensandbox.process_start"
 _TAIL_BYTES = 2_000
 _LINE_BYTES = 65_536
 _CHOICES = (
@@ -147,6 +148,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start ``python -m module``, out of reach of the terminal's Ctrl-C; it is to end when its standard input closes.
 
+    It begins in a defined state, whatever this process ignores, blocks or has as its umask.
+
     Args:
         module: what to run.
         arguments: its command line; no secrets, everybody can read it.
@@ -158,7 +161,7 @@ def spawn(
         OSError: the interpreter cannot be started.
     """
     return subprocess.Popen(  # noqa: S603 - this interpreter, a module of ours, and options that config has read
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", _START, module, *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,

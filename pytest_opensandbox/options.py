@@ -251,8 +251,8 @@ OPTIONS: tuple[Option, ...] = (
         "OPENSANDBOX_SIGNALS",
         "yes",
         parse_switch,
-        "Let SIGTERM and SIGHUP end a run that has sandboxes as Ctrl-C does, so that they are deleted, where nothing "
-        "else handles these signals.",
+        "Let SIGTERM, SIGHUP and SIGQUIT end a run that has sandboxes as Ctrl-C does, so that they are deleted, where "
+        "nothing else handles these signals.",
         "",
     ),
 )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 _NUMBERS = tuple(
     getattr(signal, name)
-    for name in ("SIGTERM", "SIGHUP")
-    if hasattr(signal, name)  # Windows knows no SIGHUP
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)  # Windows knows the first only
 )
 
 
 class Signals:
-    """Turns SIGTERM and SIGHUP into KeyboardInterrupt where nobody else handles them.
+    """Turns SIGTERM, SIGHUP and SIGQUIT into KeyboardInterrupt where nobody else handles them.
 
     By default these end Python on the spot: no fixture, hook or exit handler runs, and the sandboxes stay. CI systems
-    send them when somebody cancels a job or a terminal closes.
+    send them when somebody cancels a job or a terminal closes, and a terminal sends SIGQUIT for Ctrl and backslash.
 
     Args:
         enabled: whether to do anything at all.
@@ -35,7 +37,7 @@ class Signals:
             return
         for number in _NUMBERS:
             # Something that ignores it, as nohup has it, is somebody's word as well.
-            if signal.getsignal(number) is signal.SIG_DFL:
+            if signal.getsignal(number) is signal.SIG_DFL and not _is_caught(number):
                 signal.signal(number, self._interrupt)
                 self._taken.append(number)
 
@@ -55,3 +57,11 @@ class Signals:
             os.kill(os.getpid(), number)
             return
         raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
+
+
+def _is_caught(number: int) -> bool:
+    """Say whether this process handles a signal outside of Python's own table, as ``faulthandler.register`` does."""
+    with suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> number - 1 & 1)
+    return False

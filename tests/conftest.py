@@ -1,5 +1,7 @@
 """What several rooms' tests share: a sandbox or a server of this run's kind, and pytest in clean surroundings."""
 
+import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import entry_points
@@ -12,6 +14,18 @@ from pytest_opensandbox.managed import ManagedServer, start_docker, start_embedd
 from pytest_opensandbox.options import EMBEDDED, OPTIONS
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have what the tests start begin as in a terminal, although nohup or a background job ignores signals.
+
+    What is ignored is inherited, what has a handler is not; here each such signal still has no effect.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
 
 
 @pytest.fixture(scope="module")

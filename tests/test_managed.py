@@ -77,6 +77,43 @@ def test_the_working_directory_is_not_searched_for_modules(tmp_path, monkeypatch
         assert answer.status == 200
 
 
+def test_it_starts_in_a_defined_state_whatever_its_parent_ignores_blocks_or_masks():
+    """nohup, a background job of a shell and many supervisors ignore signals, and a child inherits that."""
+    code = """if True:
+        import os, signal
+        from pathlib import Path
+        from pytest_opensandbox import Client, SandboxOpts
+        from pytest_opensandbox.managed import start_embedded
+        for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM", "SIGTSTP", "SIGCHLD", "SIGUSR1"):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.umask(0o777)
+        with start_embedded() as server, Client(server.url, server.api_key) as client:
+            client.wait_ready(client.create_sandbox(SandboxOpts(image="host")).id)
+            print(Path(f"/proc/{server.pid}/status").read_text())
+        print("Ended:", server.is_running)
+    """
+
+    said = script(code)
+
+    facts = dict(line.split(":", 1) for line in said.stdout.splitlines() if ":" in line)
+    left_to_python = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ))
+    assert said.stderr == ""
+    assert int(facts["SigIgn"], 16) == left_to_python
+    assert int(facts["SigBlk"], 16) == 0
+    assert facts["Umask"].strip() == "0022"
+    assert facts["Ended"].strip() == "False"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
+def test_a_signal_that_ends_programs_ends_it_in_good_order(number):
+    with start_embedded() as server:
+        os.kill(server.pid, number)
+
+        assert wait_until(lambda: not server.is_running)
+        assert server._process.returncode == 0
+
+
 def test_ctrl_c_in_the_terminal_does_not_reach_it(server):
     assert os.getsid(server.pid) != os.getsid(0)
     assert os.getpgid(server.pid) != os.getpgid(0)

@@ -1,5 +1,6 @@
-"""SIGTERM and SIGHUP are Ctrl-C for a run with sandboxes, unless they are somebody else's."""
+"""SIGTERM, SIGHUP and SIGQUIT are Ctrl-C for a run with sandboxes, unless they are somebody else's."""
 
+import faulthandler
 import os
 import signal
 import threading
@@ -8,18 +9,19 @@ import pytest
 
 from pytest_opensandbox.signals import Signals
 
-BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+EACH = pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
 
 
 @pytest.fixture(autouse=True)
 def _default_handlers():
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in NUMBERS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@BOTH
+@EACH
 def test_a_signal_is_a_keyboard_interrupt_that_says_its_name(number):
     Signals(enabled=True).take()
 
@@ -27,7 +29,7 @@ def test_a_signal_is_a_keyboard_interrupt_that_says_its_name(number):
         signal.raise_signal(number)
 
 
-@BOTH
+@EACH
 def test_what_was_taken_is_given_back(number):
     signals = Signals(enabled=True)
     signals.take()
@@ -37,7 +39,7 @@ def test_what_was_taken_is_given_back(number):
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
 def test_a_signal_that_somebody_else_handles_is_left_alone(number, theirs):
     signal.signal(number, theirs)
@@ -45,6 +47,21 @@ def test_a_signal_that_somebody_else_handles_is_left_alone(number, theirs):
     Signals(enabled=True).take()
 
     assert signal.getsignal(number) is theirs
+
+
+@EACH
+def test_a_signal_for_which_faulthandler_is_registered_is_left_alone(number, tmp_path):
+    """Python's own table does not know of it."""
+    with open(tmp_path / "log", "w+") as log:
+        faulthandler.register(number, file=log)
+        try:
+            Signals(enabled=True).take()
+
+            signal.raise_signal(number)
+        finally:
+            faulthandler.unregister(number)
+        log.seek(0)
+        assert "most recent call first" in log.read()
 
 
 def test_a_handler_that_was_put_in_place_later_stays():

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _READ_BYTES = 4096
 _BACKLOG = 512
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -222,6 +222,8 @@ ENDINGS = {
     "SIGTERM to pytest alone": _by_signal("tell_pytest(signal.SIGTERM)", **_WITH_XDIST),
     "SIGHUP to all": _by_signal("tell_all(signal.SIGHUP)"),
     "SIGHUP to pytest alone": _by_signal("tell_pytest(signal.SIGHUP)", **_WITH_XDIST),
+    "SIGQUIT to all": _by_signal("tell_all(signal.SIGQUIT)"),
+    "SIGQUIT to pytest alone": _by_signal("tell_pytest(signal.SIGQUIT)", **_WITH_XDIST),
     "pytest-timeout by signal, in set-up": _in_time("0.5, method='signal'", setup="time.sleep(60)", elsewhere="pass"),
     "pytest-timeout by signal, in the test": _in_time("0.3, method='signal', func_only=True", body="time.sleep(60)"),
     "pytest-timeout by thread": _in_time(

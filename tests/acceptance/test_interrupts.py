@@ -99,7 +99,7 @@ def test_ctrl_c_in_a_test_leaves_nothing(pytester, server, fixture):
     result.stdout.fnmatch_lines(["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("where", ["fixture", "test"])
 def test_a_run_that_is_told_to_end_does_so_as_after_ctrl_c(pytester, server, number, where):
     told = f"import os; os.kill(os.getpid(), {int(number)})"
@@ -274,6 +274,35 @@ def test_the_sweep_leaves_other_runs_alone(pytester, server):
         for box in left:
             client.delete_sandbox(box.id)
     assert len(left) == 1
+
+
+def test_these_tests_may_run_in_the_background_where_signals_are_ignored(request):
+    """Both nohup and a shell's background job have SIGHUP and SIGINT ignored, and every child inherits that."""
+    root, here = request.config.rootpath, Path(__file__)
+
+    def ignore():
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+
+    tests = ("test_ctrl_c_in_a_test_leaves_nothing", "test_what_ends_a_run_here_ends_one_in_a_terminal")
+    options = ["-c", root / "pyproject.toml", f"--rootdir={root}", "-p", "no:cacheprovider"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(f"{here}::{name}" for name in tests)],
+        preexec_fn=ignore,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_what_ends_a_run_here_ends_one_in_a_terminal():
+    code = "import signal; print([signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)])"
+
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert said.count("SIG_DFL") == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)

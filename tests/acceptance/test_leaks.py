@@ -28,14 +28,6 @@ from tests.embedded.machine import wait_until
 from tests.figures import DIRECTORY
 
 PROJECT = f"leaks-{os.getpid()}"
-# A background job ignores SIGINT, and nohup SIGHUP; a run that somebody watches does not.
-PYTEST = """
-import signal, sys, pytest
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-sys.exit(pytest.console_main())
-"""
 MARK = "OPENSANDBOX_TEST_CASE"
 """Environment variable by which the processes of a run are known; not even an orphan loses it."""
 WAYS = {
@@ -97,7 +89,7 @@ def end(pytester, request):
         options = (*WAYS[way], *ending.arguments, f"--opensandbox-lease={LEASE_SECONDS}", "--rootdir=.", *arguments)
         with open(directory / "output", "wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", PYTEST, *options],
+                [sys.executable, "-m", "pytest", *options],
                 cwd=directory,
                 env={**_outside_of_xdist(), MARK: mark, "PYTHONUNBUFFERED": "1"},
                 stdout=output,

@@ -21,6 +21,7 @@ LEVELS = {
                 "errors",
                 "parsing",
                 "progress",
+                "process_start",
                 "signals",
                 "streams",
                 "tally",
