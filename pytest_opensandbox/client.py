@@ -55,11 +55,11 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         self._ends = {}
 
     def get_endpoint(self, sandbox_id: str, port: int, *, signed_for: float | None = None) -> Endpoint:
-        """Return where a port of a sandbox can be reached; nothing needs to listen there yet.
+        """Return where a port of a sandbox can be reached by HTTP; nothing needs to listen there yet.
 
         Args:
             sandbox_id: the sandbox.
-            port: TCP port inside it, 1 … 65,535.
+            port: where a server in the sandbox speaks HTTP, on its loopback; 1 … 65,535.
             signed_for: ask for an address that opens the port to whoever has it, for so many seconds by the server's
                 clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
 

@@ -79,10 +79,12 @@ class Handle:
         return f"gone ({self.gone})" if self.gone else "paused" if self._paused else "running"
 
     def endpoint(self, port: int, *, signed_for: float | None = None) -> Endpoint:
-        """Return where a port of the sandbox can be reached from here; send its headers on every request.
+        """Return where a port of the sandbox can be reached from here by HTTP; send its headers on every request.
+
+        Other protocols do not pass: run their clients in the sandbox. The address may hold what opens the port.
 
         Args:
-            port: TCP port inside it, 1 … 65,535.
+            port: where a server in the sandbox speaks HTTP, on its loopback; 1 … 65,535.
             signed_for: ask a Kubernetes gateway for an address that opens the port to whoever has it, for so many
                 seconds; None for the usual one.
 

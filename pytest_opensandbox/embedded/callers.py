@@ -1,75 +1,75 @@
-"""Who may ask: the key, the host name, and how much is taken in from somebody who has not shown the key."""
+"""Which callers may ask: by the API key, by a sandbox's secret in the path, and by the host name that they use."""
 
 from __future__ import annotations
 
-import copy
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
 
 from pytest_opensandbox.embedded.validation import RefusedError
 
+KEY_HEADER = "OPEN_SANDBOX_API_KEY"
+"""The header of the API key, as waitress and WSGI spell it."""
+
 _OPEN_PATHS = ("/health", "/version")
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
-_STRANGERS_BODY_BYTES = 65_536
+_SECRET_ROUTE = re.compile(r"/(?P<secret>[0-9a-f]{32})(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/\d+(?:/|$)")
 
 
-def check_caller(environ: Mapping[str, Any], api_key: bytes) -> None:
-    """Refuse callers without the key, and browsers that a foreign name led here.
+class Callers:
+    """Knows the API key, and the secret of each sandbox.
 
     Args:
-        environ: the request.
-        api_key: what it must carry.
-
-    Raises:
-        RefusedError: with status 401 or 403.
+        api_key: opens everything.
+        find_secret: returns a sandbox's secret, which opens the proxy to this sandbox, or "" where there is none.
     """
-    host = environ.get("HTTP_HOST", "")
-    if not _LOOPBACK.fullmatch(host):
-        raise RefusedError(403, {"code": "HOST_NOT_ALLOWED", "message": f"This server is 127.0.0.1, not {host!r}."})
-    if environ["PATH_INFO"].startswith(_OPEN_PATHS):
-        return
-    given = environ.get("HTTP_OPEN_SANDBOX_API_KEY", "")
-    if not given:
-        message = "Authentication credentials are missing. Provide API key via OPEN-SANDBOX-API-KEY header."
-        raise RefusedError(401, {"code": "MISSING_API_KEY", "message": message})
-    if not _is_key(given, api_key):
+
+    def __init__(self, api_key: str, find_secret: Callable[[str], str]) -> None:
+        self._api_key = api_key
+        self._find_secret = find_secret
+
+    def check(self, environ: Mapping[str, Any]) -> None:
+        """Refuse callers who may not ask, and browsers that a foreign name led here.
+
+        Args:
+            environ: the request.
+
+        Raises:
+            RefusedError: with status 401, 403, or 404 where a sandbox's proxy is asked for and the sandbox is gone.
+        """
+        host = environ.get("HTTP_HOST", "")
+        if not _LOOPBACK.fullmatch(host):
+            message = f"This server is 127.0.0.1, not {host!r}."
+            raise RefusedError(403, {"code": "HOST_NOT_ALLOWED", "message": message})
+        given, path = environ.get(f"HTTP_{KEY_HEADER}", ""), environ["PATH_INFO"]
+        if path.startswith(_OPEN_PATHS) or self.are_known(given, path):
+            return
+        if (match := _SECRET_ROUTE.match(path)) and not self._find_secret(match["id"]):
+            # As the real server's open proxy says it of a sandbox that has gone; its id was no secret.
+            message = f"Sandbox {match['id']} not found."
+            raise RefusedError(404, {"code": "DOCKER::SANDBOX_NOT_FOUND", "message": message})
+        if not given:
+            message = "Authentication credentials are missing. Provide API key via OPEN-SANDBOX-API-KEY header."
+            raise RefusedError(401, {"code": "MISSING_API_KEY", "message": message})
         message = "Authentication credentials are invalid. Check your API key and try again."
         raise RefusedError(401, {"code": "INVALID_API_KEY", "message": message})
 
+    def are_known(self, given: str, path: str) -> bool:
+        """Say whether a request shows the API key, or in its path the secret of the sandbox that it goes to.
 
-def wary_channel(api_key: bytes) -> type[HTTPChannel]:
-    """Return waitress's connection, with a small limit for the bodies of callers without the key.
-
-    The server keeps a body, on the disk if it is long, before the application hears of the request.
-
-    Args:
-        api_key: what requests must carry.
-    """
-
-    class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-        """A request as it arrives, with a small limit for a stranger's."""
-
-        adj: Any
-
-        def parse_header(self, header_plus: bytes) -> None:
-            """Read the head, and decide by it how long the body may be."""
-            super().parse_header(header_plus)
-            if not _is_key(self.headers.get("OPEN_SANDBOX_API_KEY", ""), api_key):
-                self.adj = copy.copy(self.adj)
-                self.adj.max_request_body_size = _STRANGERS_BODY_BYTES
-
-    class Channel(HTTPChannel):  # type: ignore[misc]  # as above
-        """A connection whose requests are read with that limit."""
-
-        parser_class = Parser
-
-    return Channel
+        Args:
+            given: what it has in the key's header.
+            path: its decoded path.
+        """
+        if _is_equal(given, self._api_key):
+            return True
+        match = _SECRET_ROUTE.match(path)
+        if match is None:
+            return False
+        secret = self._find_secret(match["id"])
+        return secret != "" and _is_equal(match["secret"], secret)
 
 
-def _is_key(given: str, api_key: bytes) -> bool:
-    return hmac.compare_digest(given.encode(), api_key)
+def _is_equal(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode(), secret.encode())

@@ -121,11 +121,14 @@ class _Api:
         if not 1 <= number <= _MAX_PORT:
             refuse(400, "DOCKER::INVALID_PORT", "Port must be between 1 and 65535.")
         record = self._registry.get(sandbox_id)
+        # In the path and in a header, as not every client sends an endpoint's headers, nor the key to the proxy.
+        secret = record.process.token
         if through_server:
-            server = bottle.request.get_header("Host") + bottle.request.environ["SCRIPT_NAME"].rstrip("/")
-            return {"endpoint": f"{server}/sandboxes/{record.id}/proxy/{number}"}
-        headers = {TOKEN_HEADER: record.process.token}
-        return {"endpoint": f"127.0.0.1:{record.relay.port}/proxy/{number}", "headers": headers}
+            server, mount = bottle.request.get_header("Host"), bottle.request.environ["SCRIPT_NAME"].rstrip("/")
+            address = f"{server}/{secret}{mount}/sandboxes/{record.id}/proxy/{number}"
+        else:
+            address = f"127.0.0.1:{record.relay.port}/{secret}/proxy/{number}"
+        return {"endpoint": address, "headers": {TOKEN_HEADER: secret}}
 
     def diagnose(self, sandbox_id: str, kind: str) -> Any:
         record = self._registry.get(sandbox_id)

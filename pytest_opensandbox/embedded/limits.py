@@ -13,6 +13,7 @@ _OOM_SCORE = 500
 _COUNTS_BY_NAMESPACE = (5, 15)
 # One byte: 0 would keep the kernel from writing files, but not from starting the host's crash handler.
 _CORE_BYTES = 1
+_MOST_FILES = 1 << 20
 
 
 def private_bytes() -> int:
@@ -37,3 +38,15 @@ def step_back() -> None:
         file.write(str(score))
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))
+
+
+def raise_file_limit() -> int:
+    """Let this process have as many open files as it may have; return how many these are.
+
+    Each connection through the server takes two, and each sandbox about ten.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)

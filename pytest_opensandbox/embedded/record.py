@@ -40,7 +40,7 @@ class SandboxRecord:
         self.is_paused = False
         self.lock = threading.Lock()
         self.process = SandboxProcess(workshop, self.id, self._end)
-        self.relay = Relay(self.process.agent)
+        self.relay = Relay(self.process.agent, self.process.token)
         self.timer: asyncio.TimerHandle | None = None
 
     @property

@@ -64,6 +64,11 @@ class Registry:
             refuse(404, "DOCKER::SANDBOX_NOT_FOUND", f"Sandbox {sandbox_id} not found.")
         return record
 
+    def find_secret(self, sandbox_id: str) -> str:
+        """Return the secret that opens one sandbox, "" where there is none with this id."""
+        record = self._sandboxes.get(sandbox_id)
+        return record.process.token if record else ""
+
     def find(self, *, states: Sequence[str], metadata: Mapping[str, str]) -> list[SandboxRecord]:
         """Return the sandboxes in one of the states that carry all of the metadata, newest first.
 

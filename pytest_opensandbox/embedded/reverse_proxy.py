@@ -28,10 +28,10 @@ _NOT_FORWARDED = {
     *("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"),
     *("host", "content-length", TOKEN_HEADER.lower()),
 }
-_ROUTE = re.compile(r"(?:/v1)?/sandboxes/[^/]+/proxy/\d+(?:/|$)")
+_ROUTE = re.compile(r"(?:/[0-9a-f]{32})?(?:/v1)?/sandboxes/[^/]+/proxy/\d+(?:/|$)")
 _TARGET = re.compile(
     r"(?:https?://[^/]*)?"  # a request's target may be a whole URL
-    r"(?P<route>(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/(?P<port>\d{1,5}))(?P<path>/[^?]*)?(?P<query>\?.*)?"
+    r"(?P<route>(?:/[0-9a-f]{32})?(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/(?P<port>\d{1,5}))(?P<path>/[^?]*)?(?P<query>\?.*)?"
 )
 _FOLD = re.compile(r"[\r\n]+[ \t]*")
 # What the agent says when nothing listens on the port that it was asked to forward to.

@@ -14,15 +14,16 @@ from typing import Any
 import bottle
 import waitress
 
-from pytest_opensandbox.embedded.callers import check_caller, wary_channel
+from pytest_opensandbox.embedded.callers import Callers
+from pytest_opensandbox.embedded.connections import connection_class
 from pytest_opensandbox.embedded.lifecycle_api import routes
+from pytest_opensandbox.embedded.limits import raise_file_limit
 from pytest_opensandbox.embedded.registry import Registry
 from pytest_opensandbox.embedded.reverse_proxy import forward, is_proxied
 from pytest_opensandbox.embedded.validation import RefusedError
 
 # A request through the proxy holds its thread while it streams, and a request to a paused sandbox until it goes on.
 _THREADS = 64
-_CONNECTIONS = 1000
 _BODY_BYTES = 1 << 40
 _REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed"}
 
@@ -38,33 +39,34 @@ def serve(listener: socket.socket, registry: Registry, api_key: str) -> None:
         api_key: what every request but health and version must carry.
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
+    callers = Callers(api_key, registry.find_secret)
     server = waitress.create_server(
-        Gate(registry, api_key),
+        Gate(registry, callers),
         sockets=[listener],
         threads=_THREADS,
-        connection_limit=_CONNECTIONS,
+        connection_limit=raise_file_limit() // 2,
         max_request_body_size=_BODY_BYTES,
         ident=None,
         asyncore_use_poll=True,
         log_socket_errors=False,  # a side that hangs up is no news
     )
-    server.channel_class = wary_channel(api_key.encode())
+    server.channel_class = connection_class(callers)
     threading.Thread(target=server.run, name="http", daemon=True).start()
 
 
 class Gate:
     """The WSGI application: checks who asks, sends to the proxy or the lifecycle API, and numbers every answer."""
 
-    def __init__(self, registry: Registry, api_key: str) -> None:
+    def __init__(self, registry: Registry, callers: Callers) -> None:
         self._registry = registry
-        self._api_key = api_key.encode()
+        self._callers = callers
         self._api = _lifecycle_app(registry)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         start = _numbered(environ, start_response)
         try:
-            check_caller(environ, self._api_key)
+            self._callers.check(environ)
             if is_proxied(environ["PATH_INFO"]):
                 return forward(self._registry, environ, start)
             if environ["REQUEST_METHOD"] == "HEAD":  # the router would take it for a GET

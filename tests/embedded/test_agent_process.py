@@ -133,7 +133,7 @@ def test_commands_see_neither_the_token_nor_what_python_adds() -> None:
         assert texts(agent.run("env | grep -e EXECD_ACCESS -e ^LC_CTYPE")) == ["LC_CTYPE=C"]
 
 
-@pytest.mark.parametrize("path", ["/ping", "/nothing", "/proxy/1/x"])
+@pytest.mark.parametrize("path", ["/ping", "/nothing", "/proxy/1/x", "/wrong/ping", "/ping/right"])
 @pytest.mark.parametrize("token", [pytest.param(None, id="none"), pytest.param("wrong", id="wrong")])
 def test_nobody_gets_in_without_the_token(path: str, token: str | None) -> None:
     with running_agent(environment={"EXECD_ACCESS_TOKEN": "right"}) as agent:
@@ -141,6 +141,14 @@ def test_nobody_gets_in_without_the_token(path: str, token: str | None) -> None:
 
     assert answer.status_code == 401
     assert answer.json() == {"error": "Unauthorized: invalid or missing header X-EXECD-ACCESS-TOKEN"}
+
+
+@pytest.mark.parametrize("path", ["/right/ping", "/right/proxy/44772/ping", "/right//ping"])
+def test_the_token_may_be_the_first_segment_of_the_path(path: str) -> None:
+    with running_agent(environment={"EXECD_ACCESS_TOKEN": "right"}) as agent:
+        answer = agent.get(path)
+
+    assert answer.status_code == (404 if "//" in path else 200)
 
 
 def test_a_stream_stays_open_as_long_as_asked() -> None:

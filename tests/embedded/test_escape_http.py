@@ -206,10 +206,9 @@ def test_a_stranger_s_long_body_is_not_taken_in(send, framing, body, key):
 
 
 def test_a_stranger_without_the_token_gets_nothing_from_the_direct_port(machine, sandbox):
-    relay = machine.client.discover_execd(sandbox).url.partition("/proxy/")[0]
+    relay = "/".join(machine.client.discover_execd(sandbox).url.split("/")[:3])
 
     for path in ("/ping", "/proxy/44772/ping", "/proxy/7001/", "//ping", "/files/download?path=/etc/passwd"):
-        assert machine.request("GET", "", headers={}).status_code == 401
         assert machine._session.get(f"{relay}{path}", timeout=10).status_code == 401
 
 

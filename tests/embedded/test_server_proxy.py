@@ -56,8 +56,7 @@ def port(machine, sandbox, request):
     def find(number):
         query = "?use_server_proxy=true" if request.param else ""
         found = machine.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/{number}{query}").json()
-        headers = {"OPEN-SANDBOX-API-KEY": machine.api_key} if request.param else found["headers"]
-        return f"http://{found['endpoint']}", headers
+        return f"http://{found['endpoint']}", found["headers"]
 
     return find
 
@@ -78,10 +77,43 @@ def test_the_agent_answers(port):
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_the_agent_wants_its_token(port):
+def test_the_address_alone_opens_the_port(port):
+    """Many clients send no headers of an endpoint's, as on a real server's direct ports and its proxy."""
     url, _ = port(44772)
 
+    assert requests.get(f"{url}/ping", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("secret", ["", f"/{'0' * 32}", "/x"], ids=["none", "another", "a short one"])
+def test_an_address_without_the_secret_opens_nothing(port, secret):
+    url, headers = port(44772)
+    url = url.replace(f"/{headers['X-EXECD-ACCESS-TOKEN']}", secret)
+
     assert requests.get(f"{url}/ping", timeout=10).status_code == 401
+
+
+def test_a_sandbox_s_secret_opens_no_other_sandbox(machine, port):
+    url, headers = port(44772)
+    other = machine.client.discover_execd(machine.create()).headers["X-EXECD-ACCESS-TOKEN"]
+    secret = headers["X-EXECD-ACCESS-TOKEN"]
+
+    assert requests.get(f"{url.replace(secret, other)}/ping", timeout=10).status_code == 401
+
+
+def test_a_sandbox_s_secret_opens_nothing_but_its_proxy(machine, sandbox):
+    secret = machine.client.discover_execd(sandbox).headers["X-EXECD-ACCESS-TOKEN"]
+
+    for path in ("/v1/sandboxes", f"/v1/sandboxes/{sandbox}", f"/v1/sandboxes/{sandbox}/endpoints/1", "/health"):
+        assert machine.request("GET", f"/{secret}{path}", headers={}).status_code == 401
+
+
+def test_a_service_is_not_told_the_secret(port):
+    url, headers = port(8000)
+
+    said = requests.get(f"{url}/x", timeout=10).json()
+
+    assert said["path"] == "/x"
+    assert headers["X-EXECD-ACCESS-TOKEN"] not in str(said)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
@@ -206,3 +238,13 @@ def test_many_streams_do_not_keep_others_waiting(machine, sandbox):
     for stream in open_streams:
         stream.close()
     assert len(open_streams) == 40
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_a_service_is_reached_whichever_loopback_it_listens_on(machine, port, sandbox, host):
+    """What ``localhost`` means to a server is often ::1 alone."""
+    number = {"127.0.0.1": 8101, "::1": 8102, "localhost": 8103}[host]
+    machine.run(sandbox, f"nohup setsid python3 -m http.server {number} --bind {host} > /dev/null 2>&1 &")
+    url, headers = port(number)
+
+    assert wait_until(lambda: requests.get(f"{url}/", headers=headers, timeout=10).status_code == 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -27,13 +28,13 @@ def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
     """Return the application.
 
     Args:
-        token: what each request must carry; empty lets everybody in.
+        token: what each request must carry, in its header or as the first segment of its path; empty lets everybody in.
         linger_seconds: how long a command's event stream stays open after its last event.
     """
     router = _router(Commands(linger_seconds), Sessions())
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if token and environ.get("HTTP_X_EXECD_ACCESS_TOKEN") != token:
+        if token and not _shows(environ, token):
             return _unauthorized(start_response)
         port = proxy.take_port(environ, OWN_PORT)
         if port is not None:
@@ -42,6 +43,15 @@ def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
         return answered
 
     return app
+
+
+def _shows(environ: Environ, token: str) -> bool:
+    """Say whether a request carries the token, and take it off the path: what the request goes to is not told."""
+    _, first, *rest = [*environ["PATH_INFO"].split("/", 2), ""][:3]
+    if hmac.compare_digest(first.encode("latin-1"), token.encode()):
+        environ["PATH_INFO"] = "/" + "".join(rest)
+        return True
+    return hmac.compare_digest(environ.get("HTTP_X_EXECD_ACCESS_TOKEN", "").encode("latin-1"), token.encode())
 
 
 def _router(commands: Commands, sessions: Sessions) -> bottle.Bottle:

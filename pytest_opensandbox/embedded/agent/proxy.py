@@ -1,4 +1,4 @@
-"""The way to any other port inside the sandbox: ``/proxy/{port}/...`` goes on to 127.0.0.1."""
+"""The way to any other port inside the sandbox: ``/proxy/{port}/...`` goes on to its loopback, IPv4 or IPv6."""
 
 from __future__ import annotations
 
@@ -103,9 +103,8 @@ def forward(environ: Environ, start_response: StartResponse, port: str) -> Itera
     from http.client import HTTPConnection, HTTPException
 
     try:
-        connection = HTTPConnection("127.0.0.1", int(port))
-        connection.connect()
-        sock = connection.sock
+        connection = HTTPConnection("localhost", int(port))
+        sock = connection.sock = _connect(int(port))
         _send(connection, environ)
         answer = connection.getresponse()
         # Two lengths, or half of one: the client might believe the other.
@@ -115,6 +114,20 @@ def forward(environ: Environ, start_response: StartResponse, port: str) -> Itera
         return _plain(start_response, "502 Bad Gateway", "Bad Gateway\n")
     start_response(f"{answer.status} {answer.reason}", _answer_headers(answer, environ["REQUEST_METHOD"]))
     return _body(connection, answer, sock, environ["waitress.client_disconnected"])
+
+
+def _connect(port: int) -> socket.socket:
+    """Connect to a port of this sandbox's loopback: many servers that are told ``localhost`` listen on ::1 alone.
+
+    Raises:
+        OSError: nothing listens there; for IPv4, where neither answers.
+    """
+    try:
+        return socket.create_connection(("127.0.0.1", port))
+    except ConnectionRefusedError:
+        with suppress(OSError):
+            return socket.create_connection(("::1", port))
+        raise
 
 
 def _send(connection: HTTPConnection, environ: Environ) -> None:
