@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -63,7 +64,7 @@ def endpoint_url(text: str, *, scheme: str) -> str:
     return url.removesuffix("/")
 
 
-def own_proxy_url(url: str, root: str) -> str:
+def own_proxy_url(url: str, root: str, *, opened_by: Iterable[str] = ()) -> str:
     """Return an endpoint in the server's proxy below the address by which we know the server; another one as it is.
 
     The server may write a name of its own there (``eip``), without its port, or one that is not known from here.
@@ -71,9 +72,12 @@ def own_proxy_url(url: str, root: str) -> str:
     Args:
         url: the endpoint, from ``endpoint_url``.
         root: the server, from ``server_root``.
+        opened_by: the values of the endpoint's headers. One that is also the first segment of the path stays there,
+            because it opens the port to clients that do not send the header.
     """
     path = re.search(rf"{_PROXY_PATH}$", url)
-    return f"{root}{API_VERSION_PATH}{path[0]}" if path else url
+    first = next((f"/{value}" for value in opened_by if urlsplit(url).path.startswith(f"/{value}/")), "")
+    return f"{root}{first}{API_VERSION_PATH}{path[0]}" if path else url
 
 
 def is_own_proxy(url: str, root: str) -> bool:

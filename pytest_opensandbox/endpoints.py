@@ -47,7 +47,7 @@ def read_endpoint(body: Any, *, sandbox_id: str, port: int, root: str, through_s
         raise ProtocolError(f"an endpoint must be an object with an address, the server sent {_shape(body)}")
     url = endpoint_url(address, scheme=urlsplit(root).scheme)
     return Endpoint(
-        url=own_proxy_url(url, root) if through_server else url,
+        url=own_proxy_url(url, root, opened_by=headers.values()) if through_server else url,
         headers=headers,
         sandbox_id=sandbox_id,
         signature=_signature([url, *headers.values()], sandbox_id, port),

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from http.cookiejar import DefaultCookiePolicy
 
 import requests
 from requests.adapters import HTTPAdapter
 
+from pytest_opensandbox.printable import without_hidden
 from pytest_opensandbox.wire import POOLS
 
 _POOL_SIZE = 64
+
+
+class _PathFilter(logging.Filter):
+    """Masks secrets in the paths that the HTTP library logs at its debug level."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without secrets."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(without_hidden(value) if isinstance(value, str) else value for value in record.args)
+        return True
+
+
+_path_filter = _PathFilter()
 
 
 class HTTPSession:
@@ -21,6 +36,7 @@ class HTTPSession:
     """
 
     def __init__(self, *, trust_env: bool) -> None:
+        logging.getLogger("urllib3.connectionpool").addFilter(_path_filter)
         self._trust_env = trust_env
         self._process = os.getpid()
         self._session = _session(trust_env=trust_env)

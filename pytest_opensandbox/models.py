@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pytest_opensandbox.errors import ConfigError, ProtocolError
-from pytest_opensandbox.printable import MaskedText, redacted
+from pytest_opensandbox.printable import MaskedText, hide, redacted
 
 EXECD_PORT = 44772
 """Port of the agent inside every sandbox."""
@@ -136,7 +136,7 @@ class Endpoint:
     """Where one port of a sandbox can be reached; its headers belong to every request that goes there."""
 
     url: str
-    """Base URL with scheme, without a trailing slash, perhaps with a path."""
+    """Base URL with scheme, without a trailing slash, perhaps with a path, which may hold one of the secrets."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers to send on every request; may hold secrets, and show none of their values."""
     sandbox_id: str = ""
@@ -148,8 +148,10 @@ class Endpoint:
         hidden = {name: MaskedText(value) for name, value in self.headers.items()}
         object.__setattr__(self, "headers", hidden)
         object.__setattr__(self, "signature", MaskedText(self.signature))
-        if self.signature:
+        if self.signature or redacted(self.url, self.secrets) != self.url:
             object.__setattr__(self, "url", MaskedText(self.url))
+            for secret in self.secrets:
+                hide(secret)
 
     def __repr__(self) -> str:
         names = ", ".join(self.headers)

@@ -12,6 +12,7 @@ from pytest_opensandbox import hookspecs, report
 from pytest_opensandbox.config import settings_of
 from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.marker import check_items, parameter_id
+from pytest_opensandbox.masking import mask_report
 from pytest_opensandbox.options import add_options
 from pytest_opensandbox.recipe import MARKER_HELP
 from pytest_opensandbox.session import RUN, Run, Tell
@@ -128,6 +129,7 @@ def pytest_runtest_makereport(
     run = item.config.stash[RUN]
     if outcome.failed:
         report.add_sections(outcome, run, item)
+    mask_report(outcome)
     if run.is_worker and run.tally.used:
         setattr(outcome, TALLY_KEY, run.tally.to_wire())
     return outcome

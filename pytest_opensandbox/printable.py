@@ -14,6 +14,10 @@ SHORTEST_SECRET = 6
 _SHOWN_AS_THEY_ARE = frozenset("\n\t")
 
 
+# Not in the stash of a pytest session: log records of the HTTP library know of none, and the client needs no pytest.
+_hidden: set[str] = set()
+
+
 class Printable:
     """Makes an exception's text unable to steer a terminal, whatever went into it; stands before its other bases."""
 
@@ -41,6 +45,16 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "***")
     return text
+
+
+def hide(secret: str) -> None:
+    """Have ``without_hidden`` replace a secret from now on, in this process."""
+    _hidden.add(str(secret))
+
+
+def without_hidden(text: str) -> str:
+    """Return ``text`` without the secrets that ``hide`` was given: for text that other libraries make."""
+    return redacted(text, _hidden) if _hidden else text
 
 
 def escape(text: str) -> str:

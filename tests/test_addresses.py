@@ -168,3 +168,10 @@ def test_a_url_in_a_message_has_no_credentials_and_no_query():
 )
 def test_an_endpoint_in_the_servers_proxy_is_reached_where_the_server_is(url, found):
     assert own_proxy_url(url, "http://h:1/box") == found
+
+
+def test_what_opens_an_endpoint_in_the_servers_proxy_stays_in_its_path():
+    url = "http://192.0.2.1:1/s3cret/v1/sandboxes/i/proxy/80"
+
+    assert own_proxy_url(url, "http://h:1", opened_by=["s3cret"]) == "http://h:1/s3cret/v1/sandboxes/i/proxy/80"
+    assert own_proxy_url(url, "http://h:1", opened_by=["another"]) == "http://h:1/v1/sandboxes/i/proxy/80"

@@ -46,6 +46,14 @@ def test_headers_are_carried_and_not_shown():
     assert f"{BOX}-8000" not in endpoint.secrets
 
 
+def test_a_secret_in_the_path_is_not_shown():
+    endpoint = read(f"127.0.0.1:1/{TOKEN}/proxy/8000", {"X-Token": TOKEN})
+
+    assert TOKEN in endpoint.url
+    assert TOKEN not in repr(endpoint) + repr(endpoint.url) + repr(vars(endpoint))
+    assert repr(endpoint) == "<Endpoint https://127.0.0.1:1/***/proxy/8000 with X-Token>"
+
+
 @pytest.mark.parametrize(
     ("address", "headers"),
     [

@@ -1,7 +1,8 @@
-"""The API key stands in nothing that a run writes, shows, sends to its workers or to its sandboxes."""
+"""The API key, and the secret in an endpoint's address, stand in nothing that a run writes, shows or sends around."""
 
 import base64
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,80 @@ def test_the_key_is_not_in_reach_of_a_sandbox(pytester, server, monkeypatch):
     result = pytester.runpytest_subprocess()
 
     result.assert_outcomes(passed=1)
+
+
+ENDPOINTS = """
+    import logging, os, pathlib, warnings
+
+    from pytest_opensandbox import OpenSandboxError
+
+    def keep(endpoint):
+        with open(os.environ["SECRETS"], "a") as file:
+            file.writelines(f"{value}\\n" for value in endpoint.headers.values())
+        return endpoint
+
+    def test_what_fails_with_an_endpoint_in_reach(sandbox):
+        endpoint = keep(sandbox.endpoint(8000))
+        url = endpoint.url
+        warnings.warn(UserWarning(repr([endpoint, vars(endpoint)])))
+        logging.getLogger("test").debug("endpoint: %r", endpoint)
+        assert endpoint is None
+
+    def test_a_request_that_is_refused(sandbox, opensandbox_client):
+        opensandbox_client.ping(keep(sandbox.endpoint(9)))
+
+    def test_a_sandbox_that_is_gone(sandbox, opensandbox_client):
+        agent = keep(opensandbox_client.discover_execd(sandbox.id))
+        opensandbox_client.delete_sandbox(sandbox.id)
+        try:
+            opensandbox_client.ping(agent)
+        except OpenSandboxError as error:
+            logging.getLogger("test").exception("as expected: %s", error)
+        sandbox.run("true")
+
+    def test_a_copy_that_fails(sandbox):
+        keep(sandbox.endpoint(44772))
+        sandbox.get("/no/such/file")
+"""
+
+
+@pytest.mark.parametrize("proxy", ["yes", "no"], ids=["through the server", "directly"])
+def test_a_run_that_shows_everything_never_shows_an_endpoint_s_secret(pytester, server, monkeypatch, proxy):
+    secrets = pytester.mkdir("secrets") / "secrets"
+    monkeypatch.setenv("SECRETS", str(secrets))
+    monkeypatch.setenv("OPEN_SANDBOX_USE_SERVER_PROXY", proxy)
+    pytester.makepyfile(ENDPOINTS)
+    verbose = ("-vvv", "-rA", "--showlocals", "--full-trace", "--tb=long", "--setup-show", "--debug=debug.log")
+    logs = ("--log-level=DEBUG", "--log-file=run.log", "--log-cli-level=DEBUG", "--junitxml=junit.xml")
+
+    result = pytester.runpytest_subprocess("-p", "no:xdist", *verbose, *logs)
+
+    assert result.parseoutcomes().get("failed", 0) == 4
+    given = set(secrets.read_text().split())
+    secrets.unlink()
+    written = {path: path.read_bytes() for path in pytester.path.rglob("*") if path.is_file()}
+    written |= {Path("stdout"): result.stdout.str().encode(), Path("stderr"): result.stderr.str().encode()}
+    assert len(given) >= 4
+    assert [str(path) for path, text in written.items() for secret in given if secret.encode() in text] == []
+
+
+def test_a_report_masks_the_address_in_another_library_s_error(pytester, server):
+    pytester.makepyfile("""
+        import requests
+
+        def test_it(sandbox, opensandbox_client):
+            endpoint = sandbox.endpoint(8000)
+            url = f"{endpoint.url}/login"
+            print(url)
+            opensandbox_client.delete_sandbox(sandbox.id)
+            requests.get(url, timeout=5)
+    """)
+
+    result = pytester.runpytest_subprocess("-rA", "--showlocals", "--log-level=DEBUG", "--junitxml=junit.xml")
+
+    shown = result.stdout.str() + pytester.path.joinpath("junit.xml").read_text()
+    assert "/***/proxy/8000/login" in shown
+    assert re.findall(r"/[0-9a-f]{32}/", shown) == []
 
 
 def forms(key):

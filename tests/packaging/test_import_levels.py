@@ -19,6 +19,7 @@ LEVELS = {
             ),
             (
                 "errors",
+                "masking",
                 "parsing",
                 "progress",
                 "process_start",
