@@ -23,8 +23,8 @@ MARKER_HELP = (
     "such as {'cpu': '1', 'memory': '1Gi'}; seconds that a command may take; 'none' or the host names that it may "
     "reach; the pool that it is taken from; a shell command, or a list of them with a shell for each, that runs once "
     "per run and is then restored from a snapshot for each test; a mapping of paths below the rootdir to absolute "
-    "paths in the sandbox, which are there before the setup runs. The nearest marker that names an argument wins, and over all of them "
-    "parametrize('sandbox', [an image or a mapping of these arguments, ...], indirect=True)."
+    "paths in the sandbox, which are there before the setup runs. The nearest marker that names an argument wins, and "
+    "over all of them parametrize('sandbox', [an image or a mapping of these arguments, ...], indirect=True)."
 )
 
 _DAY_SECONDS = 86_400

@@ -144,7 +144,7 @@ def test_a_setup_that_fails_is_told_once_and_not_run_again(pytester, server, way
     result.assert_outcomes(errors=3)
     text = result.stdout.str()
     told = "'echo so far; echo no such package >&2; exit 3' exited with 3 as setup of the sandboxes"
-    assert text.count(f"opensandbox: {told} from {server.image}, and is not run again in this run: try it in") == 1
+    assert text.count(f"opensandbox: {told} from {server.image}, and is not run again in this run: try the") == 1
     assert text.count(f"opensandbox: {told} from {server.image} before: see the first error about it") == 2
     assert text.count("--- stderr ---\nno such package") == text.count("--- stdout ---\nso far") == 1
     result.stdout.fnmatch_lines(["opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
@@ -247,8 +247,18 @@ def test_a_file_that_is_not_there_is_named(pytester, server):
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["opensandbox: put must name what can be read on this machine (No such file or directory)*no/such/file'"]
+        ["opensandbox: put must name a file or directory that this user can read, * (No such file or directory: /*'"]
     )
+
+
+def test_a_file_that_is_not_there_is_blamed_on_the_ini_key_that_names_it(pytester, server):
+    pytester.makeini("[pytest]\nopensandbox_put = no/such/file=/workspace/file")
+    pytester.makepyfile("def test_it(sandbox): pass")
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["opensandbox: opensandbox_put must name a file or directory that this user can read*"])
 
 
 def test_a_failed_test_says_what_prepared_its_sandbox(pytester, server, keeps):
