@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pytest_opensandbox.errors import CommandError, CommandTimeoutError
 
+_KILLERS = {"SIGKILL": ", sent in the sandbox or by the kernel, which does so when memory runs out"}
+
 
 @dataclass(frozen=True, repr=False)
 class CommandResult:
@@ -76,7 +78,7 @@ class CommandResult:
             stdout=self.stdout,
             stderr=self.stderr,
             sandbox_id=self.sandbox_id,
-            outcome=f"was ended by {self.signal}" if self.signal else "",
+            outcome=f"was ended by {self.signal}{_KILLERS.get(self.signal, '')}" if self.signal else "",
         )
 
     def __repr__(self) -> str:

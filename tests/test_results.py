@@ -49,6 +49,11 @@ def test_check_names_a_signal():
         CommandResult("x", -11, signal="SIGSEGV").check()
 
 
+def test_a_killed_command_s_error_says_who_kills():
+    with pytest.raises(CommandError, match="was ended by SIGKILL, sent in the sandbox or by the kernel"):
+        CommandResult("x", -9, signal="SIGKILL").check()
+
+
 def test_check_raises_a_timeout_that_is_a_timeout_error():
     result = CommandResult("x", -9, b"part", timed_out=True, duration=1.7, time_limit=1.5)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeVar
 
-from pytest_opensandbox.embedded.limits import step_back
+from pytest_opensandbox.embedded.limits import leave_no_cores
 from pytest_opensandbox.embedded.obstacles import StartError, check_platform, storage_trouble
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         check_platform()
-        step_back()
+        leave_no_cores()
         _run(port)
     except StartError as error:
         _say({"error": str(error), "cause": error.cause})

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pytest_opensandbox.embedded.guard import guard_options
 from pytest_opensandbox.embedded.host import INSIDE, LIBRARIES, Host
-from pytest_opensandbox.embedded.limits import private_bytes
+from pytest_opensandbox.embedded.limits import first_to_go, private_bytes
 from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
 from pytest_opensandbox.embedded.seccomp import filter_program
-from pytest_opensandbox.embedded.trees import PRIVATE, UPPER, overlay_options
+from pytest_opensandbox.embedded.trees import PRIVATE, SHARED_MEMORY, UPPER, overlay_options
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -77,7 +77,7 @@ class Bubblewrap:
         guard = (self.executable, *self.guard, "--", *self.preparation) if self.guard else ()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
-                [*guard, self.executable, "--args", str(arguments), "--", *command],
+                [*first_to_go(), *guard, self.executable, "--args", str(arguments), "--", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -172,7 +172,7 @@ def sandbox_options(
     else:
         yield from _bound_system(host, layer)
     yield from ("--ro-bind-try", _PACKAGES, _PACKAGES)
-    yield from ("--dev", "/dev", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev")  # noqa: S108 - a name inside the sandbox
+    yield from _devices(size, is_guarded=is_guarded)
     yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
     for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/__pycache__"):
         yield from ("--perms", "0755", "--dir", directory)
@@ -182,8 +182,8 @@ def sandbox_options(
         yield from ("--perms", "0700", "--tmpfs", path, "--remount-ro", path)
     for path in host.hidden_files:
         yield from ("--ro-bind", "/dev/null", path)
-    if host.owns_proc:
-        yield from ("--remount-ro", "/proc")
+    # Or any process could raise another one's chance to survive a lack of memory, and root change the kernel's files.
+    yield from ("--remount-ro", "/proc")
 
 
 def fixed_paths(host: Host) -> list[str]:
@@ -204,6 +204,17 @@ def _private_root(size: str, layers: Sequence[Path], *, is_guarded: bool) -> Ite
         yield from ("--bind", f"{UPPER}/{PRIVATE}", "/")
     else:
         yield from ("--size", size, "--tmpfs", "/")
+
+
+def _devices(size: str, *, is_guarded: bool) -> Iterator[str]:
+    """Yield the usual devices, and shared memory: it counts together with the private directories if that can be."""
+    place = "/dev/shm"  # noqa: S108 - a name inside the sandbox
+    yield from ("--dev", "/dev")
+    if is_guarded:
+        yield from ("--bind", SHARED_MEMORY, place)
+    else:
+        yield from ("--perms", "1777", "--size", size, "--tmpfs", place)
+    yield from ("--remount-ro", "/dev")
 
 
 def _copied_system(host: Host, layer: Path, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:

@@ -71,7 +71,8 @@ def event_text(record: SandboxRecord) -> str:
     if record.ended_at:
         lines.append(f"Finished:   {stamp(record.ended_at)}")
     if record.process.exit_code:
-        lines.append(f"Event:      {reason}, exit code {record.process.exit_code}")
+        why = ", OOMKilled" if record.process.ran_out_of_memory else ""
+        lines.append(f"Event:      {reason}, exit code {record.process.exit_code}{why}")
     return "\n".join(lines)
 
 

@@ -47,8 +47,6 @@ class Host:
     hidden_directories: tuple[str, ...]
     """Directories that appear empty, absolute."""
     interpreter: Interpreter
-    owns_proc: bool = False
-    """Whether root in a sandbox is the host's, who may change the permissions of the kernel's files for everybody."""
 
 
 def look_around() -> Host:
@@ -61,7 +59,6 @@ def look_around() -> Host:
         hidden_files=tuple(dict.fromkeys([*files, *_existing(_PROC_FILES)])),
         hidden_directories=(*directories, *_existing(_PROC_TREES)),
         interpreter=_find_interpreter(),
-        owns_proc=os.geteuid() == 0,
     )
 
 

@@ -7,18 +7,28 @@ import re
 import resource
 from contextlib import suppress
 
+from pytest_opensandbox.embedded.memory import usable_bytes
+
 MOST_PROCESSES = 4096
 
-_OOM_SCORE = 500
+_LEAST_PRIVATE_BYTES = 256 << 20
 _COUNTS_BY_NAMESPACE = (5, 15)
+# For a shell that becomes what is to go first when memory runs short: before pytest, the server and all else.
+_FIRST_TO_GO = '{ echo 1000 > /proc/self/oom_score_adj; } 2> /dev/null; exec "$@"'
 # One byte: 0 would keep the kernel from writing files, but not from starting the host's crash handler.
 _CORE_BYTES = 1
 _MOST_FILES = 1 << 20
 
 
 def private_bytes() -> int:
-    """Return what one sandbox may keep in its private directories: a quarter of the memory, at least 256 MiB."""
-    return max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+    """Return what one sandbox may write: a quarter of the memory, at least 256 MiB where that is no more than half."""
+    usable = usable_bytes()
+    return max(usable // 4, min(_LEAST_PRIVATE_BYTES, usable // 2))
+
+
+def first_to_go() -> list[str]:
+    """Return what to put before a command so that it, and what it starts, ends first when memory runs short."""
+    return ["/bin/sh", "-c", _FIRST_TO_GO, "sh"]
 
 
 def most_processes() -> int | None:
@@ -30,12 +40,8 @@ def most_processes() -> int | None:
     return MOST_PROCESSES if os.geteuid() != 0 and release >= _COUNTS_BY_NAMESPACE else None
 
 
-def step_back() -> None:
-    """Have this process, and what it starts, go first when memory runs short, and dump no cores."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
-        score = max(int(file.read()), _OOM_SCORE)
-        file.seek(0)
-        file.write(str(score))
+def leave_no_cores() -> None:
+    """Have this process, and what it starts, dump no cores."""
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))
 

@@ -21,12 +21,14 @@ from pytest_opensandbox.embedded.host import LIBRARIES, Host
 from pytest_opensandbox.embedded.keyring import leave_session_keyring
 from pytest_opensandbox.embedded.limits import most_processes
 from pytest_opensandbox.embedded.log import Log
+from pytest_opensandbox.embedded.memory import out_of_memory_kills
 
 END_SECONDS = 10
 
 _READ_BYTES = 65536
 _FREEZE_SECONDS = 5
 _START_SECONDS = 30
+_KILLED = 128 + signal.SIGKILL
 _BOOT = f"import sys; sys.path[:0] = [{LIBRARIES!r}]; from opensandbox_agent.__main__ import main; main()"
 # The directory of libpython is for this interpreter alone: the agent's commands must not inherit it.
 _BOOT_SHARED = f"""import os
@@ -56,6 +58,8 @@ class SandboxProcess:
         agent: its socket.
         log: what the agent and the entrypoint print.
         exit_code: None while it runs; 128 + n after signal n.
+        ran_out_of_memory: the kernel ended it, so far as can be told: it was killed, not by us, and the kernel has
+            ended processes for lack of memory since it started.
         ended: set when it has ended and nothing of it is left.
     """
 
@@ -64,10 +68,13 @@ class SandboxProcess:
         self.agent = AgentSocket(workshop.directory, name)
         self.log = Log()
         self.exit_code: int | None = None
+        self.ran_out_of_memory = False
         self.ended = threading.Event()
         self._workshop = workshop
         self._on_end = on_end
         self._frozen: list[int] = []
+        self._kills_before = out_of_memory_kills()
+        self._was_killed = False
 
     def start(
         self, entrypoint: Sequence[str], environment: Mapping[str, str], bubblewrap: Bubblewrap | None = None
@@ -159,6 +166,7 @@ class SandboxProcess:
 
     def kill(self) -> None:
         """End every process of the sandbox; ``ended`` tells when they are gone."""
+        self._was_killed = True
         if self._bwrap.returncode is None:
             # Process 1 of the namespace takes all others with it, and bubblewrap ends when it has.
             _signal(next(_children(self._bwrap.pid), self._bwrap.pid), signal.SIGKILL)
@@ -221,7 +229,11 @@ class SandboxProcess:
         self._workshop.background.loop.remove_reader(output)
         self._let_go(output)
         status = self._bwrap.returncode
-        self.exit_code = status if status >= 0 else 128 - status
+        code = status if status >= 0 else 128 - status
+        if code == _KILLED and not self._was_killed and out_of_memory_kills() > self._kills_before:
+            self.ran_out_of_memory = True
+            self.log.note("the kernel ended this sandbox, because memory ran out")
+        self.exit_code = code
         self._on_end()
         self.ended.set()
 

@@ -50,7 +50,8 @@ class SandboxRecord:
         if code is not None and self.ended_at:
             if code == 0:
                 return "Terminated", "CONTAINER_EXITED", "Sandbox container exited successfully."
-            return "Failed", "CONTAINER_EXITED_ERROR", f"Sandbox container exited with code {code}."
+            why = ", out of memory" if self.process.ran_out_of_memory else ""
+            return "Failed", "CONTAINER_EXITED_ERROR", f"Sandbox container exited with code {code}{why}."
         if self.is_paused:
             return "Paused", "CONTAINER_PAUSED", "Sandbox container is paused."
         return "Running", "CONTAINER_RUNNING", "Sandbox container is running."

@@ -14,6 +14,8 @@ from pytest_opensandbox.embedded.limits import private_bytes
 
 PRIVATE = "private"
 UPPER = "/writes/upper"
+SHARED_MEMORY = "/writes/shared-memory"
+"""What a sandbox sees as its ``/dev/shm``; no snapshot keeps it."""
 
 _WRITES = "/writes"
 _WORK = "/writes/work"
@@ -32,7 +34,7 @@ def writable_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
         host: what the sandbox sees of this machine.
         is_copy_on_write: whether it may change the system directories.
     """
-    yield from ("--size", str(private_bytes()), "--tmpfs", _WRITES)
+    yield from ("--size", str(private_bytes()), "--tmpfs", _WRITES, "--perms", "1777", "--dir", SHARED_MEMORY)
     for name in tree_names(host, is_copy_on_write=is_copy_on_write):
         yield from ("--dir", f"{UPPER}/{name}", "--dir", f"{_WORK}/{name}")
 
