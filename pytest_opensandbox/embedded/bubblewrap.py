@@ -75,10 +75,11 @@ class Bubblewrap:
         filtering = [part for fd in call_filter for part in ("--seccomp", str(fd))]
         arguments = _in_memory(_joined([*self.options, *variables, *filtering]))
         guard = (self.executable, *self.guard, "--", *self.preparation) if self.guard else ()
+        nothing = _empty_input()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
                 [*first_to_go(), *guard, self.executable, "--args", str(arguments), "--", *command],
-                stdin=subprocess.DEVNULL,
+                stdin=nothing,
                 stdout=output,
                 stderr=output,
                 env={},  # process 1 in the sandbox shows the environment that bubblewrap itself was started with
@@ -87,7 +88,7 @@ class Bubblewrap:
                 start_new_session=True,
             )
         finally:
-            for fd in (arguments, *call_filter):
+            for fd in (arguments, nothing, *call_filter):
                 os.close(fd)
 
 
@@ -247,6 +248,13 @@ def _bound_system(host: Host, layer: Path) -> Iterator[str]:
 def _joined(arguments: Sequence[str]) -> bytes:
     """Return arguments as bubblewrap reads them from a descriptor."""
     return b"".join(argument.encode(errors="surrogateescape") + b"\0" for argument in arguments)
+
+
+def _empty_input() -> int:
+    """Return a descriptor with nothing to read: that of /dev/null would lead to this machine's own node."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.close(writing)
+    return reading
 
 
 def _in_memory(content: bytes) -> int:

@@ -23,7 +23,8 @@ def guard_options(
 ) -> Iterator[str]:
     """Yield bubblewrap's options for the namespace around a sandbox: it sees what the inner one is made of.
 
-    It does not see the rest of this machine, where mounts come and go, which bubblewrap does not bear.
+    It sees no more, because mounts come and go on the rest of this machine, which bubblewrap does not bear. It can
+    change nothing of what it sees: what runs inside has ways to the files and directories of the namespace around it.
 
     Args:
         host: what sandboxes see of this machine.
@@ -35,7 +36,9 @@ def guard_options(
     yield from (*_NAMESPACES, "--dir", "/tmp")  # noqa: S108 - where bubblewrap builds the inner one, in memory
     for target, name in host.links:
         yield from ("--symlink", target, name)
-    for directory in (*host.directories, *_KERNEL):
+    for directory in host.directories:
+        yield from ("--ro-bind", directory, directory)
+    for directory in _KERNEL:
         yield from ("--dev-bind", directory, directory)
     for source in dict.fromkeys(
         [*_programs(executable), str(layer), *(source for source, _ in host.interpreter.binds)]
