@@ -157,6 +157,16 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
                 "GET", f"{self._transport.root}/health", timeout=(min(timeout, CONNECT_TIMEOUT_SECONDS), timeout)
             ).close()
 
+    def replace_server(self, lifecycle_url: str, api_key: str) -> None:
+        """Talk from now on to another server, which has been started in the place of one that died.
+
+        Args:
+            lifecycle_url: the new server, on the machine of the old one.
+            api_key: its key.
+        """
+        self._transport.replace_server(lifecycle_url, masked(api_key))
+        self._ends.clear()
+
     def close(self) -> None:
         """Close all connections; sandboxes stay."""
         self._transport.close()

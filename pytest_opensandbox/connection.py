@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,8 +21,10 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.keys import MaskedKey, masked
-from pytest_opensandbox.options import API_KEY_ENV, DOCKER, EMBEDDED, EMBEDDED_IMAGE, OPTIONS
+from pytest_opensandbox.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
 from pytest_opensandbox.opts import SandboxOpts
+from pytest_opensandbox.refused_images import RefusedImages, image_advice, is_about_image
+from pytest_opensandbox.server_failures import LEFT_STATUS, ServerFailure, ending
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client
@@ -31,11 +33,6 @@ if TYPE_CHECKING:
 _FILE = "file"
 _NO_ROUTE_STATUSES = frozenset({404, 405, 501})
 _REFUSAL = "refusal"
-_PULL_FAILED = "IMAGE_PULL_FAILED"
-_PULLED = re.compile(r"image (\S+):(?: |$)")
-
-# What a sandbox is made from, and whether it has a network policy, which a second image enforces: either may be unmet.
-_Need = tuple[str, bool]
 
 
 class Connection:
@@ -56,13 +53,22 @@ class Connection:
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._server: ManagedServer | None = None
+        self.failures: list[ServerFailure] = []
+        """The embedded servers that ended by themselves, in that order."""
+        self.left_sandboxes = False
+        """Whether the server that was ours has said, with its end, that a sandbox did not end."""
         self._refusal = self._given.get(_REFUSAL, "")
-        self._refused_images: dict[_Need, tuple[str, ApiError]] = {}
+        self._images = RefusedImages()
 
     @property
     def owns_server(self) -> bool:
         """Whether each process has a server of its own, which takes its sandboxes along when it ends."""
         return self.settings.url == EMBEDDED
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the embedded server has ended by itself, and no other has been needed since."""
+        return self.owns_server and self._client is not None and self._server is None
 
     @property
     def is_refused(self) -> bool:
@@ -81,7 +87,25 @@ class Connection:
                 raise ServerStartError(f"no sandbox can be had in this run, see {place}: {self._refusal}")
             if self._client is None:
                 self._client = self._open()
+            elif self.is_down:
+                self._replace(self._client)
             return self._client
+
+    def find_failure(self, *, within: float = 0.0) -> ServerFailure | None:
+        """Return how the embedded server has ended by itself, once; the next call of ``client`` starts another.
+
+        Args:
+            within: how long to wait for its end, where there is reason to believe in it; seconds.
+        """
+        with self._lock:
+            server = self._server
+            if server is None or not self.owns_server or not server.ends(within=within):
+                return None
+            failure = ServerFailure(time.monotonic(), ending(server.status), server.stderr_tail())
+            self.failures.append(failure)
+            server.stop()
+            self._server = None
+            return failure
 
     def hand_down(self) -> dict[str, str]:
         """Return what lets a worker use the server that the whole run shares, and start that server; else nothing.
@@ -109,11 +133,7 @@ class Connection:
         Raises:
             ApiError: it has.
         """
-        for need in _needs(opts):
-            if known := self._refused_images.get(need):
-                image, error = known
-                message = f"{image} could not be pulled before in this run, see the first error about it"
-                raise ApiError(error.status, code=error.code, message=message)
+        self._images.check(opts)
 
     def refuse_image(self, opts: SandboxOpts, error: ApiError) -> None:
         """Note that an image cannot be pulled, so that no later test waits for it, and add the remedy to the error.
@@ -121,14 +141,8 @@ class Connection:
         Raises:
             ServerStartError: it is the image of the agent, without which there is no sandbox at all.
         """
-        if not error.code.endswith(_PULL_FAILED):
-            return
-        found = _PULLED.search(error.message)
-        need = _unmet_need(opts, found.group(1) if found else None)
-        if need is None:
+        if is_about_image(error) and not self._images.note(opts, error):
             raise self.refuse(error) from error
-        self._refused_images[need] = (found.group(1) if found else opts.source, error)
-        error.args = (f"{error}\n{_image_advice(found)}",)
 
     def close(self) -> None:
         """Close the client and stop the server that is ours; safe to call again after an interrupt."""
@@ -137,6 +151,7 @@ class Connection:
                 self._client.close()
             if self._server is not None:
                 self._server.stop()
+                self.left_sandboxes = self._server.status == LEFT_STATUS
             self._client = self._server = None
 
     def _open(self) -> Client:
@@ -157,6 +172,11 @@ class Connection:
         if self._server is None and not self._given:
             self._check(client)
         return client
+
+    def _replace(self, client: Client) -> None:
+        """Start another server for a client that tests hold already."""
+        self._server = self._start()
+        client.replace_server(self._server.url, masked(self._server.api_key))
 
     def _check(self, client: Client) -> None:
         """Find out at once whether anybody is there: a create, which may pull an image, is given minutes."""
@@ -195,8 +215,8 @@ class Connection:
         return f"{url}, which stands where no url is given," if place == "default" else f"{place}={url}"
 
     def _advice(self, error: OpenSandboxError) -> str:
-        if isinstance(error, ApiError) and error.code.endswith(_PULL_FAILED):
-            return _image_advice(_PULLED.search(error.message))
+        if isinstance(error, ApiError) and is_about_image(error):
+            return image_advice(error)
         if self._server is not None:
             state = "is running" if self._server.is_running else "has ended"
             return f"The server of this run {state}; its last words: {self._server.stderr_tail() or 'none'}"
@@ -239,39 +259,5 @@ def _pass_on(notes: str) -> None:
             warnings.warn(OpenSandboxWarning(f"the embedded server says: {notes.strip()}"), stacklevel=2)
 
 
-def _needs(opts: SandboxOpts) -> list[_Need]:
-    """Return what must be in reach for a sandbox, each alone and both together."""
-    return [(opts.source, False), *([("", True), (opts.source, True)] if opts.network_policy else [])]
-
-
-def _unmet_need(opts: SandboxOpts, image: str | None) -> _Need | None:
-    """Return which need an image that could not be pulled leaves unmet; None where every sandbox needs it.
-
-    Args:
-        opts: what was asked for.
-        image: what the server names, None where it names nothing.
-    """
-    if image == opts.image:
-        return opts.source, False
-    if image is None or opts.snapshot_id:
-        # It may be that of the snapshot, which has a name of its own.
-        return opts.source, opts.network_policy is not None
-    return ("", True) if opts.network_policy else None
-
-
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def _image_advice(found: re.Match[str] | None) -> str:
-    image = found.group(1) if found else "the image"
-    if image == EMBEDDED_IMAGE:
-        return (
-            f"{EMBEDDED_IMAGE!r} is what the embedded server calls this machine's own system, and no image: name one"
-            " that has a shell with --opensandbox-image or the marker, such as python:3.12-slim, or use"
-            " --opensandbox-url=embedded."
-        )
-    return (
-        f"Does `docker pull {image}` work where the server runs? --opensandbox-image or the marker name the image of "
-        "a sandbox, --opensandbox-execd-image and --opensandbox-egress-image those of a server on the local engine."
-    )

@@ -79,6 +79,11 @@ class Ledger:
         with self._lock:
             return tuple(self._unanswered)
 
+    def is_gone(self, sandbox_id: str) -> bool:
+        """Say whether it is known that a sandbox no longer exists."""
+        with self._lock:
+            return sandbox_id in self._gone
+
     def doubt(self, create_tag: str) -> None:
         """Note that nobody knows what a create has made."""
         with self._lock:
@@ -93,6 +98,12 @@ class Ledger:
         """Note a creation."""
         with self._lock:
             self._created.append(sandbox_id)
+
+    def write_off(self) -> None:
+        """Note that everything has gone, because its server has; nothing is expected of it any more."""
+        with self._lock:
+            self._gone.update(self._created)
+            self._unanswered.clear()
 
     def strike(self, sandbox_ids: Iterable[str]) -> None:
         """Note that these no longer exist."""
@@ -169,8 +180,9 @@ class Lifecycle:
             TransportError: the server does not answer; the sandbox stays in the ledger.
         """
         self.lease.release(sandbox_id)
-        self.client.delete_sandbox(sandbox_id)
-        self.ledger.strike([sandbox_id])
+        if not self.ledger.is_gone(sandbox_id):
+            self.client.delete_sandbox(sandbox_id)
+            self.ledger.strike([sandbox_id])
 
     def close(self) -> None:
         """Stop renewing; deletes nothing."""

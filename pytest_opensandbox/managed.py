@@ -20,7 +20,7 @@ from pytest_opensandbox.errors import ServerStartError
 from pytest_opensandbox.printable import os_reason
 
 START_SECONDS = 30.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 15.0
 DOCKER_START_SECONDS = 120.0
 DOCKER_STOP_SECONDS = 60.0
 
@@ -76,6 +76,19 @@ class ManagedServer:
     def is_running(self) -> bool:
         """Whether the process has not ended."""
         return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """Exit status of the process, -n after signal n; None while it runs."""
+        return self._process.poll()
+
+    def ends(self, *, within: float) -> bool:
+        """Wait for the end of the process, and say whether it came in time; seconds."""
+        try:
+            self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def stderr_tail(self) -> str:
         """Return the end of what the server wrote to standard error, at most 2,000 bytes."""

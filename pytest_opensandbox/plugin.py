@@ -10,12 +10,14 @@ import pytest
 
 from pytest_opensandbox import hookspecs, report
 from pytest_opensandbox.config import settings_of
+from pytest_opensandbox.errors import SandboxError, TransportError
 from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.marker import check_items, parameter_id
 from pytest_opensandbox.masking import mask_report
 from pytest_opensandbox.options import add_options
+from pytest_opensandbox.places import Place
 from pytest_opensandbox.recipe import MARKER_HELP
-from pytest_opensandbox.session import RUN, Run, Tell
+from pytest_opensandbox.session import DYING_SECONDS, RUN, Run, Tell
 from pytest_opensandbox.terminal import Terminal, tell_controller
 from pytest_opensandbox.workers import (
     TALLY_KEY,
@@ -29,6 +31,7 @@ from pytest_opensandbox.workers import (
 
 __all__ = ["opensandbox_client", "opensandbox_settings", "sandbox", "sandbox_factory"]
 
+_FIXTURES = frozenset(__all__)
 _WORKERS = pytest.StashKey[Workers]()
 
 
@@ -100,7 +103,10 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Know which test is running."""
-    with item.config.stash[RUN].test(item):
+    run = item.config.stash[RUN]
+    with run.test(item):
+        if not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            run.renew_server()
         return (yield)
 
 
@@ -128,6 +134,7 @@ def pytest_runtest_makereport(
     outcome = yield
     run = item.config.stash[RUN]
     if outcome.failed:
+        run.look_after_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
         report.add_sections(outcome, run, item)
     mask_report(outcome)
     if run.is_worker and run.tally.used:
@@ -151,9 +158,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if run.is_fork:
         return
     if tally.left and not run.is_worker:
-        report.warn_of_leaks(tally.left, sweep=run.sweep_command, lease_seconds=run.settings.lease_seconds)
+        report.warn_of_leaks(tally.left, sweep=_sweep_command(run), lease_seconds=run.settings.lease_seconds)
     if tally.setups.left and not run.is_worker:
-        report.warn_of_snapshots(tally.setups.left, sweep=run.sweep_command)
+        report.warn_of_snapshots(tally.setups.left, sweep=_sweep_command(run))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -163,7 +170,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     lines = report.summary(
         workers.tally,
-        sweep=run.sweep_command,
+        sweep=_sweep_command(run),
         lease_seconds=run.settings.lease_seconds,
         crashed=workers.crashed,
         unheard=workers.unheard,
@@ -198,6 +205,16 @@ def pytest_testnodedown(node: _Node, error: object) -> None:
     workers.usage_error = (output or {}).get(USAGE_ERROR_KEY) or workers.usage_error
     # xdist also calls an interrupted worker down with an error; one that said goodbye has cleaned up after itself.
     workers.down(node.gateway.id, died=bool(error) and output is None)
+
+
+def _sweep_command(run: Run) -> str:
+    """Return the command that deletes what a run has left, "" where its sandboxes end with its own servers."""
+    return "" if run.connection.owns_server else Place.of(run.settings).sweep_command(run.run_id)
+
+
+def _is_of_server(call: pytest.CallInfo[None]) -> bool:
+    """Say whether a test failed in a way that the end of the server may explain."""
+    return call.excinfo is not None and isinstance(call.excinfo.value, (SandboxError, TransportError))
 
 
 def _teller(config: pytest.Config, *, is_worker: bool) -> Tell:

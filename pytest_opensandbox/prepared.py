@@ -59,7 +59,8 @@ class Prepared:
         self.tally = SetupTally()
         """What was done so far."""
         self._shelf = shelf
-        self._scope = scope
+        self.scope = scope
+        """As above; another one where everything that was made has gone."""
         self._progress = progress
         self._discard = discard
 
@@ -77,7 +78,7 @@ class Prepared:
             SnapshotFailedError: the snapshot failed, now or before in this run.
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
-        key = _key(self._scope, opts, preparation)
+        key = _key(self.scope, opts, preparation)
         # Copying files alone is quicker than to snapshot and restore them.
         made = self._shelf.find(key) if preparation.commands else {_LACKING: ""}
         if made is None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _COMMANDS_SHOWN = 10
 _LINES_SHOWN = 20
+_FAILURES_SHOWN = 5
 _COMMAND_CHARACTERS = 500
 _VALUE_CHARACTERS = 60
 _ALWAYS_SHOWN = ("url", "image")
@@ -60,8 +61,13 @@ def header(run: Run) -> str:
 
 def add_sections(report: pytest.TestReport, run: Run, item: pytest.Item) -> None:
     """Add what happened in each sandbox that a failed test used; for the terminal, and as properties for junitxml."""
-    for box in run.used_by_test():
-        section = (f"sandbox {escape(box.id)} ({escape(box.image)})", story(box, since=run.test_started))
+    used = run.used_by_test()
+    begun = min([run.test_started, *(box.started for box in used)])
+    # A server that ended earlier than that was nothing to this test.
+    failures = [failure for failure in run.connection.failures if failure.noticed >= begun]
+    told = [("embedded server", escape(failure.story)) for failure in failures]
+    told += [(f"sandbox {escape(box.id)} ({escape(box.image)})", story(box, since=run.test_started)) for box in used]
+    for section in told:
         report.sections.append(section)
         if section not in item.user_properties:
             item.user_properties.append(section)
@@ -133,7 +139,7 @@ def summary(
     """
     if refusal:
         return [(escape(refusal), {"red": True})]
-    if not tally.used and not (error and (crashed or unheard)):
+    if not tally.used and not tally.failures and not (error and (crashed or unheard)):
         return []
     fate = f"; {', '.join(crashed)} crashed" if crashed else ""
     if unheard:
@@ -143,6 +149,9 @@ def summary(
     if tally.left:
         until = f"still running until {_end_of_lease(lease_seconds)}, when their lease ends" if sweep else _UNENDED
         lines.append((escape(f"{until}: {', '.join(tally.left)}"), {"red": True}))
+    lines += [(escape(failure), {"yellow": True}) for failure in tally.failures[:_FAILURES_SHOWN]]
+    if len(tally.failures) > _FAILURES_SHOWN:
+        lines.append((f"and {len(tally.failures) - _FAILURES_SHOWN} more embedded servers", {"yellow": True}))
     lines += _of_setups(tally.setups)
     if sweep and (tally.left or tally.setups.left):
         lines.append((escape(f"to delete them now: {sweep}"), {}))

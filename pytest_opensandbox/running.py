@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import pluggy
 import pytest
 
+from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.opts import SandboxOpts
+
 if TYPE_CHECKING:
     from pytest_opensandbox.sandbox import Sandbox
 
@@ -60,6 +63,21 @@ class Running:
     def used_by_test(self) -> list[Sandbox]:
         """Return the sandboxes that the running test created or ran a command in, oldest first."""
         return [box for box in self._recent if _last_use(box) >= self.test_started]
+
+    def _changed_by_hooks(self, opts: SandboxOpts) -> SandboxOpts:
+        changed = self._hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)
+        if changed is None:
+            return opts
+        if not isinstance(changed, SandboxOpts):
+            raise ConfigError("what pytest_opensandbox_opts returns", "be SandboxOpts or None", changed)
+        return changed
+
+    def _tell_of_end(self, box: Sandbox) -> None:
+        self._hook.pytest_opensandbox_closed(config=self.config, sandbox=box)
+
+    def _forget(self, box: Sandbox) -> None:
+        if box in self._open:
+            self._open.remove(box)
 
     @property
     def _nodeid(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ import pytest
 
 from pytest_opensandbox.config import Settings
 from pytest_opensandbox.connection import Connection, has_no_route
-from pytest_opensandbox.errors import ApiError, AuthError, ConfigError, OpenSandboxError, TransportError
+from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, ServerStartError, TransportError
 from pytest_opensandbox.opts import SandboxOpts
-from pytest_opensandbox.places import Place, remember
+from pytest_opensandbox.places import remember
 from pytest_opensandbox.recipe import Recipe
 from pytest_opensandbox.running import Running
 from pytest_opensandbox.shelf import Shelf
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 RUN = pytest.StashKey["Run"]()
 """Where a process's part of the run lies in ``config.stash``."""
+
+DYING_SECONDS = 1.0
+"""How long a server that does not answer any more may take to be seen to have ended."""
 
 Tell = Callable[[str, pytest.Item | None], None]
 
@@ -70,6 +73,7 @@ class Run(Running):
         self._lifecycle: Lifecycle | None = None
         self._prepared: Prepared | None = None
         self._final = Tally()
+        self._failures: list[str] = []
 
     @property
     def is_worker(self) -> bool:
@@ -80,17 +84,13 @@ class Run(Running):
     def tally(self) -> Tally:
         """What became of this process's sandboxes so far."""
         if self._lifecycle is None:
-            return self._final
+            return replace(self._final, failures=tuple(self._failures))
         created, left = self._lifecycle.ledger.created, self._lifecycle.ledger.left
         setups = SetupTally(has_snapshots=self._lifecycle.ledger.has_snapshots)
         if self._prepared is not None:
             setups += self._prepared.tally
-        return Tally(created=len(created), deleted=len(created) - len(left), left=left, setups=setups)
-
-    @property
-    def sweep_command(self) -> str:
-        """The command that deletes what the run has left, "" where its sandboxes end with its own servers."""
-        return "" if self.connection.owns_server else Place.of(self.settings).sweep_command(self.run_id)
+        counts = Tally(created=len(created), deleted=len(created) - len(left), left=left, setups=setups)
+        return replace(counts, failures=tuple(self._failures))
 
     def client(self) -> Client:
         """Return the client of the run's server.
@@ -98,7 +98,30 @@ class Run(Running):
         Raises:
             ServerStartError: no server can be had.
         """
+        self.look_after_server()
         return self.connection.client()
+
+    def look_after_server(self, *, within: float = 0.0) -> None:
+        """Look whether the embedded server has ended by itself; its sandboxes and snapshots have gone with it.
+
+        Args:
+            within: how long to wait for its end, where there is reason to believe in it; seconds.
+        """
+        if self.is_fork or (failure := self.connection.find_failure(within=within)) is None:
+            return
+        self._failures.append(failure.line(worker_id=self.worker_id, nodeid=self._nodeid))
+        if self._lifecycle is not None:
+            self._lifecycle.ledger.write_off()
+        if self._prepared is not None:
+            self._prepared.scope = self._scope
+
+    def renew_server(self) -> None:
+        """Start the embedded server again where it has ended, before a test that holds a client of it."""
+        self.look_after_server()
+        if self.connection.is_down:
+            # What it is refused for, the test hears when it asks.
+            with suppress(ServerStartError):
+                self.connection.client()
 
     def make(self, recipe: Recipe) -> Sandbox:
         """Create a sandbox; one that a test's own body asks for goes with that test.
@@ -108,6 +131,7 @@ class Run(Running):
             ServerStartError: no server can be had.
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
+        self.look_after_server()
         opts = self._changed_by_hooks(recipe.opts(self.settings))
         preparation = recipe.preparation(self.settings, root=self.config.rootpath)
         launch = partial(self._launch, command_timeout=recipe.command_timeout(self.settings))
@@ -125,6 +149,7 @@ class Run(Running):
 
     def close_box(self, box: Sandbox) -> None:
         """Delete one sandbox; what cannot be deleted now is left to the sweep, so that no test fails for it."""
+        self.look_after_server()
         try:
             box.close()
         except OpenSandboxError:
@@ -147,15 +172,19 @@ class Run(Running):
         if self.is_fork:
             self.close_boxes()
             return
+        self.look_after_server()
         if self._lifecycle is not None:
             self.close_boxes()
             self._lifecycle.close()
             # Where the server could not be reached at all, asking it again would only make the user wait.
             unanswered = self._lifecycle.ledger.unanswered
-            is_vain = self.connection.is_refused and not unanswered
+            is_vain = self.connection.is_down or (self.connection.is_refused and not unanswered)
             final = self.tally if is_vain else self._swept(self.tally, unanswered)
             self._lifecycle, self._prepared, self._final = None, None, final
         self.connection.close()
+        if self.connection.owns_server and not self.connection.left_sandboxes:
+            # It takes with it what a sweep could not delete.
+            self._final = self._final.after_sweep(deleted=(), left=(), complete=True)
         self.shelf.clear()
 
     def sweep(self, *, worker_id: str | None = None, unanswered: Sequence[str] = ()) -> SweepReport:
@@ -194,22 +223,13 @@ class Run(Running):
         self.error = self.error or report.error
         return replace(tally, setups=tally.setups + SetupTally(left=report.left))
 
-    def _changed_by_hooks(self, opts: SandboxOpts) -> SandboxOpts:
-        changed = self._hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)
-        if changed is None:
-            return opts
-        if not isinstance(changed, SandboxOpts):
-            raise ConfigError("what pytest_opensandbox_opts returns", "be SandboxOpts or None", changed)
-        return changed
-
     def _preparing(self) -> Prepared:
         # Lazy, as above.
         from pytest_opensandbox.prepared import Prepared
 
         if self._prepared is None:
             progress = self._begin().progress
-            scope = self.worker_id if self.connection.owns_server else ""
-            self._prepared = Prepared(self.shelf, scope=scope, progress=progress, discard=self.close_box)
+            self._prepared = Prepared(self.shelf, scope=self._scope, progress=progress, discard=self.close_box)
         return self._prepared
 
     def _launch(self, opts: SandboxOpts, *, command_timeout: float, image: str = "") -> Sandbox:
@@ -221,7 +241,8 @@ class Run(Running):
         try:
             launched = lifecycle.launch(opts, test=self._nodeid)
         except (AuthError, TransportError) as exc:
-            if lifecycle.ledger.created:
+            self.look_after_server(within=DYING_SECONDS)
+            if lifecycle.ledger.created or self.connection.is_down:
                 raise
             raise self.connection.refuse(exc) from exc
         except ApiError as exc:
@@ -252,15 +273,13 @@ class Run(Running):
             )
         return self._lifecycle
 
+    @property
+    def _scope(self) -> str:
+        """Who shares what is made once for all: the run, or the users of one embedded server."""
+        return f"{self.worker_id}-{len(self.connection.failures)}" if self.connection.owns_server else ""
+
     def _tell_of_wait(self, text: str) -> None:
         self.tell(text, self._item)
-
-    def _forget(self, box: Sandbox) -> None:
-        if box in self._open:
-            self._open.remove(box)
-
-    def _tell_of_end(self, box: Sandbox) -> None:
-        self._hook.pytest_opensandbox_closed(config=self.config, sandbox=box)
 
     def _swept(self, tally: Tally, unanswered: Sequence[str]) -> Tally:
         """Return the tally after this process's own sweep.
@@ -272,7 +291,5 @@ class Run(Running):
             return tally
         report = self.sweep(worker_id=self.worker_id if is_sharing else None, unanswered=unanswered)
         self.error = "" if self.connection.owns_server else report.error
-        # A server that is ours takes with it what a sweep could not delete.
-        left = () if self.connection.owns_server else report.left
-        after = tally.after_sweep(deleted=report.deleted, left=left, complete=not self.error)
+        after = tally.after_sweep(deleted=report.deleted, left=report.left, complete=not self.error)
         return after if is_sharing or self.connection.owns_server else self.sweep_snapshots(after)

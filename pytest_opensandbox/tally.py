@@ -64,6 +64,8 @@ class Tally:
     """Ids of those that nobody has deleted yet."""
     setups: SetupTally = SetupTally()
     """How they were prepared."""
+    failures: tuple[str, ...] = ()
+    """The embedded servers that ended by themselves, a line each."""
 
     @property
     def used(self) -> bool:
@@ -78,6 +80,7 @@ class Tally:
             "swept": list(self.swept),
             "left": list(self.left),
             "setups": self.setups.to_wire(),
+            "failures": list(self.failures),
         }
 
     @classmethod
@@ -89,6 +92,7 @@ class Tally:
             swept=tuple(body["swept"]),
             left=tuple(body["left"]),
             setups=SetupTally.from_wire(body["setups"]),
+            failures=tuple(body["failures"]),
         )
 
     def after_sweep(self, *, deleted: Iterable[str], left: Iterable[str], complete: bool) -> Tally:
@@ -121,4 +125,5 @@ def total(tallies: Iterable[Tally]) -> Tally:
         swept=tuple(sandbox_id for part in parts for sandbox_id in part.swept),
         left=tuple(sandbox_id for part in parts for sandbox_id in part.left),
         setups=sum((part.setups for part in parts), SetupTally()),
+        failures=tuple(line for part in parts for line in part.failures),
     )

@@ -83,6 +83,18 @@ class Transport:
         self._clock_lock = threading.Lock()
         self._clock_offset = 0.0
 
+    def replace_server(self, base_url: str, api_key: str) -> None:
+        """Speak from now on with another server, which has been started in the place of one that died.
+
+        Args:
+            base_url: the new server, on the machine of the old one.
+            api_key: its key.
+        """
+        # No request may carry one server's key to the other.
+        self._key = masked(None)
+        self.root = server_root(base_url)
+        self._key = masked(api_key)
+
     def request(
         self,
         method: str,

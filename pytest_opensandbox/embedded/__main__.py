@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _READ_BYTES = 4096
 _BACKLOG = 512
+_LEFT_STATUS = 3
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None for this process's own.
 
     Returns:
-        Exit status: 0 after standard input closed or a signal came, 1 if the server cannot run here.
+        Exit status: 0 after standard input closed or a signal came, 1 if the server cannot run here, 3 if a sandbox
+        did not end with it.
     """
     parser = argparse.ArgumentParser(prog="python -m pytest_opensandbox.embedded", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="loopback port to listen on; a free one by default")
@@ -63,7 +65,8 @@ def _run(port: int) -> None:
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        house.close()
+        if not house.close():
+            raise SystemExit(_LEFT_STATUS)
 
 
 def _ready(make: Callable[[], T], *, place: str = "") -> T:

@@ -77,8 +77,8 @@ class House:
         serve(listener, self._registry, api_key)
         compile_ahead(self._host.interpreter)
 
-    def close(self) -> None:
-        """End every sandbox and remove the private directory."""
-        if self._registry is not None:
-            self._registry.close()
+    def close(self) -> bool:
+        """End every sandbox, remove the private directory, and say whether all of them have ended."""
+        have_ended = self._registry is None or self._registry.close()
         self._runtime.remove()
+        return have_ended

@@ -143,8 +143,8 @@ class Registry:
             record.process.thaw()
             record.is_paused = False
 
-    def close(self) -> None:
-        """End every sandbox."""
+    def close(self) -> bool:
+        """End every sandbox, and say whether all of them have ended."""
         self._is_closed = True
         with self._lock:
             records = list(self._sandboxes.values())
@@ -155,6 +155,7 @@ class Registry:
             if record.process.ended.wait(max(0.0, deadline - time.monotonic())):
                 self._forget(record)
         self.snapshots.close()
+        return not self._sandboxes
 
     def _start(self, request: CreateRequest) -> SandboxRecord:
         record = SandboxRecord(request, self._workshop)

@@ -97,6 +97,8 @@ class Ending:
     """Those that it concerns."""
     fatal: tuple[str, ...] = ()
     """Those in which nothing of ours can run any more, so that only the lease is left."""
+    is_of_own_server: bool = False
+    """Whether it concerns only a run whose processes have embedded servers of their own."""
     late: tuple[str, ...] = ()
     """Those in which the workers outlive their pytest, and clean up when they notice."""
 
@@ -114,6 +116,21 @@ def _indented(code: str) -> str:
 
 def _by_signal(body: str = "pass", **more: Any) -> Ending:
     return Ending(body=body, elsewhere=UNTIL_TOLD, **more)
+
+
+def _with_dead_server() -> Ending:
+    """The embedded server of the process dies under a test that goes on; the other test has a living one."""
+    return Ending(
+        body=f"""
+            for task in Path("/proc/self/task").iterdir():
+                for child in (task / "children").read_text().split():
+                    if b"pytest_opensandbox.embedded" in Path(f"/proc/{{child}}/cmdline").read_bytes():
+                        os.kill(int(child), signal.SIGKILL)
+                        {_PROOF}
+        """,
+        has_proof=True,
+        is_of_own_server=True,
+    )
 
 
 def _in_time(limit: str, **more: Any) -> Ending:
@@ -233,6 +250,7 @@ ENDINGS = {
     "SIGKILL to the worker": Ending(body="os.kill(os.getpid(), signal.SIGKILL)", **_WITH_XDIST),
     "SIGKILL to pytest": _by_signal("tell_pytest(signal.SIGKILL)", fatal=(ONE_PROCESS,), late=(TWO_WORKERS,)),
     "SIGKILL to pytest and its workers": _by_signal("tell_all(signal.SIGKILL)", fatal=(TWO_WORKERS,), **_WITH_XDIST),
+    "SIGKILL to the embedded server": _with_dead_server(),
     "a fork returns from the test": _in_fork("return", _TORN_DOWN),
     "a fork calls sys.exit": replace(_in_fork("sys.exit(0)", _TORN_DOWN), ways=(ONE_PROCESS,)),
     "a fork calls os._exit": _in_fork("os._exit(0)", "os.waitpid(child, 0)"),

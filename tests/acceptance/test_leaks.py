@@ -35,10 +35,11 @@ WAYS = {
     # No other worker for one that has died: nothing is left for it to do.
     TWO_WORKERS: ("-n2", "--max-worker-restart=0"),
 }
-CASES = [(name, way) for name, ending in ENDINGS.items() for way in ending.ways]
+CASES = [(name, way) for name, ending in ENDINGS.items() for way in ending.ways if not ending.is_of_own_server]
 FATAL = [(name, way) for name, way in CASES if way in ENDINGS[name].fatal]
 OWN = [
     *FATAL,
+    *((name, way) for name, ending in ENDINGS.items() for way in ending.ways if ending.is_of_own_server),
     ("Ctrl-C, and again in the teardown", ONE_PROCESS),
     ("a fork calls os._exit", ONE_PROCESS),
     ("SIGKILL to the worker", TWO_WORKERS),
@@ -195,6 +196,10 @@ def test_a_server_of_its_own_goes_with_the_run(end, name, way):
     run = end(name, way, "--opensandbox-url=embedded", "--opensandbox-image=host")
 
     assert wait_until(lambda: not run.processes()), run.processes()
+    assert (run.directory / "proof").exists() or not ENDINGS[name].has_proof, run.output
+    if ENDINGS[name].is_of_own_server:
+        assert ", 0 left" in run.output
+        TABLE.record(name, f"embedded, {way}", "0")
 
 
 @pytest.mark.skipif(DIRECTORY in os.environ, reason="the page is being written")
