@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -35,18 +36,22 @@ class Agent:
         self._client = client
         self._whereabouts = whereabouts
         self._own: Endpoint | None = None
+        self._furnished: Endpoint | None = None
 
     def run(self, invocation: Invocation, on_stdout: Callback | None, on_stderr: Callback | None) -> CommandResult:
         """Run a command: exactly, or with callbacks live; raises as ``run_exact`` and ``run_live``."""
 
         def perform(endpoint: Endpoint) -> CommandResult:
+            if invocation.uid is not None and endpoint != self._furnished:
+                # That user may not make a directory in /.
+                self._run_quietly(endpoint, ["true"])
             if on_stdout is not None or on_stderr is not None:
                 self._check_own(endpoint)
-                return run_live(self._client, endpoint, invocation, on_stdout=on_stdout, on_stderr=on_stderr)
+                return self._begin(endpoint, invocation, partial(run_live, on_stdout=on_stdout, on_stderr=on_stderr))
             # The script looks for itself whose agent it is given, unless a file goes before it.
             if invocation.stdin is not None:
                 self._check_own(endpoint)
-            result = run_exact(self._client, endpoint, invocation)
+            result = self._begin(endpoint, invocation, run_exact)
             self._own = endpoint
             return result
 
@@ -75,4 +80,12 @@ class Agent:
     def _run_quietly(self, endpoint: Endpoint, command: Sequence[str]) -> CommandResult:
         """Run what a copy needs: as root of the sandbox, outside the story that a report tells."""
         invocation = Invocation(command=command, timeout=_COPY_SECONDS, max_bytes=MAX_STREAM_BYTES)
-        return run_exact(self._client, endpoint, invocation)
+        return self._begin(endpoint, invocation, run_exact)
+
+    def _begin(
+        self, endpoint: Endpoint, invocation: Invocation, run: Callable[[Client, Endpoint, Invocation], CommandResult]
+    ) -> CommandResult:
+        """Run a command, the first at an address with the directory that every sandbox has."""
+        result = run(self._client, endpoint, replace(invocation, makes_workspace=endpoint != self._furnished))
+        self._furnished = endpoint
+        return result

@@ -16,6 +16,8 @@ from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.opts import check_env
 from pytest_opensandbox.ownership import ID_VARIABLE
 
+WORKSPACE = "/workspace"
+"""A directory that every sandbox has, and where commands run whose image names no working directory of its own."""
 INLINE_BYTES = 32_766
 """Longest stream that the script's own report holds; a multiple of three, so that one byte more is a longer base64."""
 DIRECTORIES = ("/var/tmp", "/tmp")  # noqa: S108 - in the sandbox, and the names cannot be guessed
@@ -25,6 +27,14 @@ NO_FILES = "-"
 ELSEWHERE = "-"
 """Stands in the report for a stream that is too long for it."""
 
+# An image that names no directory, or no language, leaves / and the locale C; the sandboxes of all backends are alike.
+_LANGUAGE = (
+    *("LANG", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME"),
+    *("LC_ADDRESS", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_NAME", "LC_PAPER", "LC_TELEPHONE"),
+)
+_SPEAK = f'[ -n "{"".join(f"${{{name}+x}}" for name in _LANGUAGE)}" ] || export LANG=C.UTF-8; '
+_MAKE = f"[ -d {WORKSPACE} ] || mkdir -m 755 {WORKSPACE} </dev/null >/dev/null 2>&1; "
+_ENTER = f'[ "$PWD" != / ] || {{ cd {WORKSPACE} && unset OLDPWD; }} 2>/dev/null; '
 # What cat reads at once is lost where it meets the limit, so the limit lies well behind what anybody asked for.
 _MARGIN_BYTES = 1024 * 1024
 # dash counts a limit in 512 bytes, bash in 1,024.
@@ -91,6 +101,8 @@ class Invocation:
     """Standard input; None for an empty one."""
     max_bytes: int
     """Most that is kept of each stream; the middle of a longer one is left out; bytes, > 1."""
+    makes_workspace: bool = False
+    """Whether to make the directory that every sandbox has, where the image lacks it: the first command does."""
 
     def __post_init__(self) -> None:
         check_command(self.command)
@@ -102,8 +114,12 @@ class Invocation:
 
     @property
     def agent_cwd(self) -> str | None:
-        """The working directory as the agent can be told, None for one that it would alter: it expands ``$NAME``."""
-        return None if self.cwd is not None and "$" in self.cwd else self.cwd
+        """The working directory as the agent can be told.
+
+        None for one that it would alter, because it expands ``$NAME``, and for one that the script makes first.
+        """
+        is_made_first = self.makes_workspace and self.cwd == WORKSPACE
+        return None if is_made_first or (self.cwd is not None and "$" in self.cwd) else self.cwd
 
     @property
     def agent_env(self) -> dict[str, str]:
@@ -132,7 +148,7 @@ class Invocation:
             name=name,
             first=directories[0],
             second=directories[1],
-            inner=exports + self._inner("$2"),
+            inner=self._inner("$2", exports),
             stdin=stdin,
             no_files=NO_FILES,
             elsewhere=ELSEWHERE,
@@ -142,8 +158,10 @@ class Invocation:
             too_long=INLINE_BYTES // 3 * 4 + 1,
         )
 
-    def _inner(self, shell: str) -> str:
-        enter = "" if self.cwd == self.agent_cwd else f"cd -- {shlex.quote(self.cwd or '')} || exit; "
+    def _inner(self, shell: str, exports: str = "") -> str:
+        enter = _SPEAK + (_MAKE if self.makes_workspace else "") + (_ENTER if self.cwd is None else "") + exports
+        if self.cwd != self.agent_cwd:
+            enter += f"cd -- {shlex.quote(self.cwd or '')} || exit; "
         if isinstance(self.command, str):
             return f'{enter}exec "{shell}" -c {shlex.quote(self.command)} "$0"'
         words = shlex.join(self.command)

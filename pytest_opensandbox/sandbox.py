@@ -79,6 +79,7 @@ class Sandbox(Handle):
             command: text runs in the sandbox's shell; a list is an argument list that no shell interprets.
             check: raise where the command does not exit with 0.
             cwd: absolute working directory, which must exist; one with ``$`` that does not is told on standard error.
+                Default that of the image, and ``/workspace`` where it names none.
             env: variables on top of the sandbox's own.
             uid: numeric user to run as.
             gid: numeric group to run as; needs ``uid``.

@@ -4,6 +4,7 @@ import base64
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 
 import pytest
 
@@ -127,6 +128,15 @@ def test_without_a_place_for_files_the_command_takes_the_scripts_place(tmp_path,
     outer = run_script(shell, script)
 
     assert (outer.returncode, outer.stdout, outer.stderr) == (-9, f"{NO_FILES}\nout\n", "")
+
+
+def test_only_the_first_command_makes_the_workspace_and_enters_it_by_itself():
+    later = Invocation(command="true", cwd="/workspace", max_bytes=100)
+    first = replace(later, makes_workspace=True)
+
+    assert (first.agent_cwd, later.agent_cwd) == (None, "/workspace")
+    assert "mkdir -m 755 /workspace" in first.plain_script("/dev/null")
+    assert "mkdir -m 755 /workspace" not in later.plain_script("/dev/null")
 
 
 def test_variables_that_change_a_shell_are_for_the_command_alone():

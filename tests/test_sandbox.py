@@ -5,6 +5,13 @@ import pytest
 from pytest_opensandbox import CommandError, ConfigError, ConflictError, NotFoundError, PauseError, SandboxClosedError
 
 
+def lines_of(box, command):
+    """Return what a command writes to standard output, as it is called back."""
+    lines = []
+    box.run(command, on_stdout=lines.append)
+    return lines
+
+
 def test_a_handle_says_what_it_is(sandbox, opensandbox_settings):
     assert repr(sandbox) == f"<Sandbox {sandbox.id} image={opensandbox_settings.image} running>"
 
@@ -72,6 +79,32 @@ def test_a_result_says_how_long_the_command_took_and_that_it_is_exact(box):
         False,
         None,
     )
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(lambda box, command: box.run(command).stdout.splitlines(), id="exact"),
+        pytest.param(lambda box, command: lines_of(box, command), id="live"),
+    ],
+)
+def test_commands_begin_in_the_workspace_and_in_utf_8(box, run):
+    assert run(box, "pwd; echo $LANG; env | grep -c ^OLDPWD=") == ["/workspace", "C.UTF-8", "0"]
+
+
+def test_the_workspace_can_be_named_by_the_first_command(sandbox):
+    assert sandbox.run("pwd", cwd="/workspace").stdout == "/workspace\n"
+
+
+def test_a_command_may_remove_the_workspace_and_the_next_one_runs_all_the_same(sandbox):
+    sandbox.run("rm -r /workspace", check=True)
+
+    assert sandbox.run("pwd; ls /workspace").stdout == "/\n"
+
+
+@pytest.mark.sandbox(env={"LC_TIME": "de_DE.UTF-8"})
+def test_a_sandbox_that_is_asked_for_a_language_has_no_other(sandbox):
+    assert sandbox.run("env | grep -E '^(LANG|LC_)'").stdout == "LC_TIME=de_DE.UTF-8\n"
 
 
 def test_history_tells_the_last_commands(box):

@@ -195,7 +195,8 @@ class SandboxProcess:
 
     def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the agent, which hands down all but its token to what it starts."""
-        environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **wanted, "EXECD_ACCESS_TOKEN": self.token}
+        language = {} if any(name == "LANG" or name.startswith("LC_") for name in wanted) else {"LANG": "C.UTF-8"}
+        environment = {"PATH": PATH, "HOME": "/root", **language, **wanted, "EXECD_ACCESS_TOKEN": self.token}
         if shared := self._workshop.host.interpreter.library_path:
             environment["LD_LIBRARY_PATH"] = f"{shared}:{environment.get('LD_LIBRARY_PATH', '')}"
         return environment
