@@ -39,15 +39,20 @@ class RunTags:
     project: str = ""
     """Name of the project under test."""
 
-    def metadata(self, *, test: str = "") -> dict[str, str]:
-        """Return the labels for one create; the last of them is unique to it."""
+    def metadata(self, *, test: str = "", is_restored: bool = False) -> dict[str, str]:
+        """Return the labels for one create; the last of them is unique to it.
+
+        Args:
+            test: name of the test that asks.
+            is_restored: the sandbox is made from a snapshot, and would inherit the labels that are left out.
+        """
         tags = {
             TAG_RUN: self.run_id,
             TAG_WORKER: self.worker_id,
             TAG_PROJECT: label_value(self.project) if self.project else "",
             TAG_TEST: label_value(test) if test else "",
         }
-        return {key: value for key, value in tags.items() if value} | {TAG_CREATE: secrets.token_hex(8)}
+        return {key: value for key, value in tags.items() if value or is_restored} | {TAG_CREATE: secrets.token_hex(8)}
 
 
 class Ledger:
@@ -164,7 +169,8 @@ class Lifecycle:
             ReadyTimeoutError: it was not ready in time.
             TransportError: the server does not answer.
         """
-        tagged = replace(opts, metadata={**opts.metadata, **self.tags.metadata(test=test)}, timeout=self.lease.seconds)
+        tags = self.tags.metadata(test=test, is_restored=opts.snapshot_id is not None)
+        tagged = replace(opts, metadata={**opts.metadata, **tags}, timeout=self.lease.seconds)
         source = opts.source
         with self.progress.phases() as phases:
             created = self._create(tagged, phases, f"creating a sandbox from {source}")

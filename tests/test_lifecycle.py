@@ -18,6 +18,7 @@ from pytest_opensandbox.lifecycle import (
     RunTags,
 )
 from pytest_opensandbox.opts import check_label
+from tests.embedded.machine import wait_until
 from tests.servers import OneBoxServer, as_json, serving
 
 
@@ -54,6 +55,27 @@ def failing(client, error, *, after_creating=True):
 
 def alive(lifecycle):
     return [box.id for box in lifecycle.client.list_sandboxes({TAG_RUN: lifecycle.tags.run_id})]
+
+
+def test_a_restored_sandbox_inherits_no_label_of_another_run(lifecycle, plain):
+    """On Docker and on the embedded server it has those of the snapshot's source, unless they are overwritten."""
+    client = lifecycle.client
+    other = Lifecycle(client, tags=RunTags("another-run", worker_id="gw7", project="another"))
+    source = other.launch(plain, test="tests/test_a.py::test_of_the_source").response.id
+    snapshot = client.create_snapshot(source).id
+    assert wait_until(lambda: client.get_snapshot(snapshot).state == "Ready")
+    run = Lifecycle(client, tags=RunTags(lifecycle.tags.run_id))
+
+    restored = run.launch(SandboxOpts(snapshot_id=snapshot)).response.id
+    told = client.get_sandbox(restored).metadata
+
+    for sandbox_id in (restored, source):
+        client.delete_sandbox(sandbox_id)
+    client.delete_snapshot(snapshot)
+    other.close()
+    run.close()
+    tags = {name: told.get(name, "") for name in (TAG_RUN, TAG_WORKER, TAG_PROJECT, TAG_TEST)}
+    assert tags == {TAG_RUN: lifecycle.tags.run_id, TAG_WORKER: "main", TAG_PROJECT: "", TAG_TEST: ""}
 
 
 def test_every_sandbox_carries_its_run_and_its_test(lifecycle, plain):

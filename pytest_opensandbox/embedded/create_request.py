@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_opensandbox.embedded.validation import (
+    boolean,
     check_labels,
     check_resources,
     integer,
@@ -17,6 +19,7 @@ from pytest_opensandbox.embedded.validation import (
     reject_body,
     text,
     texts,
+    typed,
 )
 
 HOST_IMAGE = "host"
@@ -40,6 +43,9 @@ _UNSUPPORTED = {
     "templateId": "there are no templates here",
     "credentialProxy": "there is no credential proxy here",
 }
+_LIFECYCLE_VARIABLE = "OPENSANDBOX_LIFECYCLE"
+_RENEW_EXTENSION = "access.renew.extend.seconds"
+_RENEW_SECONDS = (300, 86_400)
 _ON_KUBERNETES = frozenset({"lifecycle", "secureAccess", "templateId"})
 _RESTORED_ENTRYPOINT = ("tail", "-f", "/dev/null")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -57,6 +63,8 @@ class CreateRequest:
     """Seconds of life, None for no end."""
     snapshot_id: str = ""
     """What to restore, "" for a sandbox of this machine's own system."""
+    platform: Mapping[str, str] | None = None
+    """``os`` and ``arch`` where they were asked for."""
 
 
 def parse_create(body: Mapping[str, Any], check_snapshot: Callable[[str], object]) -> CreateRequest:
@@ -77,16 +85,20 @@ def parse_create(body: Mapping[str, Any], check_snapshot: Callable[[str], object
         extensions=mapping(fields.get("extensions"), "extensions"),
         timeout_seconds=_timeout(fields.get("timeout")),
         snapshot_id=_snapshot(fields.get("snapshotId")),
+        platform=_platform(fields.get("platform")),
     )
     image = _image(fields.get("image"))
     limits = mapping(fields.get("resourceLimits"), "resourceLimits")
+    wanted = _wanted(fields)
+    _check_together(body, fields, wanted)
     if not request.extensions.get("poolRef", "").strip():
         _check_source(body, fields, image)
-        if request.snapshot_id:
-            check_snapshot(request.snapshot_id)
-            request = replace(request, entrypoint=request.entrypoint or _RESTORED_ENTRYPOINT)
+    _check_renewal(request.extensions)
+    if request.snapshot_id and not image:
+        check_snapshot(request.snapshot_id)
+        request = replace(request, entrypoint=request.entrypoint or _RESTORED_ENTRYPOINT)
     check_labels(request.metadata)
-    _check_supported(fields, request, image)
+    _check_supported(fields, request, image, wanted)
     check_resources(limits)
     if "gpu" in limits:
         refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"Devices are not handed to a sandbox here: {_DOCKER}.")
@@ -119,6 +131,51 @@ def _snapshot(value: object) -> str:
     return "" if value is None else text(value, ["body", "snapshotId"]).strip()
 
 
+def _platform(value: object) -> Mapping[str, str] | None:
+    """Return a platform as it is compared and told again: in small letters, without white space around it."""
+    if value is None:
+        return None
+    given = typed(value, dict, "platform")
+    for part in ("os", "arch"):
+        if part not in given:
+            reject("missing", ["body", "platform", part], "Field required", value)
+    return {part: text(given[part], ["body", "platform", part]).strip().lower() for part in ("os", "arch")}
+
+
+def _wanted(fields: Mapping[str, Any]) -> set[str]:
+    """Return which of the things that this server does not have are asked for."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    proxy = typed(given.get("credentialProxy", {}), dict, "credentialProxy")
+    typed(given.get("networkPolicy", {}), dict, "networkPolicy")
+    asked = {
+        "volumes": bool(typed(given.get("volumes", []), list, "volumes")),
+        "secureAccess": boolean(fields.get("secureAccess", False), ["body", "secureAccess"]),
+        "lifecycle": "lifecycle" in given,
+        "templateId": bool(text(given.get("templateId", ""), ["body", "templateId"]).strip()),
+        "credentialProxy": boolean(proxy.get("enabled", False), ["body", "credentialProxy", "enabled"]),
+    }
+    typed(given.get("lifecycle", {}), dict, "lifecycle")
+    return {field for field, is_asked in asked.items() if is_asked}
+
+
+def _check_together(body: Mapping[str, Any], fields: Mapping[str, Any], wanted: set[str]) -> None:
+    """Refuse what does not go together, whatever the sandbox is made from."""
+    if _LIFECYCLE_VARIABLE in (fields.get("env") or {}):
+        message = f"Environment variable '{_LIFECYCLE_VARIABLE}' is reserved. Use the lifecycle request field instead."
+        reject_body(message, body)
+    if "credentialProxy" in wanted and fields.get("networkPolicy") is None:
+        reject_body("credentialProxy.enabled requires networkPolicy.", body)
+
+
+def _check_renewal(extensions: Mapping[str, str]) -> None:
+    """Refuse a bad time for the renewal on access, which is an extension that servers know."""
+    given = extensions.get(_RENEW_EXTENSION)
+    low, high = _RENEW_SECONDS
+    if given is not None and not (re.fullmatch(r"\s*\+?[0-9]{1,9}\s*", given) and low <= int(given) <= high):
+        message = f'Invalid extensions["{_RENEW_EXTENSION}"]: must be a whole number from {low} to {high}.'
+        refuse(400, "SANDBOX::INVALID_PARAMETER", message)
+
+
 def _check_source(body: Mapping[str, Any], fields: Mapping[str, Any], image: str) -> None:
     """Refuse a create that does not say what to start, or in which bounds."""
     if bool(image) == bool(_snapshot(fields.get("snapshotId"))):
@@ -129,7 +186,7 @@ def _check_source(body: Mapping[str, Any], fields: Mapping[str, Any], image: str
         reject_body("resourceLimits is required when poolRef is not provided.", body)
 
 
-def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: str) -> None:
+def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: str, wanted: set[str]) -> None:
     """Refuse what a namespace on this machine cannot give, and say what can."""
     if pool := request.extensions.get("poolRef", "").strip():
         refuse(
@@ -138,7 +195,7 @@ def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: s
             f"There is no pool {pool!r} here: leave the pool out, or {_KUBERNETES}.",
         )
     for field, reason in _UNSUPPORTED.items():
-        if fields.get(field):
+        if field in wanted:
             where = _KUBERNETES if field in _ON_KUBERNETES else _DOCKER
             refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"{reason[0].upper()}{reason[1:]}: {where}.")
     if image != HOST_IMAGE and not request.snapshot_id:
@@ -148,7 +205,8 @@ def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: s
             f"The embedded server has no image {image!r}, only {HOST_IMAGE!r}, this machine's own system:"
             f" use --opensandbox-image {HOST_IMAGE}, or for images {_DOCKER}.",
         )
-    if not _is_this_platform(fields.get("platform")):
+    own = {"os": "linux", "arch": _ARCHITECTURES.get(platform.machine(), platform.machine())}
+    if request.platform not in (None, own):
         message = f"A sandbox here has this machine's platform, not {fields['platform']}: {_DOCKER}."
         refuse(400, "SANDBOX::INVALID_PARAMETER", message)
     if not _is_deny_all(fields.get("networkPolicy")):
@@ -160,19 +218,14 @@ def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: s
         )
 
 
-def _is_this_platform(wanted: object) -> bool:
-    """Say whether a platform is absent or that of this machine."""
-    if wanted is None:
-        return True
-    own = ("linux", _ARCHITECTURES.get(platform.machine(), platform.machine()))
-    return isinstance(wanted, dict) and (wanted.get("os"), wanted.get("arch")) == own
-
-
 def _is_deny_all(policy: object) -> bool:
     """Say whether a policy is absent or what a sandbox here has anyway."""
     if policy is None:
         return True
-    return isinstance(policy, dict) and policy.get("defaultAction", "deny") == "deny" and not policy.get("egress")
+    if not isinstance(policy, dict):
+        return False
+    action = policy.get("defaultAction", policy.get("default_action"))
+    return action in (None, "deny") and not policy.get("egress")
 
 
 def _check_texts(request: CreateRequest) -> None:

@@ -107,7 +107,10 @@ def _moment(since: str | None) -> datetime | None:
         return None
     match = re.fullmatch(r"(\d{1,6})\s*([smhd])", since.strip().lower())
     ago = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta(minutes=10)
-    return datetime.now(timezone.utc) - ago
+    try:
+        return datetime.now(timezone.utc) - ago
+    except OverflowError:  # before there were dates
+        return None
 
 
 def _pairs(pairs: Mapping[str, str]) -> list[str]:

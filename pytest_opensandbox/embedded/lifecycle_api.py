@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import bottle
 
@@ -12,9 +12,9 @@ from pytest_opensandbox.embedded.create_request import parse_create
 from pytest_opensandbox.embedded.log import stamp
 from pytest_opensandbox.embedded.registry import Registry
 from pytest_opensandbox.embedded.snapshot_api import snapshot_routes
+from pytest_opensandbox.embedded.times import instant
 from pytest_opensandbox.embedded.validation import (
     check_labels,
-    instant,
     integer,
     parse_filter,
     refuse,
@@ -49,6 +49,7 @@ def routes(registry: Registry, version: str) -> Iterable[tuple[str, str, Handler
         ("GET", f"{one}/diagnostics/<kind:re:inspect|summary>", api.describe_as_text),
     )
     yield from snapshot_routes(registry)
+    yield from _routes_on_kubernetes()
 
 
 class _Api:
@@ -69,9 +70,8 @@ class _Api:
         return self._registry.create(parse_create(queries.body(), self._registry.snapshots.check)).describe_created()
 
     def list(self) -> Mapping[str, object]:
-        query, page = bottle.request.query, queries.Page()
-        metadata = parse_filter(query.getunicode("metadata", ""))
-        return page.of(self._registry.find(states=query.getall("state"), metadata=metadata))
+        page, metadata = queries.Page(), parse_filter(queries.last("metadata") or "")
+        return page.of(self._registry.find(states=queries.texts("state"), metadata=metadata))
 
     def get(self, sandbox_id: str) -> dict[str, object]:
         return self._registry.get(sandbox_id).describe()
@@ -113,7 +113,7 @@ class _Api:
     def endpoint(self, sandbox_id: str, port: str) -> dict[str, object]:
         number = integer(port, ["path", "port"], at_least=-queries.MAX_NUMBER)
         through_server = queries.flag("use_server_proxy")
-        if "expires" in bottle.request.query:
+        if queries.last("expires") is not None:
             reason = (
                 "use_server_proxy cannot be combined with expires" if through_server else "no gateway signs routes here"
             )
@@ -132,13 +132,12 @@ class _Api:
 
     def diagnose(self, sandbox_id: str, kind: str) -> Any:
         record = self._registry.get(sandbox_id)
-        query = bottle.request.query
-        if "scope" in query:
-            return diagnostics.describe_inline(record, kind, query.getunicode("scope"))
+        if (scope := queries.last("scope")) is not None:
+            return diagnostics.describe_inline(record, kind, scope)
         if kind == "events":
             return _answer_text(diagnostics.event_text(record), _DEPRECATED)
         tail = queries.number("tail", 100, at_most=_MAX_TAIL)
-        return _answer_text(diagnostics.log_text(record, tail=tail, since=query.getunicode("since")), _DEPRECATED)
+        return _answer_text(diagnostics.log_text(record, tail=tail, since=queries.last("since")), _DEPRECATED)
 
     def describe_as_text(self, sandbox_id: str, kind: str) -> Any:
         record = self._registry.get(sandbox_id)
@@ -147,6 +146,24 @@ class _Api:
         return _answer_text(
             diagnostics.summary_text(record, tail=queries.number("tail", 50, at_most=_MAX_TAIL)), _PLAIN
         )
+
+
+def _routes_on_kubernetes() -> Iterable[tuple[str, str, Handler]]:
+    """Yield the routes of what only Kubernetes has."""
+    for path, handler in (("/pools", _refuse_pools), ("/templates", _refuse_templates)):
+        for method in ("GET", "POST"):
+            yield method, path, handler
+        for method in ("GET", "DELETE"):
+            yield method, f"{path}/<name>", handler
+    yield "PUT", "/pools/<name>", _refuse_pools
+
+
+def _refuse_pools(name: str = "") -> NoReturn:
+    refuse(501, "KUBERNETES::POOL_NOT_SUPPORTED", "Pools of sandboxes need an OpenSandbox server on Kubernetes.")
+
+
+def _refuse_templates(name: str = "") -> NoReturn:
+    refuse(501, "FSB::API_NOT_SUPPORTED", "Templates need an OpenSandbox server on Kubernetes.")
 
 
 def _answer_text(text: str, headers: Mapping[str, str]) -> Any:

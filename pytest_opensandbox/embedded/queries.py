@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import bottle
 
-from pytest_opensandbox.embedded.validation import integer, parse_json, reject
+from pytest_opensandbox.embedded.validation import boolean, integer, parse_json
 
 MAX_NUMBER = 10**9
 
 _MAX_PAGE_SIZE = 200
-_FLAGS = {
-    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
-    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
-}
 
 
 def body() -> dict[str, Any]:
@@ -37,13 +34,24 @@ def optional_body() -> dict[str, Any]:
     return {} if raw.strip() in (b"", b"null") else parse_json(raw)
 
 
+def texts(name: str) -> list[str]:
+    """Return all values of a query parameter; what is no UTF-8 in them becomes U+FFFD."""
+    query = parse_qsl(bottle.request.query_string, keep_blank_values=True)
+    return [value for key, value in query if key == name]
+
+
+def last(name: str) -> str | None:
+    """Return a query parameter, its last value where there are several, None where there is none."""
+    return next(reversed(texts(name)), None)
+
+
 def number(name: str, default: int, *, at_most: int) -> int:
     """Return a query parameter that is a whole number from 1 on.
 
     Raises:
         RefusedError: it is something else.
     """
-    value = bottle.request.query.getunicode(name)
+    value = last(name)
     return default if value is None else integer(value, ["query", name], at_least=1, at_most=at_most)
 
 
@@ -53,10 +61,8 @@ def flag(name: str) -> bool:
     Raises:
         RefusedError: it is something else.
     """
-    value = bottle.request.query.getunicode(name, "false")
-    if value.lower() not in _FLAGS:
-        reject("bool_parsing", ["query", name], "Input should be a valid boolean, unable to interpret input", value)
-    return _FLAGS[value.lower()]
+    value = last(name)
+    return value is not None and boolean(value, ["query", name])
 
 
 class Page:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from pytest_opensandbox.embedded.create_request import HOST_IMAGE, CreateRequest
 from pytest_opensandbox.embedded.log import stamp
 from pytest_opensandbox.embedded.process import SandboxProcess, Workshop
 from pytest_opensandbox.embedded.relay import Relay
-from pytest_opensandbox.embedded.validation import expiry
+from pytest_opensandbox.embedded.times import expiry
+
+_KEPT_EXTENSIONS = "opensandbox.extensions."
 
 
 class SandboxRecord:
@@ -20,6 +23,7 @@ class SandboxRecord:
     Attributes:
         id: uuid4 as text.
         request: what it was created from.
+        labels: what it was created with, and what it has from a snapshot, as a container has its image's labels.
         metadata: its labels, as last patched.
         created_at: when, in UTC.
         expires_at: when it is deleted, None for never.
@@ -30,10 +34,11 @@ class SandboxRecord:
         timer: deletes it when its time is up.
     """
 
-    def __init__(self, request: CreateRequest, workshop: Workshop) -> None:
+    def __init__(self, request: CreateRequest, workshop: Workshop, inherited: Mapping[str, str]) -> None:
         self.id = str(uuid.uuid4())
         self.request = request
-        self.metadata = dict(request.metadata)
+        self.labels = {**inherited, **request.metadata}
+        self.metadata = dict(self.labels)
         self.created_at = datetime.now(timezone.utc)
         self.expires_at = expiry(self.created_at, request.timeout_seconds)
         self.ended_at: datetime | None = None
@@ -64,8 +69,12 @@ class SandboxRecord:
             "image": None if self.request.snapshot_id else {"uri": HOST_IMAGE},
             "snapshotId": self.request.snapshot_id or None,
             "status": self._status(state, reason, message),
-            "metadata": dict(self.metadata),
-            "extensions": dict(self.request.extensions) or None,
+            "metadata": dict(self.metadata) or None,
+            "extensions": {
+                name: value for name, value in self.request.extensions.items() if name.startswith(_KEPT_EXTENSIONS)
+            }
+            or None,
+            "platform": self.request.platform,
             "entrypoint": list(self.request.entrypoint),
             "expiresAt": self.expires_at and stamp(self.expires_at),
             "createdAt": stamp(self.created_at),
@@ -76,9 +85,8 @@ class SandboxRecord:
         """Return the sandbox as the answer to its create shows it: running, without what it was made from."""
         described = {name: value for name, value in self.describe().items() if name not in ("image", "snapshotId")}
         described["status"] = self._status("Running", "CONTAINER_RUNNING", "Sandbox container started successfully.")
-        if not self.metadata:
-            del described["metadata"]
-        return described
+        described["metadata"] = dict(self.request.metadata)
+        return {name: value for name, value in described.items() if value != {}}
 
     def _status(self, state: str, reason: str, message: str) -> dict[str, str]:
         changed = self.ended_at if state in ("Terminated", "Failed") and self.ended_at else self.created_at

@@ -103,9 +103,9 @@ class Registry:
         Raises:
             RefusedError: the time has passed, there is no such sandbox, or it has no end.
         """
+        record = self.get(sandbox_id)
         if expires_at <= datetime.now(timezone.utc):
             refuse(400, "DOCKER::INVALID_EXPIRATION", "New expiration time must be in the future.")
-        record = self.get(sandbox_id)
         if record.expires_at is None:
             message = f"Sandbox {sandbox_id} was created without a timeout, so it has none to renew."
             refuse(409, "DOCKER::INVALID_EXPIRATION", message)
@@ -158,7 +158,7 @@ class Registry:
         return not self._sandboxes
 
     def _start(self, request: CreateRequest) -> SandboxRecord:
-        record = SandboxRecord(request, self._workshop)
+        record = SandboxRecord(request, self._workshop, self.snapshots.labels_in(request.snapshot_id))
         for note in self._notes:
             record.process.log.note(note)
         background = self._workshop.background

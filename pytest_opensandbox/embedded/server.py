@@ -72,6 +72,9 @@ class Gate:
             if environ["REQUEST_METHOD"] == "HEAD":  # the router would take it for a GET
                 raise RefusedError(405, {"detail": "Method Not Allowed"})
             _strip_version(environ)
+            if target := _without_slash(self._api, environ):
+                start("307 Temporary Redirect", [("Location", target), ("Content-Length", "0")])
+                return []
             answer: Iterable[bytes] = self._api(environ, start)
         except RefusedError as refusal:
             body = _send_refusal(refusal, start)
@@ -140,9 +143,28 @@ def _strip_version(environ: dict[str, Any]) -> None:
         environ["PATH_INFO"] = environ["PATH_INFO"][len("/v1") :]
 
 
+def _without_slash(api: bottle.Bottle, environ: Mapping[str, Any]) -> str:
+    """Return where a path leads that has a route without the slashes at its end; "" where it is as it should be."""
+    path = environ["PATH_INFO"].rstrip("/")
+    if path == environ["PATH_INFO"] or not path:
+        return ""
+    try:
+        api.match({**environ, "PATH_INFO": path})
+    except bottle.HTTPError as error:
+        if error.status_code != 405:  # another method has the route
+            return ""
+    target, mark, query = environ["REQUEST_URI"].partition("?")
+    host = "" if "://" in target else f"http://{environ['HTTP_HOST']}"
+    return f"{host}{target.rstrip('/')}{mark}{query}"
+
+
 def _json(body: Mapping[str, Any]) -> bytes:
     # Half a character, which JSON may hold, becomes its escape again.
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
+    try:
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError):  # an input that is told back: no number, or as deep as can be read
+        return _json({"detail": [{**error, "input": None} for error in body["detail"]]})
+    return text.encode(errors="backslashreplace")
 
 
 def _own_version() -> str:

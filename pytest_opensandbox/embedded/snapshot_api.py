@@ -41,9 +41,9 @@ class _Api:
         return described
 
     def list(self) -> Mapping[str, object]:
-        query, page = bottle.request.query, queries.Page()
+        page = queries.Page()
         found = self._snapshots.find(
-            sandbox_id=query.getunicode("sandboxId"), name=query.getunicode("name"), states=query.getall("state")
+            sandbox_id=queries.last("sandboxId"), name=queries.last("name"), states=queries.texts("state")
         )
         return page.of(found)
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +29,7 @@ class SnapshotRecord:
     Attributes:
         id: uuid4 as text.
         sandbox_id: what it was taken of.
+        labels: what that was created with; what is made from the snapshot inherits them.
         name: as given, None without one.
         created_at: when, in UTC.
         state: Creating, Ready, Failed or Deleting.
@@ -36,9 +37,10 @@ class SnapshotRecord:
         users: ids of the sandboxes that were made from it and are still there.
     """
 
-    def __init__(self, sandbox_id: str, name: str | None, layers: Sequence[Path]) -> None:
+    def __init__(self, sandbox: SandboxRecord, name: str | None, layers: Sequence[Path]) -> None:
         self.id = str(uuid.uuid4())
-        self.sandbox_id = sandbox_id
+        self.sandbox_id = sandbox.id
+        self.labels = dict(sandbox.labels)
         self.name = name
         self.created_at = datetime.now(timezone.utc)
         self.layers = tuple(layers)
@@ -101,7 +103,7 @@ class Snapshots:
                 layers = [*self._layers_below(sandbox), self._layers.new()]
             except OSError as error:
                 refuse(409, "SNAPSHOT::RUNTIME_PREFLIGHT_FAILED", f"There is no place for a snapshot: {error}")
-            snapshot = SnapshotRecord(sandbox.id, name, layers)
+            snapshot = SnapshotRecord(sandbox, name, layers)
             described = snapshot.describe()
             self._snapshots[snapshot.id] = snapshot
             self._takers = self._takers or ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="snapshot")
@@ -180,6 +182,11 @@ class Snapshots:
             snapshot.users.add(sandbox_id)
         shop = self._workshop
         return restoring(shop.bubblewrap, shop.host, shop.layer, snapshot.layers)
+
+    def labels_in(self, snapshot_id: str) -> Mapping[str, str]:
+        """Return what a sandbox inherits from a snapshot; nothing where it is made from none."""
+        snapshot = self._snapshots.get(snapshot_id)
+        return snapshot.labels if snapshot else {}
 
     def take_back(self, snapshot_id: str, sandbox_id: str) -> None:
         """Note that a sandbox has gone; nothing happens where it was made from no snapshot."""

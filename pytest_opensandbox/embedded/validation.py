@@ -6,8 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -16,6 +15,13 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _MEMORY = re.compile(r"\s*(\d+)(?:[kmgt](?:i|b)?|b)?\s*", re.IGNORECASE)
 _RESERVED = "opensandbox.io/"
 _LABEL_CHARACTERS = 63
+_MEMORY_CHARACTERS = 4000  # int() refuses 4,301 digits
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
+
+T = TypeVar("T")
 _PREFIX_CHARACTERS = 253
 
 
@@ -106,6 +112,30 @@ def integer(value: object, loc: list[str | int], *, at_least: int, at_most: int 
     return number
 
 
+def boolean(value: object, loc: list[str | int]) -> bool:
+    """Return yes or no; text and numbers that mean one of them count.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    known = _FLAGS.get(value.lower()) if isinstance(value, str) else value if value in (0, 1) else None
+    if known is None:
+        reject("bool_parsing", loc, "Input should be a valid boolean, unable to interpret input", value)
+    return bool(known)
+
+
+def typed(value: object, kind: type[T], field: str) -> T:
+    """Return an object, or a list, of a body.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    if not isinstance(value, kind):
+        word = "dictionary" if kind is dict else "list"
+        reject(f"{word[:4]}_type", ["body", field], f"Input should be a valid {word}", value)
+    return value
+
+
 def text(value: object, loc: list[str | int]) -> str:
     """Return a text.
 
@@ -144,23 +174,6 @@ def mapping(value: object, field: str, *, drop_null: bool = False) -> dict[str, 
         reject("dict_type", ["body", field], "Input should be a valid dictionary", value)
     kept = {key: item for key, item in value.items() if not (drop_null and item is None)}
     return {key: text(item, ["body", field, key]) for key, item in kept.items()}
-
-
-def instant(value: object, field: str) -> datetime:
-    """Return a point in time; without an offset it is UTC, a number counts seconds since 1970.
-
-    Raises:
-        RefusedError: it is something else.
-    """
-    loc: list[str | int] = ["body", field]
-    if not isinstance(value, (int, float, str)) or isinstance(value, bool):
-        reject("datetime_type", loc, "Input should be a valid datetime", value)
-    try:
-        when = _read_time(value) if isinstance(value, str) else datetime.fromtimestamp(value, timezone.utc)
-        return when.astimezone(timezone.utc)
-    except (ValueError, OverflowError, OSError) as error:
-        message = "Input should be a valid datetime or date, invalid datetime"
-        reject("datetime_from_date_parsing", loc, message, value, error=str(error))
 
 
 def check_labels(metadata: Mapping[str, str]) -> None:
@@ -208,21 +221,6 @@ def check_resources(limits: Mapping[str, str]) -> None:
             refuse(400, "SANDBOX::INVALID_PARAMETER", message)
 
 
-def expiry(created_at: datetime, timeout_seconds: int | None) -> datetime | None:
-    """Return when a sandbox ends, None for never.
-
-    Raises:
-        RefusedError: later than there are dates.
-    """
-    if timeout_seconds is None:
-        return None
-    try:
-        return created_at + timedelta(seconds=timeout_seconds)
-    except OverflowError:
-        message = f"Sandbox timeout {timeout_seconds}s is too large to represent safely."
-        refuse(400, "SANDBOX::INVALID_PARAMETER", message)
-
-
 def parse_filter(query: str) -> dict[str, str]:
     """Return the metadata that a listing asks for.
 
@@ -233,13 +231,6 @@ def parse_filter(query: str) -> dict[str, str]:
         return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if query else {}
     except ValueError as error:
         refuse(400, "INVALID_METADATA_FORMAT", f"Invalid metadata format: {error}")
-
-
-def _read_time(written: str) -> datetime:
-    """Return a time; before Python 3.11 the library knows neither Z nor fractions of other than three or six digits."""
-    plain = re.sub(r"\.(\d+)", lambda match: f".{match[1][:6]:0<6}", re.sub(r"[zZ]$", "+00:00", written))
-    when = datetime.fromisoformat(plain)
-    return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
 
 
 def _is_label_key(key: str) -> bool:
@@ -255,7 +246,7 @@ def _is_label_name(name: str) -> bool:
 
 def _is_memory(value: str) -> bool:
     match = _MEMORY.fullmatch(value)
-    return match is not None and int(match[1]) > 0
+    return match is not None and len(value) <= _MEMORY_CHARACTERS and 0 < int(match[1]) < 1 << 63
 
 
 def _is_cpu(value: str) -> bool:

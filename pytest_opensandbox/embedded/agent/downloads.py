@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import BinaryIO
 from urllib.parse import quote
 
-from bottle import HTTPResponse, http_date
+from bottle import HTTPResponse, http_date, parse_date
 
 from . import answers, paths
 from .answers import RefusedError, failure
@@ -51,7 +51,26 @@ def download(call: Call) -> HTTPResponse:
         raise unusable(EntryError(failure("open", exc), missing=isinstance(exc, FileNotFoundError))) from exc
     if by_line:
         return _some_lines(call, file)
+    if not wanted and (answer := _unless_changed(call, resolved, file)):
+        file.close()
+        return answer
     return _bytes(resolved, file, wanted)
+
+
+def _unless_changed(call: Call, path: str, file: BinaryIO) -> HTTPResponse | None:
+    """Return the answer to a client that wants the file only if it has changed, or only if it has not."""
+    changed = int(os.fstat(file.fileno()).st_mtime)
+    since, until = (parse_date(call.header(f"If-{name}-Since")) for name in ("Modified", "Unmodified"))
+    headers = {"Content-Disposition": _disposition(path), "Last-Modified": http_date(changed)}
+    if call.header("If-Match") not in ("", "*") or (
+        not call.header("If-Match") and until is not None and changed > until
+    ):
+        return HTTPResponse(b"", 412, headers)
+    # No file has a tag, so that only * can match one.
+    tags = call.header("If-None-Match")
+    if tags.strip() == "*" or (not tags and since is not None and changed <= since):
+        return HTTPResponse(b"", 304, headers)
+    return None
 
 
 def _bytes(path: str, file: BinaryIO, wanted: str) -> HTTPResponse:
