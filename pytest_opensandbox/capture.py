@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pytest_opensandbox.client import Client
+from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import (
     CommandLostError,
     CommandTimeoutError,
@@ -34,6 +35,12 @@ from pytest_opensandbox.waits import retry_idempotent
 
 _REPORT = re.compile(r"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
 _REPORT_BYTES = 4 * INLINE_BYTES
+FETCH_SECONDS = 10.0
+"""How long it may take, besides what its bytes need, to hand over input, and to fetch what a command has written."""
+FETCHED_BYTES_A_SECOND = 256 * 1024
+"""How fast those bytes must go; two megabits a second."""
+_LAST_WORDS_SECONDS = 5.0  # for what a command had written that the agent did not end in time
+_TIDY_SECONDS = 2.0
 
 
 class _Report(NamedTuple):
@@ -144,7 +151,8 @@ def _stdin_file(client: Client, endpoint: Endpoint, invocation: Invocation, path
         return
     # Another user's command must be able to read it; the name cannot be guessed.
     mode = 0o600 if invocation.uid is None else 0o644
-    client.upload_files(endpoint, [FileUpload(path, invocation.stdin, mode)])
+    with time_limit(_seconds_for(len(invocation.stdin))):
+        client.upload_files(endpoint, [FileUpload(path, invocation.stdin, mode)])
     try:
         yield path
     finally:
@@ -229,7 +237,8 @@ def _with_output(
 ) -> CommandTimeoutError:
     """Return the error with what had been written, where the agent that did not keep the time can still tell."""
     try:
-        (stdout, _), (stderr, _) = _streams(client, endpoint, _Report(None, None, None), name, max_bytes)
+        with time_limit(_LAST_WORDS_SECONDS):
+            (stdout, _), (stderr, _) = _streams(client, endpoint, _Report(None, None, None), name, max_bytes)
     except OpenSandboxError:
         return error
     return CommandTimeoutError(
@@ -245,7 +254,8 @@ def _fetch(client: Client, endpoint: Endpoint, name: str, max_bytes: int, *, may
     """Download one stream, without its middle where it is longer than ``max_bytes``."""
     for path in (f"{place}/{name}" for place in DIRECTORIES):
         try:
-            size = client.files_info(endpoint, [path])[path].size
+            with time_limit(FETCH_SECONDS):
+                size = client.files_info(endpoint, [path])[path].size
             if size <= max_bytes:
                 return _read(client, endpoint, path, (0, size)), False
             half = max_bytes // 2
@@ -266,7 +276,12 @@ def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) 
         with client.download_file(endpoint, path, byte_range=span, known_file=True) as download:
             return download.read()
 
-    return retry_idempotent(read)
+    with time_limit(_seconds_for(span[1] - span[0])):
+        return retry_idempotent(read)
+
+
+def _seconds_for(size: int) -> float:
+    return FETCH_SECONDS + size / FETCHED_BYTES_A_SECOND
 
 
 def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
@@ -277,6 +292,7 @@ def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
 def _tidy(client: Client, endpoint: Endpoint, *paths: str) -> None:
     """Remove what was in the way; a sandbox that cannot do it any more must not hide the command's result."""
     try:
-        client.remove_files(endpoint, paths)
+        with time_limit(_TIDY_SECONDS):
+            client.remove_files(endpoint, paths)
     except OpenSandboxError:
         return

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime, timezone
 from math import ceil, isfinite
 from types import TracebackType
 from typing import Any
 
+from pytest_opensandbox.deadlines import one_call
 from pytest_opensandbox.endpoints import check_port, read_endpoint
-from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError
+from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.execd import CommandCalls
 from pytest_opensandbox.files import FileCalls
+from pytest_opensandbox.health import Health
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import EXECD_PORT, Endpoint, SandboxResponse
 from pytest_opensandbox.pauses import PAUSE_SECONDS, PauseWait
 from pytest_opensandbox.readiness import Looks, ReadyWait
 from pytest_opensandbox.sandboxes import CREATE_TIMEOUT_SECONDS, SandboxCalls, sandbox_path
 from pytest_opensandbox.snapshots import SnapshotCalls
-from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
+from pytest_opensandbox.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
 
 
@@ -32,6 +33,8 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         request_timeout: seconds between two bytes of an ordinary answer.
         create_timeout: seconds that a create may take.
         ca_bundle: file with the certificates to trust, None for the usual ones.
+        watched: whether a server that takes its time for a create is asked for its health meanwhile, and given up
+            after 40 s without a word; servers before 1.1 say nothing while they pull an image.
 
     Raises:
         ConfigError: the URL or the key cannot be used.
@@ -46,6 +49,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         request_timeout: float = REQUEST_TIMEOUT_SECONDS,
         create_timeout: float = CREATE_TIMEOUT_SECONDS,
         ca_bundle: str | None = None,
+        watched: bool = False,
     ) -> None:
         # First of all, so that no frame of ours shows the key in a traceback.
         api_key = masked(api_key)
@@ -53,7 +57,9 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         self._use_server_proxy = use_server_proxy
         self._create_timeout = create_timeout
         self._ends = {}
+        self._health = Health(self._transport, watched=watched)
 
+    @one_call
     def get_endpoint(self, sandbox_id: str, port: int, *, signed_for: float | None = None) -> Endpoint:
         """Return where a port of a sandbox can be reached by HTTP; nothing needs to listen there yet.
 
@@ -125,6 +131,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         """
         return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id, self._transport.within(timeout))).wait(timeout)
 
+    @one_call
     def server_version(self) -> str:
         """Return the server's version.
 
@@ -152,10 +159,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
 
         Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
         """
-        with suppress(ApiError):
-            self._transport.request(
-                "GET", f"{self._transport.root}/health", timeout=(min(timeout, CONNECT_TIMEOUT_SECONDS), timeout)
-            ).close()
+        self._health.check(timeout)
 
     def replace_server(self, lifecycle_url: str, api_key: str) -> None:
         """Talk from now on to another server, which has been started in the place of one that died.

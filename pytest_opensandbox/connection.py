@@ -167,7 +167,11 @@ class Connection:
             if self.settings.url == EMBEDDED:
                 _pass_on(self._server.stderr_tail())
         client = Client(
-            url, key, use_server_proxy=self.settings.server_proxy, ca_bundle=self.settings.ca_bundle or None
+            url,
+            key,
+            use_server_proxy=self.settings.server_proxy,
+            ca_bundle=self.settings.ca_bundle or None,
+            watched=bool(self._server or self._given),
         )
         if self._server is None and not self._given:
             self._check(client)

@@ -11,8 +11,13 @@ from pytest_opensandbox.errors import ProtocolError
 
 PATIENCE_SECONDS = 60.0
 """How long a download may be slower than the slowest that there is."""
-SLOWEST_BYTES_A_SECOND = 1024
-"""What is slower than this drips, so that nobody waits for its end."""
+SLOWEST_BYTES_A_SECOND = 64 * 1024
+"""What is slower than this drips, so that nobody waits for its end; half a megabit a second."""
+
+
+def transfer_seconds(size: int) -> float:
+    """Return how long so many bytes may take, either way; seconds."""
+    return PATIENCE_SECONDS + size / SLOWEST_BYTES_A_SECOND
 
 
 class Download:
@@ -49,7 +54,7 @@ class Download:
         received = 0
         for piece, waited in _timed(self._answer.chunks()):
             received += len(piece)
-            if waited > PATIENCE_SECONDS + received / SLOWEST_BYTES_A_SECOND:
+            if waited > transfer_seconds(received):
                 raise ProtocolError(f"{self.path}: it comes too slowly, {received:,} bytes in {waited:.0f} s")
             if self._most is not None and received > self._most:
                 raise ProtocolError(f"{self.path}: {self._most:,} bytes were promised, {received:,} or more came")

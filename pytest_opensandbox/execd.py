@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 
 from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.commands import MAX_STREAM_BYTES, CommandRequest, CommandRun
+from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
 from pytest_opensandbox.events import EventParser
 from pytest_opensandbox.models import Endpoint
@@ -20,6 +22,8 @@ SILENCE_SECONDS = 20.0
 """How long it may say nothing after that; it sends a ping every 3 s."""
 GRACE_SECONDS = 10.0
 """How long after its time limit a command is given up; the agent should have ended it before."""
+ENDING_SECONDS = 5.0
+"""How long it may take to end a command that was given up, or to learn what became of it."""
 
 _INTERRUPT_TIMEOUTS = (2.0, 8.0)  # The agent waits 3 s between SIGTERM and SIGKILL before it answers.
 _STATUS_TIMEOUTS = (2.0, 5.0)
@@ -35,7 +39,7 @@ class CommandCalls:
 
         Args:
             endpoint: the agent.
-            timeout: seconds to connect, and again for the answer.
+            timeout: seconds for all of it.
 
         Raises:
             ApiError: something else answers there.
@@ -44,7 +48,8 @@ class CommandCalls:
         Source: specs/execd-api.yaml, GET /ping.
         """
         connect = min(timeout, CONNECT_TIMEOUT_SECONDS)
-        self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read(max_seconds=timeout)
+        with time_limit(timeout):
+            self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read(max_seconds=timeout)
 
     def run_command(
         self,
@@ -124,13 +129,14 @@ class CommandCalls:
 
         Raises:
             ApiError: the agent refuses.
-            TransportError: the agent does not answer within 8 s.
+            TransportError: the agent does not answer within 10 s.
 
         Source: specs/execd-api.yaml, DELETE /command.
         """
         try:
-            query = [("id", command_id)]
-            self._transport.ask(endpoint, "DELETE", "/command", params=query, timeout=_INTERRUPT_TIMEOUTS).read()
+            with time_limit(sum(_INTERRUPT_TIMEOUTS)):
+                query = [("id", command_id)]
+                self._transport.ask(endpoint, "DELETE", "/command", params=query, timeout=_INTERRUPT_TIMEOUTS).read()
         except ApiError as exc:
             # 500 is how the agent says that it knows no such command, or that it has ended.
             if exc.status in (404, 500):
@@ -140,7 +146,9 @@ class CommandCalls:
 
     def _perform(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
         try:
-            return self._follow(endpoint, run)
+            # One in the background has said all when it has begun; another may run for as long as it says something.
+            with time_limit(self._transport.call_seconds if run.request.background else inf):
+                return self._follow(endpoint, run)
         except (CommandStartError, ApiError):
             raise
         except CommandLostError as exc:
@@ -195,7 +203,8 @@ class CommandCalls:
         """Ask the agent what became of a command whose events broke off; one that still runs is ended."""
         try:
             path = f"/command/status/{path_segment('command_id', run.command_id)}"
-            status = self._transport.ask(endpoint, "GET", path, timeout=_STATUS_TIMEOUTS).json()
+            with time_limit(ENDING_SECONDS):
+                status = self._transport.ask(endpoint, "GET", path, timeout=_STATUS_TIMEOUTS).json()
         except OpenSandboxError:
             status = None
         if not isinstance(status, dict) or status.get("running") is not False:
@@ -208,7 +217,8 @@ class CommandCalls:
         """Interrupt on the way out of a failure, which must not be hidden by another."""
         try:
             if run.command_id:
-                self.interrupt(endpoint, run.command_id)
+                with time_limit(ENDING_SECONDS):
+                    self.interrupt(endpoint, run.command_id)
         except OpenSandboxError:
             return
 

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pytest_opensandbox.answers import Answer
-from pytest_opensandbox.downloads import Download
+from pytest_opensandbox.deadlines import one_call, time_limit
+from pytest_opensandbox.downloads import Download, transfer_seconds
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, read_files
 from pytest_opensandbox.selections import check_agent_path, longest, queries, range_header
@@ -64,10 +65,12 @@ class FileCalls:
             )
             return answer.read()
 
-        # The same bytes in the same place, however often they are sent.
-        retry_idempotent(send)
-        self._check_sizes(endpoint, body.sizes)
+        with time_limit(transfer_seconds(len(body))):
+            # The same bytes in the same place, however often they are sent.
+            retry_idempotent(send)
+            self._check_sizes(endpoint, body.sizes)
 
+    @one_call
     def download_file(
         self,
         endpoint: Endpoint | str,
@@ -113,6 +116,7 @@ class FileCalls:
             self._check_changing(endpoint, download, before=info.size)
         return download
 
+    @one_call
     def files_info(self, endpoint: Endpoint | str, paths: Iterable[str]) -> dict[str, FileInfo]:
         """Return what the agent says of some paths; a link is described itself, not its target.
 
@@ -140,6 +144,7 @@ class FileCalls:
                 found[path] = FileInfo.from_wire(body[path])
         return found
 
+    @one_call
     def search_files(self, endpoint: Endpoint | str, directory: str, pattern: str = "**") -> list[FileInfo]:
         """Return the files below a directory whose name matches; directories are not among them.
 
@@ -165,6 +170,7 @@ class FileCalls:
         read = partial(Answer.json, needed=True)
         return list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
 
+    @one_call
     def remove_files(self, endpoint: Endpoint | str, paths: Iterable[str]) -> None:
         """Remove files; missing ones are fine.
 
@@ -181,6 +187,7 @@ class FileCalls:
         for query in queries(paths):
             self._ask_again(endpoint, "DELETE", "/files", query, Answer.read)
 
+    @one_call
     def make_directories(self, endpoint: Endpoint | str, paths: Iterable[str], *, mode: int = 0o755) -> None:
         """Make directories with their parents; existing ones are fine and keep their mode.
 
@@ -199,6 +206,7 @@ class FileCalls:
         if body:
             retry_idempotent(lambda: self._transport.ask(endpoint, "POST", "/directories", json=body).read())
 
+    @one_call
     def remove_directories(self, endpoint: Endpoint | str, paths: Iterable[str]) -> None:
         """Remove directories with all that is in them; missing ones are fine.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client import Client
+from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.lease import Lease
 from pytest_opensandbox.lost_creates import look_up, may_have_created
@@ -23,6 +24,11 @@ TAG_WORKER = "pytest-opensandbox.worker"
 TAG_PROJECT = "pytest-opensandbox.project"
 TAG_TEST = "pytest-opensandbox.test"
 TAG_CREATE = "pytest-opensandbox.create"
+
+DELETE_SECONDS = 30.0
+"""How long a server may take to delete a sandbox."""
+SILENT_SECONDS = 2.0
+"""How long it may take for the next one when it has not answered in that time, until it answers again."""
 
 _NO_ROOM_STATUS = 429
 _NOT_PLACED = "POD_READY_TIMEOUT"
@@ -155,6 +161,7 @@ class Lifecycle:
         self.ledger = Ledger()
         self.lease = Lease(client, seconds=lease_seconds)
         self.progress = Progress(tell)
+        self._delete_seconds = DELETE_SECONDS
 
     def launch(self, opts: SandboxOpts, *, test: str = "") -> Launched:
         """Create a sandbox and wait until commands can run in it; what does not become ready is deleted.
@@ -186,9 +193,17 @@ class Lifecycle:
             TransportError: the server does not answer; the sandbox stays in the ledger.
         """
         self.lease.release(sandbox_id)
-        if not self.ledger.is_gone(sandbox_id):
-            self.client.delete_sandbox(sandbox_id)
-            self.ledger.strike([sandbox_id])
+        if self.ledger.is_gone(sandbox_id):
+            return
+        try:
+            with time_limit(self._delete_seconds):
+                self.client.delete_sandbox(sandbox_id)
+        except TransportError as exc:
+            # A server that has stopped makes us wait for its answer once, not once for each sandbox.
+            self._delete_seconds = SILENT_SECONDS if exc.timed_out else DELETE_SECONDS
+            raise
+        self._delete_seconds = DELETE_SECONDS
+        self.ledger.strike([sandbox_id])
 
     def close(self) -> None:
         """Stop renewing; deletes nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, PauseError, SandboxFailedError, TransportError
 from pytest_opensandbox.models import SandboxResponse
 from pytest_opensandbox.printable import counted
@@ -13,6 +14,7 @@ from pytest_opensandbox.waits import poll_until_ready
 PAUSE_SECONDS = 300.0
 """How long a sandbox may take to become paused; Kubernetes stores its file system as an image meanwhile."""
 
+_LAST_ANSWER_SECONDS = 0.25
 _ON_THE_WAY = "Pausing"
 
 
@@ -43,7 +45,9 @@ class PauseWait:
 
         Source: docs/pause-resume.md: from Running by Pausing to Paused; a pause that fails leads to Running or Failed.
         """
-        return poll_until_ready(self._look, budget_seconds=timeout, on_timeout=self._timed_out)
+        # An answer that drips may take many times as long as the silence that a look allows for.
+        with time_limit(timeout + _LAST_ANSWER_SECONDS):
+            return poll_until_ready(self._look, budget_seconds=timeout, on_timeout=self._timed_out)
 
     def _look(self) -> SandboxResponse | None:
         before = self._last.state

@@ -10,7 +10,9 @@ from urllib.parse import urlencode
 
 from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.answers import Answer
+from pytest_opensandbox.deadlines import one_call, time_limit
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
+from pytest_opensandbox.health import Health
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import SandboxResponse, parse_time
 from pytest_opensandbox.opts import SandboxOpts, check_label
@@ -32,6 +34,7 @@ class SandboxCalls:
     _transport: Transport
     _create_timeout: float = CREATE_TIMEOUT_SECONDS
     _ends: dict[str, datetime | None]
+    _health: Health
 
     def create_sandbox(self, opts: SandboxOpts) -> SandboxResponse:
         """Create a sandbox; sent once, because a second try could create a second one.
@@ -50,9 +53,11 @@ class SandboxCalls:
         Source: specs/sandbox-lifecycle.yml, POST /sandboxes.
         """
         timeout = (CONNECT_TIMEOUT_SECONDS, self._create_timeout)
-        answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
-        return self._noted(SandboxResponse.from_wire(answer.json()))
+        with time_limit(sum(timeout)), self._health.watching():
+            answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
+            return self._noted(SandboxResponse.from_wire(answer.json()))
 
+    @one_call
     def get_sandbox(self, sandbox_id: str) -> SandboxResponse:
         """Return what the server says of a sandbox.
 
@@ -66,6 +71,7 @@ class SandboxCalls:
         """
         return retry_idempotent(lambda: self._look_at(sandbox_id))
 
+    @one_call
     def list_sandboxes(
         self, metadata: Mapping[str, str] | None = None, *, states: Iterable[str] = ()
     ) -> list[SandboxResponse]:
@@ -87,6 +93,7 @@ class SandboxCalls:
         query += [("state", state) for state in states]
         return read_listing(self._transport, "/sandboxes", query, SandboxResponse.from_wire)
 
+    @one_call
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Delete a sandbox with all that runs in it.
 
@@ -108,6 +115,7 @@ class SandboxCalls:
             self._ends.pop(sandbox_id, None)
         return True
 
+    @one_call
     def renew(self, sandbox_id: str, seconds: float) -> datetime:
         """Let a sandbox live for so long from now on, by the server's clock.
 
@@ -140,6 +148,7 @@ class SandboxCalls:
         """Return when a sandbox ends, as far as the server has told this client; None for never, or not known."""
         return self._ends.get(sandbox_id)
 
+    @one_call
     def pause(self, sandbox_id: str) -> None:
         """Ask for a sandbox to be frozen; Kubernetes keeps its file system alone, and takes its time.
 
@@ -153,6 +162,7 @@ class SandboxCalls:
         """
         self._transport.request("POST", f"{sandbox_path(sandbox_id)}/pause").read()
 
+    @one_call
     def resume(self, sandbox_id: str) -> None:
         """Ask for a paused sandbox to run again; see ``wait_ready_endpoint``, for its address may have changed.
 
@@ -166,6 +176,7 @@ class SandboxCalls:
         """
         self._transport.request("POST", f"{sandbox_path(sandbox_id)}/resume").read()
 
+    @one_call
     def patch_metadata(self, sandbox_id: str, changes: Mapping[str, str | None]) -> SandboxResponse:
         """Change labels of a sandbox.
 
@@ -189,6 +200,7 @@ class SandboxCalls:
             retry_idempotent(lambda: self._transport.request("PATCH", path, json=body).json())
         )
 
+    @one_call
     def diagnostics(
         self, sandbox_id: str, kind: Literal["logs", "events"] = "logs", *, scope: str | None = None
     ) -> str:

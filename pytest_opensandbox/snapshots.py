@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_opensandbox.addresses import path_segment
+from pytest_opensandbox.deadlines import one_call, time_limit
 from pytest_opensandbox.errors import NotFoundError
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import Snapshot
@@ -14,6 +15,7 @@ from pytest_opensandbox.waits import poll_until_ready, retry_idempotent
 SNAPSHOT_SECONDS = 900.0
 """How long a snapshot may take; Kubernetes allows itself as much, and Docker takes its time for a large one."""
 
+_LAST_ANSWER_SECONDS = 0.25
 _READY = "Ready"
 _FINAL_STATES = frozenset({_READY, "Failed"})
 
@@ -26,6 +28,7 @@ class SnapshotCalls:
 
     _transport: Transport
 
+    @one_call
     def create_snapshot(self, sandbox_id: str, name: str | None = None) -> Snapshot:
         """Begin a snapshot of a running sandbox; it is of use when its state is ``Ready``.
 
@@ -45,6 +48,7 @@ class SnapshotCalls:
         body = {} if name is None else {"name": name}
         return Snapshot.from_wire(self._transport.request("POST", path, json=body).json())
 
+    @one_call
     def get_snapshot(self, snapshot_id: str) -> Snapshot:
         """Return what the server says of a snapshot.
 
@@ -85,11 +89,13 @@ class SnapshotCalls:
         def time_is_up(waited: float, attempts: int) -> SnapshotFailedError:
             return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'look')}")
 
-        ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)
+        with time_limit(timeout + _LAST_ANSWER_SECONDS):
+            ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)
         if ready.state != _READY:
             raise _failed(ready, message=ready.message)
         return ready
 
+    @one_call
     def list_snapshots(self, sandbox_id: str | None = None, name: str | None = None) -> list[Snapshot]:
         """Return all snapshots, or those of one sandbox, or of one name.
 
@@ -102,6 +108,7 @@ class SnapshotCalls:
         query = [(key, value) for key, value in (("sandboxId", sandbox_id), ("name", name)) if value is not None]
         return read_listing(self._transport, "/snapshots", query, Snapshot.from_wire)
 
+    @one_call
     def delete_snapshot(self, snapshot_id: str) -> bool:
         """Delete a snapshot.
 

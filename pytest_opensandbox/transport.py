@@ -29,11 +29,13 @@ from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.printable import redacted
 from pytest_opensandbox.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error, read_date
 from pytest_opensandbox.trouble import TROUBLE, explain, is_stale, is_unsent
-from pytest_opensandbox.wire import has_more
+from pytest_opensandbox.wire import TooSlowError, has_more
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 30.0
+CALL_TIMES = 4
+"""How many times as long as one answer may be silent a whole call may take."""
 ERROR_BODY_SECONDS = 3.0
 """How long the text of an error may take once its status is known; some promise bytes that never come."""
 
@@ -175,6 +177,11 @@ class Transport:
             secrets=endpoint.secrets,
         )
 
+    @property
+    def call_seconds(self) -> float:
+        """How long one call of the client may take, with all its answers, retries and waits."""
+        return CALL_TIMES * self.timeouts[1] + CONNECT_TIMEOUT_SECONDS
+
     def within(self, seconds: float) -> Timeouts:
         """Return the usual time-outs, cut to what is left of a budget; seconds."""
         return min(self.timeouts[0], seconds), min(self.timeouts[1], seconds)
@@ -276,6 +283,8 @@ def _reader(
                 seconds = min(silence if seconds is None else seconds, time_left())
             if seconds is not None and sock is not None:
                 sock.settimeout(max(seconds, 0.001))
+            if time_left() <= 0:
+                raise TooSlowError("it came too slowly")
             piece: bytes = raw.read1(_READ_BYTES)
         except TROUBLE as exc:
             raise fail(exc, seconds) from None

@@ -8,7 +8,7 @@ from ssl import SSLCertVerificationError
 import requests
 import urllib3
 
-from pytest_opensandbox.wire import root_cause
+from pytest_opensandbox.wire import TooSlowError, root_cause
 
 TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, UnicodeError)
 """Everything that the HTTP libraries raise where no whole answer comes."""
@@ -45,6 +45,8 @@ def explain(error: Exception, timeouts: tuple[float, float]) -> tuple[str, bool]
         return f"the environment's HTTP proxy failed ({cause}): see HTTP_PROXY, HTTPS_PROXY and NO_PROXY", False
     if isinstance(cause, SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message}): {_OWN_AUTHORITY}", False
+    if isinstance(cause, TooSlowError):
+        return f"{cause}, its time is over", True
     if isinstance(error, requests.Timeout) or isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
         return f"no byte within {timeouts[1]:g} s", True
     if isinstance(cause, RemoteDisconnected):

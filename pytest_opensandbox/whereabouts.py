@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pytest_opensandbox.client import Client
+from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import CommandLostError, OpenSandboxError, SharedAgentError, TransportError
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.refusals import has_no_address
 
 T = TypeVar("T")
+
+ASKING_SECONDS = 5.0
+"""How long the server may take to say where an agent is that does not answer."""
 
 
 class Whereabouts:
@@ -72,8 +76,9 @@ class Whereabouts:
     def _has_moved(self) -> bool:
         """Ask for the address once; where it is another, wait until the agent answers there."""
         try:
-            if self._client.discover_execd(self.endpoint.sandbox_id) == self.endpoint:
-                return False
+            with time_limit(ASKING_SECONDS):
+                if self._client.discover_execd(self.endpoint.sandbox_id) == self.endpoint:
+                    return False
         except OpenSandboxError as exc:
             if not has_no_address(exc):
                 return False

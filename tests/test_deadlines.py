@@ -57,7 +57,7 @@ def test_a_silent_server_is_given_no_longer_than_the_limit(silent_url):
 
 
 def test_after_the_limit_nothing_is_waited_for(silent_url):
-    with Client(silent_url) as client, time_limit(-1), pytest.raises(TransportError, match=r"0\.01 s"):
+    with Client(silent_url) as client, time_limit(-1), pytest.raises(TransportError, match="its time is over"):
         client.list_sandboxes()
 
 

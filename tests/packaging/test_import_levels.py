@@ -14,9 +14,10 @@ LEVELS = {
         [
             (
                 "deadlines",
+                "json_limits",
                 "printable",
-                "wire",
             ),
+            ("wire",),
             (
                 "errors",
                 "masking",
@@ -71,6 +72,7 @@ LEVELS = {
                 "docker_guard",
                 "execd",
                 "files",
+                "health",
                 "invocations",
                 "listings",
                 "places",
