@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
@@ -10,9 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.json_limits import MAX_VALUES, JsonLimitError, read_json
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Most that is read of a body that is no file and no stream of events."""
+MAX_BODY_BYTES = 1024 * 1024
+"""Most that is read of a body that is no file, no stream of events, and no listing."""
 MAX_BODY_SECONDS = 300.0
 """Longest time for such a body, however steadily it drips."""
 BODY_TIMES = 10
@@ -48,6 +48,8 @@ class Answer:
         self._read_some = read_some
         self._close = close
         self._has_more = has_more
+        self.received = 0
+        """Bytes of the body that ``read`` has taken."""
         self._most_seconds = min(BODY_TIMES * silence, MAX_BODY_SECONDS)
 
     @property
@@ -94,24 +96,28 @@ class Answer:
                     raise ProtocolError(f"an answer has more than {max_bytes:,} bytes")
                 if time.monotonic() > deadline:
                     raise ProtocolError(f"an answer is not complete after {max_seconds:g} s")
+        self.received = len(body)
         return bytes(body)
 
-    def json(self, *, needed: bool = False) -> Any:
+    def json(self, *, needed: bool = False, max_bytes: int = MAX_BODY_BYTES, max_values: int = MAX_VALUES) -> Any:
         """Return the body as JSON, None for an empty one.
 
         Args:
             needed: whether an empty one is refused.
+            max_bytes: most that is taken.
+            max_values: most objects, lists and members of them: a few bytes become many in memory.
 
         Raises:
-            ProtocolError: no JSON, or too long.
+            ProtocolError: no JSON, or too much of it.
             TransportError: it broke off.
         """
-        body = self.read()
+        body = self.read(max_bytes=max_bytes)
         try:
-            return json.loads(body.decode("utf-8")) if needed or body.strip() else None
-        except (ValueError, RecursionError):
+            return read_json(body, max_values=max_values) if needed or body.strip() else None
+        except ValueError as exc:
             shown = body[:200].decode("utf-8", "replace")
-            raise ProtocolError(f"an answer must be JSON, this one begins with {shown!r}") from None
+            limit = f" and has {exc}" if isinstance(exc, JsonLimitError) else ""
+            raise ProtocolError(f"an answer must be JSON, this one begins with {shown!r}{limit}") from None
 
     def close(self) -> None:
         """Let go of the connection, without reading the rest."""

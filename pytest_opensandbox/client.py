@@ -22,6 +22,8 @@ from pytest_opensandbox.snapshots import SnapshotCalls
 from pytest_opensandbox.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
 
+_ENDPOINT_BYTES = 65_536
+
 
 class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
     """Talks to one OpenSandbox server and to the agents in its sandboxes; safe to use from several threads.
@@ -205,7 +207,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)
         answer = self._transport.request("GET", path, params=params, timeout=timeout)
         try:
-            body = answer.json()
+            body = answer.json(max_bytes=_ENDPOINT_BYTES)
         except ProtocolError:
             # Without the text of the answer: it may hold what opens the sandbox.
             raise ProtocolError("an endpoint must be JSON, the server sent something else") from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.json_limits import read_json
 
-MAX_EVENT_BYTES = 256 * 1024 * 1024
+MAX_EVENT_BYTES = 32 * 1024 * 1024
 """Longest line that is taken for an event; output is one event a line, and a line of 20 MB is ordinary."""
 
 _DATA_FIELD = b"data:"
@@ -116,8 +116,8 @@ def parse_line(line: bytes) -> Event | None:
     if not line.startswith(b"{"):
         return None
     try:
-        return _read_event(json.loads(line.decode("utf-8", "replace")))
-    except (ValueError, RecursionError) as exc:
+        return _read_event(read_json(line, errors="replace"))
+    except ValueError as exc:
         shown = line[:_SHOWN_BYTES].decode("utf-8", "replace")
         raise ProtocolError(f"the agent sent an event that is not JSON: {shown!r}") from exc
 

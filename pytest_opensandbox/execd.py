@@ -27,6 +27,7 @@ ENDING_SECONDS = 5.0
 
 _INTERRUPT_TIMEOUTS = (2.0, 8.0)  # The agent waits 3 s between SIGTERM and SIGKILL before it answers.
 _STATUS_TIMEOUTS = (2.0, 5.0)
+_STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, however long it is
 
 
 class CommandCalls:
@@ -204,7 +205,9 @@ class CommandCalls:
         try:
             path = f"/command/status/{path_segment('command_id', run.command_id)}"
             with time_limit(ENDING_SECONDS):
-                status = self._transport.ask(endpoint, "GET", path, timeout=_STATUS_TIMEOUTS).json()
+                status = self._transport.ask(endpoint, "GET", path, timeout=_STATUS_TIMEOUTS).json(
+                    max_bytes=_STATUS_BYTES
+                )
         except OpenSandboxError:
             status = None
         if not isinstance(status, dict) or status.get("running") is not False:

@@ -22,6 +22,12 @@ T = TypeVar("T")
 TRANSFER_TIMEOUTS = (30.0, 60.0)
 """Seconds for a transfer to begin and for a socket that is written to, and seconds between two bytes read."""
 
+MAX_FOUND = 100_000
+"""Most files that a search may find."""
+MAX_SEARCH_BYTES = 32 * 1024 * 1024
+"""Most that is read of the answer to a search."""
+
+_VALUES_OF_FILE = 9
 # A directory is announced with the largest number there is, and then breaks off.
 _NO_FILE_BYTES = 2**62
 
@@ -160,6 +166,7 @@ class FileCalls:
         Raises:
             NotFoundError: no such directory.
             ApiError: the agent refuses, for example a malformed pattern.
+            ProtocolError: the answer is not what it should be, or tells of more than 100,000 files.
             TransportError: no answer.
 
         Source: specs/execd-api.yaml, GET /files/search.
@@ -167,8 +174,11 @@ class FileCalls:
         check_agent_path(directory)
         query = [("path", directory), ("pattern", pattern)]
         # Nothing found is null, or an empty list, and never nothing at all.
-        read = partial(Answer.json, needed=True)
-        return list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
+        read = partial(Answer.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=_VALUES_OF_FILE * MAX_FOUND)
+        found = list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
+        if len(found) > MAX_FOUND:
+            raise ProtocolError(f"a search found more than {MAX_FOUND:,} files: search in smaller directories")
+        return found
 
     @one_call
     def remove_files(self, endpoint: Endpoint | str, paths: Iterable[str]) -> None:

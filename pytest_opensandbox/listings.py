@@ -14,6 +14,12 @@ PAGE_SIZE = 200
 """Entries on a page, the most that servers give."""
 MAX_PAGES = 1_000
 """More of them than any server can have; one that goes on is broken."""
+MAX_ENTRIES = 50_000
+"""Most entries of all pages together."""
+MAX_BYTES = 16 * 1024 * 1024
+"""Most bytes of all pages together; a sandbox with its labels has about one kilobyte."""
+MAX_PAGE_VALUES = 100_000
+"""Most values of one page."""
 
 Item = TypeVar("Item", SandboxResponse, Snapshot)
 
@@ -35,12 +41,18 @@ def read_listing(transport: Transport, path: str, query: Query, from_wire: Calla
     Raises:
         ApiError: the server refuses.
         TransportError: no answer.
-        ProtocolError: a page is neither a list nor an object with ``items``, or they do not end.
+        ProtocolError: a page is neither a list nor an object with ``items``, or they do not end, or all together are
+            more than ``MAX_ENTRIES`` or ``MAX_BYTES``.
     """
     found: dict[str, Item] = {}
+    left = MAX_BYTES
     for number in range(1, MAX_PAGES + 1):
-        items, more = _read_page(_get_page(transport, path, query, number))
+        page, size = _get_page(transport, path, query, number, left)
+        left -= size
+        items, more = _read_page(page)
         known = len(found)
+        if known + len(items) > MAX_ENTRIES:
+            raise ProtocolError(f"a listing has more than {MAX_ENTRIES:,} entries")
         for item in map(from_wire, items):
             found.setdefault(item.id, item)
         # A page that brings nothing new ends it too, or a broken server would keep us for ever.
@@ -49,9 +61,16 @@ def read_listing(transport: Transport, path: str, query: Query, from_wire: Calla
     raise ProtocolError(f"a listing has more than {MAX_PAGES:,} pages")
 
 
-def _get_page(transport: Transport, path: str, query: Query, number: int) -> Any:
+def _get_page(transport: Transport, path: str, query: Query, number: int, max_bytes: int) -> tuple[Any, int]:
+    """Return one page, and how many bytes it took."""
     params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
-    return retry_idempotent(lambda: transport.request("GET", path, params=params).json())
+
+    def get() -> tuple[Any, int]:
+        answer = transport.request("GET", path, params=params)
+        body = answer.json(max_bytes=max_bytes, max_values=MAX_PAGE_VALUES)
+        return body, answer.received
+
+    return retry_idempotent(get)
 
 
 def _read_page(body: Any) -> tuple[list[Any], bool]:

@@ -288,9 +288,9 @@ def _check_id(what: str, body: Any) -> None:
 
 def _count(value: Any) -> int:
     """Return a number of bytes; what JSON also allows, such as ``Infinity``, is none."""
-    if isinstance(value, float) or int(value) < 0:
+    if not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(value)
-    return int(value)
+    return value
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError, TransportError
+from pytest_opensandbox.json_limits import read_json
 
 MAX_ERROR_BYTES = 65_536
 """Most that is read of an error's body."""
@@ -88,8 +89,8 @@ def read_error(body: bytes) -> tuple[str, str]:
     """
     text = body.decode("utf-8", "replace").strip()
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
+        parsed = read_json(body, errors="replace")
+    except ValueError:
         return "", text
     if not isinstance(parsed, dict):
         return "", text

@@ -25,6 +25,7 @@ DIAGNOSTICS_CHARACTERS = 65_536
 """Most that is kept of a sandbox's logs, its end."""
 
 _NO_DIAGNOSTICS_STATUSES = frozenset({400, 404, 405, 501})
+_DIAGNOSTICS_BYTES = 16 * 1024 * 1024
 _NO_LOGS = "(no logs)"
 
 
@@ -253,8 +254,8 @@ def sandbox_path(sandbox_id: str) -> str:
 def _read_diagnostics(answer: Answer) -> str:
     """Return the text inside the JSON of newer servers, or the text that older ones send."""
     if "json" not in (answer.headers.get("Content-Type") or ""):
-        text = answer.read().decode("utf-8", "replace")
-    elif isinstance(body := answer.json(), dict) and "delivery" in body:
+        text = answer.read(max_bytes=_DIAGNOSTICS_BYTES).decode("utf-8", "replace")
+    elif isinstance(body := answer.json(max_bytes=_DIAGNOSTICS_BYTES), dict) and "delivery" in body:
         text = str(body.get("content") or "")
     else:
         raise ProtocolError(f"diagnostics must have a delivery, the server sent {str(body)[:200]}")
