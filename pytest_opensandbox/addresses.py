@@ -98,7 +98,8 @@ def is_own_proxy(url: str, root: str) -> bool:
 
 def is_loopback(url: str) -> bool:
     """Tell whether a URL stays on this machine, where no proxy of the environment can reach."""
-    host = urlsplit(url).hostname or ""
+    parts = _split(url)
+    host = "" if parts is None else parts.hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -123,7 +124,10 @@ def path_segment(field: str, value: str) -> str:
     """
     if not isinstance(value, str) or value in ("", ".", ".."):
         raise ConfigError(field, "be an id that the server gave", value)
-    return quote(value, safe="")
+    try:
+        return quote(value, safe="")
+    except UnicodeEncodeError:
+        raise ConfigError(field, "be text that UTF-8 can write", value) from None
 
 
 def without_secrets(url: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from math import ceil, isfinite
+from math import ceil
 from types import TracebackType
 from typing import Any
 
@@ -15,9 +15,10 @@ from pytest_opensandbox.files import FileCalls
 from pytest_opensandbox.health import Health
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import EXECD_PORT, Endpoint, SandboxResponse
+from pytest_opensandbox.opts import check_seconds
 from pytest_opensandbox.pauses import PAUSE_SECONDS, PauseWait
 from pytest_opensandbox.readiness import Looks, ReadyWait
-from pytest_opensandbox.sandboxes import CREATE_TIMEOUT_SECONDS, SandboxCalls, sandbox_path
+from pytest_opensandbox.sandboxes import CREATE_TIMEOUT_SECONDS, LONGEST_LEASE_SECONDS, SandboxCalls, sandbox_path
 from pytest_opensandbox.snapshots import SnapshotCalls
 from pytest_opensandbox.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
@@ -55,6 +56,8 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
     ) -> None:
         # First of all, so that no frame of ours shows the key in a traceback.
         api_key = masked(api_key)
+        check_seconds("request_timeout", request_timeout)
+        check_seconds("create_timeout", create_timeout)
         self._transport = Transport(lifecycle_url, api_key, request_timeout=request_timeout, ca_bundle=ca_bundle)
         self._use_server_proxy = use_server_proxy
         self._create_timeout = create_timeout
@@ -72,8 +75,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
                 clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
 
         Raises:
-            ConfigError: ``port`` is none, ``signed_for`` is not more than 0, or the client goes through the server's
-                own proxy.
+            ConfigError: ``port`` or ``signed_for`` is out of range, or the client goes through the server's own proxy.
             NotFoundError: no such sandbox, or it has no address yet.
             ApiError: the server refuses.
             ProtocolError: the answer is not an address.
@@ -110,6 +112,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
             NotFoundError: no such sandbox.
             ApiError: the server refuses.
         """
+        check_seconds("timeout", timeout)
         looks = Looks(
             state=lambda seconds: self._look_at(sandbox_id, self._transport.within(seconds)),
             endpoint=lambda seconds: self._look_up(sandbox_id, EXECD_PORT, self._transport.within(seconds)),
@@ -131,6 +134,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
             NotFoundError: no such sandbox.
             ApiError: the server refuses.
         """
+        check_seconds("timeout", timeout)
         return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id, self._transport.within(timeout))).wait(timeout)
 
     @one_call
@@ -161,6 +165,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
 
         Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
         """
+        check_seconds("timeout", timeout)
         self._health.check(timeout)
 
     def replace_server(self, lifecycle_url: str, api_key: str) -> None:
@@ -195,15 +200,14 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
         """Return what asks for a signed address."""
         if seconds is None:
             return ()
-        if not (isfinite(seconds) and seconds > 0):
-            raise ConfigError("signed_for", "be more than 0", seconds)
+        check_seconds("signed_for", seconds, most=LONGEST_LEASE_SECONDS)
         if self._use_server_proxy:
             raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
         return (("expires", str(ceil(self._transport.server_time() + seconds))),)
 
     def _look_up(self, sandbox_id: str, port: int, timeout: Timeouts | None = None, *, query: Query = ()) -> Endpoint:
         """Ask for an endpoint once."""
-        path = f"{sandbox_path(sandbox_id)}/endpoints/{port:d}"
+        path = f"{sandbox_path(sandbox_id)}/endpoints/{port}"
         params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)
         answer = self._transport.request("GET", path, params=params, timeout=timeout)
         try:

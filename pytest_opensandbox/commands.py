@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.events import Event, EventError
-from pytest_opensandbox.opts import check_env
+from pytest_opensandbox.opts import check_env, check_seconds
 from pytest_opensandbox.results import CommandResult
 from pytest_opensandbox.streams import Callback, Lines
 
@@ -79,7 +79,7 @@ class CommandRequest:
         if not isinstance(self.command, str) and self.command[0].startswith("-"):
             raise ConfigError("command", "begin with a program's name, which has no leading dash", self.command)
         check_directory(self.cwd)
-        check_seconds(self.timeout)
+        check_time_limit(self.timeout)
         check_env(self.env or {})
         for name, number in (("uid", self.uid), ("gid", self.gid)):
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
@@ -243,15 +243,14 @@ def check_directory(cwd: str | None) -> None:
         raise ConfigError("cwd", "be the absolute path of a directory in the sandbox, such as '/workspace'", cwd)
 
 
-def check_seconds(timeout: float | None) -> None:
+def check_time_limit(timeout: float | None) -> None:
     """Refuse what is no time limit.
 
     Raises:
-        ConfigError: no number, or not more than 0; None is fine.
+        ConfigError: no number, not more than 0, or longer than a year.
     """
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and math.isfinite(timeout) and timeout > 0):
-        raise ConfigError("timeout", "be seconds, more than 0, or None for no limit", timeout)
+    if timeout is not None:
+        check_seconds("timeout", timeout, rule="be seconds, more than 0, or None for no limit")
 
 
 def check_command(command: str | Sequence[str]) -> None:

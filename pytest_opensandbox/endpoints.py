@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pytest_opensandbox.addresses import endpoint_url, own_proxy_url
 from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.framing import is_of_http
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.printable import MaskedText
 
@@ -63,6 +64,8 @@ def _headers(value: Any) -> dict[str, MaskedText]:
     for name, text in headers.items():
         if not (_NAME.fullmatch(name) and text.can_be_sent):
             raise ProtocolError(f"the headers of an endpoint must be such that HTTP can carry them, {name!r} is not")
+        if is_of_http(name):
+            raise ProtocolError(f"the headers of an endpoint must leave HTTP's own alone, {name!r} is one of them")
     return headers
 
 

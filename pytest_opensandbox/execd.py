@@ -12,6 +12,7 @@ from pytest_opensandbox.deadlines import time_limit
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
 from pytest_opensandbox.events import EventParser
 from pytest_opensandbox.models import Endpoint
+from pytest_opensandbox.opts import check_seconds
 from pytest_opensandbox.results import CommandResult
 from pytest_opensandbox.streams import Callback
 from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, Transport
@@ -48,6 +49,7 @@ class CommandCalls:
 
         Source: specs/execd-api.yaml, GET /ping.
         """
+        check_seconds("timeout", timeout)
         connect = min(timeout, CONNECT_TIMEOUT_SECONDS)
         with time_limit(timeout):
             self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read(max_seconds=timeout)

@@ -53,8 +53,15 @@ class HTTPSession:
         self._session.close()
 
 
+class _Session(requests.Session):
+    """A session that does not even look where a redirect leads: it would read all of its body first, unpacked."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
+
+
 def _session(*, trust_env: bool) -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     session.trust_env = trust_env
     # A cookie knows no port, so what one sandbox sets on 127.0.0.1 would be sent to all others.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

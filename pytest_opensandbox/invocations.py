@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_opensandbox.commands import check_command, check_directory, check_seconds
+from pytest_opensandbox.commands import check_command, check_directory, check_time_limit
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.opts import check_env
 from pytest_opensandbox.ownership import ID_VARIABLE
@@ -107,7 +107,7 @@ class Invocation:
     def __post_init__(self) -> None:
         check_command(self.command)
         check_directory(self.cwd)
-        check_seconds(self.timeout)
+        check_time_limit(self.timeout)
         check_env(self.env or {})
         if not isinstance(self.max_bytes, int) or self.max_bytes < 2:
             raise ConfigError("max_bytes", "be a whole number of bytes, at least 2", self.max_bytes)

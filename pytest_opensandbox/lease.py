@@ -8,7 +8,7 @@ from collections import deque
 
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.deadlines import time_limit
-from pytest_opensandbox.errors import NotFoundError, OpenSandboxError
+from pytest_opensandbox.errors import NotFoundError
 
 _TURNS_PER_LEASE = 4
 _TURNS_PER_LEASE_IN_TROUBLE = 16
@@ -88,7 +88,7 @@ class Lease:
                 self._client.renew(sandbox_id, self.seconds)
         except NotFoundError:
             self.release(sandbox_id)
-        except OpenSandboxError:
+        except Exception:  # noqa: BLE001 - a thread that dies of it would let all the other sandboxes die
             with self._lock:
                 self._is_in_trouble = True
                 # The last in the next turn, so that it does not keep others from theirs.

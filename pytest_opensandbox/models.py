@@ -19,6 +19,7 @@ EXECD_PORT = 44772
 FINAL_STATES = frozenset({"Failed", "Stopping", "Terminated"})
 """States that no sandbox leaves for a better one; Kubernetes lists for a while what it is deleting."""
 
+_ID_CHARACTERS = 500
 _FRACTION = re.compile(r"\.(\d+)")
 
 
@@ -282,7 +283,9 @@ def read_files(body: Any) -> Iterator[FileInfo]:
 
 
 def _check_id(what: str, body: Any) -> None:
-    if not isinstance(body, dict) or not body.get("id"):
+    found = body.get("id") if isinstance(body, dict) else None
+    # It goes into paths, headers and reports.
+    if type(found) not in (str, int) or not 0 < len(str(found)) <= _ID_CHARACTERS or not str(found).isprintable():
         raise ProtocolError(f"{what} must be an object with an id, the server sent {str(body)[:200]}")
 
 

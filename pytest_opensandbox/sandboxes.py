@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Literal
@@ -15,7 +14,7 @@ from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, Prot
 from pytest_opensandbox.health import Health
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import SandboxResponse, parse_time
-from pytest_opensandbox.opts import SandboxOpts, check_label
+from pytest_opensandbox.opts import SandboxOpts, check_label, check_seconds
 from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, Timeouts, Transport
 from pytest_opensandbox.waits import retry_idempotent
 
@@ -23,6 +22,9 @@ CREATE_TIMEOUT_SECONDS = 300.0
 """How long a create may take; on Docker the image is pulled meanwhile."""
 DIAGNOSTICS_CHARACTERS = 65_536
 """Most that is kept of a sandbox's logs, its end."""
+
+LONGEST_LEASE_SECONDS = 10 * 365 * 86_400.0
+"""Longest life that can be asked for."""
 
 _NO_DIAGNOSTICS_STATUSES = frozenset({400, 404, 405, 501})
 _DIAGNOSTICS_BYTES = 16 * 1024 * 1024
@@ -90,7 +92,10 @@ class SandboxCalls:
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes.
         """
         # The labels are a query inside one parameter of the query.
-        query = [("metadata", urlencode(dict(metadata)))] if metadata else []
+        try:
+            query = [("metadata", urlencode(dict(metadata)))] if metadata else []
+        except UnicodeEncodeError:
+            raise ConfigError("metadata", "be text that UTF-8 can write", metadata) from None
         query += [("state", state) for state in states]
         return read_listing(self._transport, "/sandboxes", query, SandboxResponse.from_wire)
 
@@ -122,12 +127,13 @@ class SandboxCalls:
 
         Args:
             sandbox_id: the sandbox.
-            seconds: more than 0; fewer than it has left shorten its life.
+            seconds: more than 0, at most ten years; fewer than it has left shorten its life.
 
         Returns:
             When it will end, with time zone.
 
         Raises:
+            ConfigError: ``seconds`` are none.
             NotFoundError: no such sandbox.
             ConflictError: it has no end, or its state forbids it.
             ApiError: the server refuses.
@@ -135,8 +141,7 @@ class SandboxCalls:
 
         Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/renew-expiration.
         """
-        if not (math.isfinite(seconds) and seconds > 0):
-            raise ConfigError("seconds", "be more than 0", seconds)
+        check_seconds("seconds", seconds, most=LONGEST_LEASE_SECONDS)
         moment = datetime.fromtimestamp(self._transport.server_time() + seconds, timezone.utc)
         body = {"expiresAt": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
         path = f"{sandbox_path(sandbox_id)}/renew-expiration"
@@ -223,7 +228,7 @@ class SandboxCalls:
 
         Source: specs/diagnostic-api.yml, GET /sandboxes/{sandboxId}/diagnostics/{kind}.
         """
-        path = f"{sandbox_path(sandbox_id)}/diagnostics/{kind}"
+        path = f"{sandbox_path(sandbox_id)}/diagnostics/{path_segment('kind', kind)}"
         params = [("scope", scope or ("container" if kind == "logs" else "runtime"))]
         try:
             return retry_idempotent(lambda: _read_diagnostics(self._transport.request("GET", path, params=params)))

@@ -7,6 +7,7 @@ from pytest_opensandbox.deadlines import one_call, time_limit
 from pytest_opensandbox.errors import NotFoundError
 from pytest_opensandbox.listings import read_listing
 from pytest_opensandbox.models import Snapshot
+from pytest_opensandbox.opts import check_seconds
 from pytest_opensandbox.printable import counted
 from pytest_opensandbox.setup_errors import SnapshotFailedError
 from pytest_opensandbox.transport import Transport
@@ -78,6 +79,7 @@ class SnapshotCalls:
             ApiError: the server refuses.
             TransportError: no answer.
         """
+        check_seconds("timeout", timeout)
         snapshot = known or self.get_snapshot(snapshot_id)
 
         def look() -> Snapshot | None:

@@ -22,7 +22,8 @@ from pytest_opensandbox.addresses import (
 )
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.deadlines import time_left
-from pytest_opensandbox.errors import ApiError, TransportError
+from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
+from pytest_opensandbox.framing import is_of_http
 from pytest_opensandbox.http_session import HTTPSession
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import Endpoint
@@ -45,6 +46,7 @@ Query = Sequence[tuple[str, str]]
 _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _READ_BYTES = 65_536
+_LAST_MOMENT = 7_258_118_400.0  # the year 2200
 
 
 class Transport:
@@ -160,11 +162,14 @@ class Transport:
         everything else is in the hands of what runs in the sandbox.
 
         Raises:
+            ConfigError: the endpoint is no URL, or sets headers that are HTTP's own.
             ApiError: an answer that is not 2xx.
             TransportError: no answer.
         """
         if isinstance(endpoint, str):
             endpoint = Endpoint(checked_url(endpoint))
+        if own := [name for name in endpoint.headers if is_of_http(name)]:
+            raise ConfigError("headers", "leave HTTP's own alone", own)
         return self.request(
             method,
             type(endpoint.url)(f"{endpoint.url.removesuffix('/')}{path}"),
@@ -264,7 +269,8 @@ class Transport:
 
     def _note_clock(self, date: str | None) -> None:
         moment = read_date(date)
-        if moment is not None:
+        # A clock that is far away would lead times out of what can be written.
+        if moment is not None and 0 <= moment < _LAST_MOMENT:
             with self._clock_lock:
                 self._clock_offset = moment - time.time()
 

@@ -92,8 +92,8 @@ def content_size(file: FileUpload) -> int:
         here = content.tell()
         size = content.seek(0, 2) - here
         content.seek(here)
-    except OSError as exc:
-        raise ConfigError("content", f"be a file that can be read ({exc.strerror or exc})", content) from exc
+    except (OSError, ValueError) as exc:
+        raise _unreadable(content, exc) from exc
     return max(size, 0)
 
 
@@ -110,7 +110,10 @@ def _content(file: FileUpload, size: int) -> Iterator[bytes]:
     with _open(file) as source:
         left = size
         while left > 0:
-            piece = source.read(min(left, CHUNK_BYTES))
+            try:
+                piece = source.read(min(left, CHUNK_BYTES))
+            except (OSError, ValueError) as exc:
+                raise _unreadable(file.content, exc) from exc
             if not piece:
                 raise ConfigError("content", f"not shrink while it is sent; {left:,} bytes are missing", file.path)
             left -= len(piece)
@@ -140,4 +143,13 @@ def _open(file: FileUpload) -> BinaryIO | _Kept:
     try:
         return content.open("rb")
     except OSError as exc:
-        raise ConfigError("content", f"be a file that can be read ({exc.strerror or exc})", content) from exc
+        raise _unreadable(content, exc) from exc
+
+
+def _unreadable(content: object, error: OSError | ValueError) -> ConfigError:
+    """Return the error with the file's name, which what ``read`` raises does not have."""
+    if isinstance(error, ConfigError):
+        return error
+    why = getattr(error, "strerror", None) or str(error)
+    named = content if isinstance(content, Path) else getattr(content, "name", content)
+    return ConfigError("content", f"be a file that can be read ({why})", named)

@@ -14,6 +14,7 @@ LEVELS = {
         [
             (
                 "deadlines",
+                "framing",
                 "json_limits",
                 "printable",
             ),
