@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
@@ -28,7 +27,8 @@ from pytest_opensandbox.http_session import HTTPSession
 from pytest_opensandbox.keys import masked
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.printable import redacted
-from pytest_opensandbox.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error, read_date
+from pytest_opensandbox.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error
+from pytest_opensandbox.server_clock import ServerClock
 from pytest_opensandbox.trouble import TROUBLE, explain, is_stale, is_unsent
 from pytest_opensandbox.wire import TooSlowError, has_more
 
@@ -46,7 +46,6 @@ Query = Sequence[tuple[str, str]]
 _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _READ_BYTES = 65_536
-_LAST_MOMENT = 7_258_118_400.0  # the year 2200
 
 
 class Transport:
@@ -84,8 +83,7 @@ class Transport:
         # Asked for once: the environment's own bundle counts on this machine too, its proxy does not.
         usual = self._http.of_process().merge_environment_settings(self.root, {}, True, ca_bundle or True, None)
         self._verify = usual["verify"]
-        self._clock_lock = threading.Lock()
-        self._clock_offset = 0.0
+        self._clock = ServerClock()
 
     def replace_server(self, base_url: str, api_key: str) -> None:
         """Speak from now on with another server, which has been started in the place of one that died.
@@ -139,7 +137,7 @@ class Transport:
         request = requests.Request(method, url, headers=sent, params=params, data=body)
         answer = self._exchange(request, _cut(timeout or self.timeouts), secrets)
         if own:
-            self._note_clock(answer.headers.get("Date"))
+            self._clock.note(answer.headers.get("Date"))
         if 200 <= answer.status < 300:
             return answer
         raise self._refusal(answer, method, url, secrets)
@@ -193,8 +191,7 @@ class Transport:
 
     def server_time(self) -> float:
         """Return the server's clock, as its last answer showed it; seconds since 1970."""
-        with self._clock_lock:
-            return time.time() + self._clock_offset
+        return self._clock.now()
 
     def close(self) -> None:
         """Close all connections."""
@@ -266,13 +263,6 @@ class Transport:
 
     def _redact(self, text: str, secrets: Sequence[str]) -> str:
         return self._key.redact(redacted(text, secrets))
-
-    def _note_clock(self, date: str | None) -> None:
-        moment = read_date(date)
-        # A clock that is far away would lead times out of what can be written.
-        if moment is not None and 0 <= moment < _LAST_MOMENT:
-            with self._clock_lock:
-                self._clock_offset = moment - time.time()
 
 
 def _reader(

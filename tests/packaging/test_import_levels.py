@@ -51,6 +51,7 @@ LEVELS = {
                 "shelf",
                 "waits",
             ),
+            ("server_clock",),
             (
                 "archives",
                 "broom",
