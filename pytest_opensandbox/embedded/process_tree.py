@@ -1,0 +1,104 @@
+"""The processes below another one, as the kernel shows them in /proc, and signals that reach no other process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Process(NamedTuple):
+    """One process at a time; its number may mean another one later.
+
+    Attributes:
+        pid: as this namespace numbers it.
+        started: when, in the kernel's ticks.
+        numbers: its ids in all namespaces that it is in, this one first.
+    """
+
+    pid: int
+    started: int
+    numbers: tuple[int, ...]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is process 1 of its own namespace."""
+        return self.numbers[-1] == 1
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """Its number in its own namespace, and when it started."""
+        return self.numbers[-1], self.started
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process has ended."""
+        with suppress(OSError), self._handle() as handle:
+            if look_up(self.pid) == self:
+                if handle is None:
+                    os.kill(self.pid, number)
+                else:
+                    signal.pidfd_send_signal(handle, number)
+
+    @contextmanager
+    def _handle(self) -> Iterator[int | None]:
+        """Open what stays with the process that has the number now; None where the kernel has no such thing."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            yield None
+            return
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+
+
+def knows_children() -> bool:
+    """Say whether this kernel tells which processes a process has started."""
+    return os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children")
+
+
+def look_up(pid: int) -> Process | None:
+    """Return what has this number now, None if nothing has."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    numbers = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [str(pid)])
+    return Process(pid, int(fields[19]), tuple(map(int, numbers)))
+
+
+def children(pid: int) -> Iterator[int]:
+    """Yield the numbers of a process's children; complete where none of them runs."""
+    try:
+        for task in os.scandir(f"/proc/{pid}/task"):
+            yield from map(int, Path(task.path, "children").read_text().split())
+    except OSError:
+        return  # ended in the meantime, and its children with it or handed to process 1
+
+
+def descendants(pid: int) -> Iterator[Process]:
+    """Yield every process below this one, parents before their children; complete where none of them runs."""
+    generation = list(children(pid))
+    while generation:
+        yield from filter(None, map(look_up, generation))
+        generation = [child for parent in generation for child in children(parent)]
+
+
+def first_processes(pid: int) -> list[Process]:
+    """Return the process 1 of each namespace below a process, from the outside in."""
+    found: list[Process] = []
+    for process in descendants(pid):
+        if process.is_first:
+            found.append(process)
+        elif found and len(process.numbers) == len(found[-1].numbers):
+            break
+    return found
