@@ -29,6 +29,7 @@ from pytest_opensandbox.docker_server import (
 )
 from pytest_opensandbox.managed import end, spawn
 from pytest_opensandbox.printable import counted, os_reason
+from pytest_opensandbox.temporary_directories import hold, remove_abandoned
 from pytest_opensandbox.waits import poll_until_ready
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _leave)
     try:
         check_libraries()
+        remove_abandoned()
         with _private_directory() as directory:
+            hold(Path(directory))
             _keep(ServerFiles(Path(directory)), options)
     except DockerStartError as error:
         _say({"error": str(error), "cause": error.cause})

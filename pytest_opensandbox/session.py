@@ -20,6 +20,7 @@ from pytest_opensandbox.running import Running
 from pytest_opensandbox.shelf import Shelf
 from pytest_opensandbox.signals import Signals
 from pytest_opensandbox.tally import SetupTally, Tally
+from pytest_opensandbox.temporary_directories import remove_abandoned
 
 if TYPE_CHECKING:
     from pytest_opensandbox.broom import SweepReport
@@ -261,6 +262,7 @@ class Run(Running):
 
         if self._lifecycle is None:
             self.signals.take()
+            remove_abandoned()
             remember(self.config, self.run_id, self.settings)
         client = self.connection.client()
         if self._lifecycle is None:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_opensandbox.errors import OpenSandboxError
 from pytest_opensandbox.printable import os_reason
+from pytest_opensandbox.temporary_directories import hold, remove_unheld, temporary_directory
 
 
 class Shelf:
@@ -28,8 +29,10 @@ class Shelf:
 
     def __init__(self, path: str = "") -> None:
         self._is_ours = not path
-        name = f"pytest-opensandbox-{secrets.token_hex(16)}"
-        self.path = path or str(Path(tempfile.gettempdir()) / name)
+        self._parent = os.getppid()
+        self._held = -1
+        self._holding = threading.Lock()
+        self.path = path or str(temporary_directory("setups", secrets.token_hex(16)))
         """The directory; its name cannot be guessed."""
 
     def find(self, key: str) -> Mapping[str, Any] | None:
@@ -53,7 +56,8 @@ class Shelf:
             OpenSandboxError: the directory cannot be used.
         """
         with self._named():
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            with self._holding:
+                self._held = self._held if self._held >= 0 else hold(Path(self.path))
             lock = os.open(Path(self.path, f"{key}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -73,9 +77,15 @@ class Shelf:
             draft.replace(Path(self.path, key))
 
     def clear(self) -> None:
-        """Remove it, where it is this process's own."""
+        """Remove it, where it is this process's own, or that of a parent which was killed; safe to call again."""
+        held, self._held = self._held, -1
+        if held >= 0:
+            os.close(held)
         if self._is_ours:
             shutil.rmtree(self.path, ignore_errors=True)
+        elif os.getppid() != self._parent:
+            # Others may be at it still; the last of them removes it.
+            remove_unheld(Path(self.path))
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """One process makes a thing, the others wait for it: also where that process dies."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -52,6 +53,21 @@ def test_only_its_keeper_clears_it(shelf):
     Shelf(shelf.path).clear()
     kept = Path(shelf.path).exists()
     shelf.clear()
+
+    assert kept
+    assert not Path(shelf.path).exists()
+
+
+def test_the_last_worker_of_a_killed_keeper_clears_it(shelf, monkeypatch):
+    first, last = Shelf(shelf.path), Shelf(shelf.path)
+    for worker in (first, last):
+        with worker.locked("k"):
+            pass
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+
+    first.clear()
+    kept = Path(shelf.path).exists()
+    last.clear()
 
     assert kept
     assert not Path(shelf.path).exists()

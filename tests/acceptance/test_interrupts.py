@@ -1,5 +1,7 @@
 """Ctrl-C, crashes and kills: pytest skips teardowns then, and a sandbox that nobody deletes costs money."""
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -274,6 +276,57 @@ def test_the_sweep_leaves_other_runs_alone(pytester, server):
         for box in left:
             client.delete_sandbox(box.id)
     assert len(left) == 1
+
+
+@pytest.mark.parametrize("way", [pytest.param((), id="alone"), pytest.param(("-n1",), id="a worker")])
+def test_what_a_killed_run_left_among_temporary_files_goes_with_a_later_run(pytester, monkeypatch, way):
+    temporary = pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    pytester.makepyfile(
+        test_killed="""
+            import os, signal
+            import pytest
+
+            @pytest.mark.sandbox(setup="true")
+            def test_it(sandbox):
+                os.killpg(0, signal.SIGKILL)
+        """,
+        test_later="def test_it(sandbox): pass",
+    )
+
+    def ours():
+        return sorted(path for path in temporary.glob("pytest-opensandbox-*"))
+
+    killed = pytester.popen(
+        [sys.executable, "-m", "pytest", "test_killed.py", *way],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    killed.wait()
+    left = ours()
+    wait_for(lambda: not any(map(is_held, left)))
+    for path in ours():
+        os.utime(path, (0, 0))
+
+    result = pytester.runpytest_subprocess("test_later.py")
+
+    result.assert_outcomes(passed=1)
+    assert any("setups" in path.name for path in left)
+    assert ours() == []
+
+
+def is_held(path):
+    """Say whether a process lives that uses a directory."""
+    try:
+        with open(path / "lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return path.exists()
+    except BlockingIOError:
+        return True
+    return False
 
 
 def test_these_tests_may_run_in_the_background_where_signals_are_ignored(request):

@@ -29,6 +29,7 @@ LEVELS = {
                 "signals",
                 "streams",
                 "tally",
+                "temporary_directories",
                 "trouble",
             ),
             (
