@@ -63,6 +63,11 @@ class Answer:
         text = self.headers.get("Content-Length") or ""
         return int(text) if text.isascii() and text.isdigit() else None
 
+    @property
+    def is_framed(self) -> bool:
+        """Whether the end of the body is told apart from the end of the connection."""
+        return self.length is not None or "chunked" in (self.headers.get("Transfer-Encoding") or "").lower()
+
     def chunks(self, *, timeout: Callable[[], float] | None = None) -> Iterator[bytes]:
         """Yield the body as it arrives.
 

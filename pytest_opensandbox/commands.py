@@ -18,6 +18,7 @@ from pytest_opensandbox.streams import Callback, Lines
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
 
+_HIGHEST_EXIT_CODE = 255
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 # The words of Go's runtime for Linux, whatever system we run on.
 _SIGNALS: Mapping[str, tuple[int, str]] = {
@@ -133,6 +134,8 @@ class CommandRun:
         self.sandbox_id = sandbox_id
         self.command_id = ""
         """The agent's id of the command, "" until its first event."""
+        self.is_told = False
+        """Whether all that the agent had to tell has come, apart perhaps from how the command ended."""
         self._lines = {"stdout": Lines(max_bytes, on_stdout), "stderr": Lines(max_bytes, on_stderr)}
         self._started = time.monotonic()
 
@@ -179,6 +182,17 @@ class CommandRun:
         """Return the error for a command whose end nobody told."""
         text = f"{self.request.name!r}: {why}"
         return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
+
+    def told(self, exit_code: object, error: object) -> CommandResult | None:
+        """Return the result with the ending that the agent told when it was asked; None where it may lack output.
+
+        Args:
+            exit_code: the agent's number, -1 for a signal.
+            error: the agent's line, such as ``signal: killed``.
+        """
+        if not self.is_told or type(exit_code) is not int or not -1 <= exit_code <= _HIGHEST_EXIT_CODE:
+            return None
+        return self._result(*read_ending(exit_code, [str(error or "")]))
 
     def _failed(self, kind: str, error: EventError) -> CommandResult:
         if _INTEGER.fullmatch(error.evalue.strip()):

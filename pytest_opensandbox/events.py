@@ -56,6 +56,11 @@ class EventParser:
         self._pieces: list[bytes] = []
         self._held = 0
 
+    @property
+    def is_between(self) -> bool:
+        """Whether all that was fed was whole events."""
+        return not self._held
+
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield the events that these bytes complete.
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pytest_opensandbox.answers import Answer
 from pytest_opensandbox.deadlines import one_call, time_limit
 from pytest_opensandbox.downloads import Download, transfer_seconds
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, read_files
-from pytest_opensandbox.selections import check_agent_path, longest, queries, range_header
+from pytest_opensandbox.selections import (
+    MAX_FOUND,
+    MAX_SEARCH_BYTES,
+    VALUES_OF_FILE,
+    check_agent_path,
+    longest,
+    no_file,
+    queries,
+    range_header,
+)
 from pytest_opensandbox.transport import Query, Transport
 from pytest_opensandbox.uploads import UploadBody, wire_mode
 from pytest_opensandbox.waits import retry_idempotent
@@ -22,12 +31,7 @@ T = TypeVar("T")
 TRANSFER_TIMEOUTS = (30.0, 60.0)
 """Seconds for a transfer to begin and for a socket that is written to, and seconds between two bytes read."""
 
-MAX_FOUND = 100_000
-"""Most files that a search may find."""
-MAX_SEARCH_BYTES = 32 * 1024 * 1024
-"""Most that is read of the answer to a search."""
-
-_VALUES_OF_FILE = 9
+_NO_SUCH_FILE = ("no such file", "file not found")
 # A directory is announced with the largest number there is, and then breaks off.
 _NO_FILE_BYTES = 2**62
 
@@ -108,12 +112,14 @@ class FileCalls:
         headers = range_header(byte_range)
         info = None if known_file else self.files_info(endpoint, [path])[path]
         if info is not None and info.type in ("directory", "other"):
-            raise _no_file(path, info.type)
-        answer = self._ask_again(endpoint, "GET", "/files/download", [("path", path)], _unread, headers=headers)
+            raise no_file(path, info.type)
+        answer = self._ask_again(
+            endpoint, "GET", "/files/download", [("path", path)], lambda answer: answer, headers=headers
+        )
         if (answer.length or 0) >= _NO_FILE_BYTES or (headers and answer.status != 206):
             answer.close()
             if not headers:
-                raise _no_file(path, "directory")
+                raise no_file(path, "directory")
             raise ProtocolError(f"{path}: a part was asked for, and the answer is not one (status {answer.status})")
         whole = info is not None and info.type == "file" and not headers
         size = answer.length if answer.length is not None else info.size if info and whole else -1
@@ -174,7 +180,7 @@ class FileCalls:
         check_agent_path(directory)
         query = [("path", directory), ("pattern", pattern)]
         # Nothing found is null, or an empty list, and never nothing at all.
-        read = partial(Answer.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=_VALUES_OF_FILE * MAX_FOUND)
+        read = partial(Answer.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=VALUES_OF_FILE * MAX_FOUND)
         found = list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
         if len(found) > MAX_FOUND:
             raise ProtocolError(f"a search found more than {MAX_FOUND:,} files: search in smaller directories")
@@ -259,7 +265,7 @@ class FileCalls:
             return retry_idempotent(call)
         except ApiError as exc:
             # Agents before 1.0.19 have no 404 for files.
-            if exc.status == 500 and "no such file" in exc.message:
+            if exc.status == 500 and any(words in exc.message for words in _NO_SUCH_FILE):
                 raise NotFoundError(404, code="FILE_NOT_FOUND", message=exc.message) from exc
             raise
 
@@ -273,6 +279,11 @@ class FileCalls:
             download.close()
             raise
 
+    def _length(self, endpoint: Endpoint | str, path: str) -> int:
+        """Return how long a file is, links followed, without reading it; -1 where the agent does not say."""
+        with self.download_file(endpoint, path, known_file=True) as download:
+            return download.size
+
     def _check_sizes(self, endpoint: Endpoint | str, sizes: dict[str, int]) -> None:
         """Compare with what was sent; some gateways lose the end of a body and say nothing."""
         try:
@@ -281,15 +292,7 @@ class FileCalls:
             raise ProtocolError(f"an upload was accepted, and a file is not there: {exc.message}") from exc
         for path, sent in sizes.items():
             info = found[path]
-            if info.type == "file" and info.size != sent:
-                raise ProtocolError(f"{path}: {sent:,} bytes were sent, {info.size:,} are there")
-
-
-def _unread(answer: Answer) -> Answer:
-    return answer
-
-
-def _no_file(path: str, kind: Any) -> ConfigError:
-    if kind == "directory":
-        return ConfigError("path", "be a file, it is a directory; use get() for trees", path)
-    return ConfigError("path", "be a file, it is a device, a socket or a FIFO", path)
+            # Without a type it may be a link, whose own size says nothing of the file behind it.
+            there = info.size if info.type or info.size == sent else self._length(endpoint, path)
+            if info.type in ("", "file") and there != sent:
+                raise ProtocolError(f"{path}: {sent:,} bytes were sent, {there:,} are there")

@@ -203,8 +203,8 @@ class FileInfo:
     """Bytes."""
     modified_at: datetime | None = None
     """Time of the last change, with time zone."""
-    type: str = "file"
-    """``file``, ``directory``, ``symlink`` or ``other``; agents before 1.0.18 do not say."""
+    type: str = ""
+    """``file``, ``directory``, ``symlink`` or ``other``; "" from agents before 1.0.18, which do not say."""
     mode: int = 0
     """Permission bits."""
     owner: str = ""
@@ -224,7 +224,7 @@ class FileInfo:
                 path=str(body["path"]),
                 size=_count(body["size"]),
                 modified_at=parse_time(body.get("modified_at")),
-                type=str(body.get("type") or "file"),
+                type=str(body.get("type") or ""),
                 mode=int(str(body.get("mode") or 0), 8) & 0o7777,
                 owner=str(body.get("owner") or ""),
                 group=str(body.get("group") or ""),

@@ -7,6 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.models import check_path
 
+MAX_FOUND = 100_000
+"""Most files that a search may find."""
+MAX_SEARCH_BYTES = 32 * 1024 * 1024
+"""Most that is read of the answer to a search."""
+
+VALUES_OF_FILE = 9
+"""How many values describe one file, itself among them."""
+
 _QUERY_CHARACTERS = 4_000
 
 
@@ -55,3 +63,10 @@ def longest(byte_range: Sequence[int | None] | None) -> int | None:
     """Return how many bytes a range can have, None where it has no end."""
     start, stop = byte_range or (None, None)
     return None if start is None or stop is None else stop - start
+
+
+def no_file(path: str, kind: str) -> ConfigError:
+    """Return the error for a path that is none of a regular file."""
+    if kind == "directory":
+        return ConfigError("path", "be a file, it is a directory; use get() for trees", path)
+    return ConfigError("path", "be a file, it is a device, a socket or a FIFO", path)

@@ -2,6 +2,7 @@
 
 import threading
 import tracemalloc
+from contextlib import nullcontext
 
 import pytest
 
@@ -198,6 +199,10 @@ def test_a_download_of_unknown_length_says_so(client):
         pytest.param(
             as_json({"code": "RUNTIME_ERROR", "message": "stat /x: no such file"}, 500), id="500 of old agents"
         ),
+        pytest.param(
+            as_json({"code": "RUNTIME_ERROR", "message": "error accessing file: file not found: /x"}, 500),
+            id="500 of 1.0.17",
+        ),
     ],
 )
 def test_a_missing_file_is_not_found(client, reply):
@@ -306,3 +311,18 @@ def test_a_file_has_the_length_that_the_agent_has_told(client, before, promised,
         else:
             with pytest.raises(ProtocolError, match="are promised"):
                 client.download_file(server.url, "/a")
+
+
+# Agents before 1.0.18 do not say what a path is; here execd 1.0.17 described a link of nine bytes to a file of three.
+@pytest.mark.parametrize(("there", "outcome"), [(b"abc", None), (b"ab", "3 bytes were sent, 2 are there")])
+def test_what_an_old_agent_took_in_is_counted_behind_a_link(client, there, outcome):
+    link = {"/link": {"path": "/link", "size": 9, "owner": "root", "group": "root", "mode": 777}}
+    with serving(Reply(200), as_json(link), Reply(200, there)) as server:
+        expected = pytest.raises(ProtocolError, match=outcome) if outcome else nullcontext()
+        with expected:
+            client.upload_files(server.url, [FileUpload("/link", b"abc")])
+
+
+def test_an_old_agent_does_not_say_what_a_path_is(client):
+    with serving(as_json({"/d": {"path": "/d", "size": 4096, "mode": 755}})) as server:
+        assert client.files_info(server.url, ["/d"])["/d"].type == ""
