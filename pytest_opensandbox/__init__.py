@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.opts import NetworkPolicy as NetworkPolicy
     from pytest_opensandbox.opts import SandboxOpts as SandboxOpts
     from pytest_opensandbox.opts import label_value as label_value
+    from pytest_opensandbox.results import BackgroundCommand as BackgroundCommand
     from pytest_opensandbox.results import CommandResult as CommandResult
     from pytest_opensandbox.sandbox import Sandbox as Sandbox
     from pytest_opensandbox.setup_errors import SetupError as SetupError
@@ -82,7 +83,7 @@ _ROOMS = {
     ),
     "models": ("EXECD_PORT", "Endpoint", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
     "opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
-    "results": ("CommandResult",),
+    "results": ("BackgroundCommand", "CommandResult"),
     "sandbox": ("Sandbox",),
     "setup_errors": ("SetupError", "SnapshotFailedError"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.events import Event, EventError
 from pytest_opensandbox.opts import check_env, check_seconds
-from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.results import BackgroundCommand, CommandResult
 from pytest_opensandbox.streams import Callback, Lines
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
@@ -159,7 +159,7 @@ class CommandRun:
         elif event.type == "init":
             self.command_id = event.text
         elif event.type == "execution_complete":
-            return self._result(0, None)
+            return self.begun() if self.request.background else self._result(0, None)
         elif event.type == "error" or event.error is not None:
             return self._failed(event.type, event.error or EventError())
         return None
@@ -182,6 +182,12 @@ class CommandRun:
         """Return the error for a command whose end nobody told."""
         text = f"{self.request.name!r}: {why}"
         return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
+
+    def begun(self) -> BackgroundCommand:
+        """Return the result of a command in the background, which is none yet."""
+        return BackgroundCommand(
+            self.request.name, duration=self.elapsed, sandbox_id=self.sandbox_id, command_id=self.command_id
+        )
 
     def told(self, exit_code: object, error: object) -> CommandResult | None:
         """Return the result with the ending that the agent told when it was asked; None where it may lack output.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
+from typing import Literal, overload
 
 from pytest_opensandbox.addresses import path_segment
 from pytest_opensandbox.answers import Answer
@@ -13,7 +14,7 @@ from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartEr
 from pytest_opensandbox.events import EventParser
 from pytest_opensandbox.models import Endpoint
 from pytest_opensandbox.opts import check_seconds
-from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.results import BackgroundCommand, CommandResult
 from pytest_opensandbox.streams import Callback
 from pytest_opensandbox.transport import CONNECT_TIMEOUT_SECONDS, Transport
 
@@ -54,6 +55,38 @@ class CommandCalls:
         with time_limit(timeout):
             self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read(max_seconds=timeout)
 
+    @overload
+    def run_command(
+        self,
+        endpoint: Endpoint | str,
+        command: str | Sequence[str],
+        *,
+        background: Literal[True],
+        cwd: str | None = ...,
+        timeout: float | None = ...,
+        env: Mapping[str, str] | None = ...,
+        uid: int | None = ...,
+        gid: int | None = ...,
+    ) -> BackgroundCommand: ...
+
+    @overload
+    def run_command(
+        self,
+        endpoint: Endpoint | str,
+        command: str | Sequence[str],
+        *,
+        cwd: str | None = ...,
+        timeout: float | None = ...,
+        env: Mapping[str, str] | None = ...,
+        uid: int | None = ...,
+        gid: int | None = ...,
+        background: bool = ...,
+        on_stdout: Callback | None = ...,
+        on_stderr: Callback | None = ...,
+        max_bytes: int = ...,
+        shown_as: str | Sequence[str] | None = ...,
+    ) -> CommandResult: ...
+
     def run_command(
         self,
         endpoint: Endpoint | str,
@@ -80,7 +113,8 @@ class CommandCalls:
             env: variables on top of the sandbox's own.
             uid: numeric user to run as.
             gid: numeric group to run as; needs ``uid``, whose number is the default.
-            background: return as soon as it was started; the result then only holds ``command_id``.
+            background: return as soon as it was started, with a ``BackgroundCommand``: its ``exit_code`` is None,
+                ``ok`` is False, and its ``command_id`` is what the agent knows it by.
             on_stdout: called with each line as it comes, without its end; what it raises ends the command.
             on_stderr: as ``on_stdout``.
             max_bytes: most that is kept of each stream, the middle of a longer one is left out; bytes, > 0.
@@ -184,6 +218,8 @@ class CommandCalls:
             if exc.timed_out:
                 patience()
             raise run.lost(f"the connection broke before it ended ({exc})") from exc
+        if result is None and run.request.background and run.command_id:
+            return run.begun()
         if result is None:
             raise run.lost("the answer ended before the command did")
         return result

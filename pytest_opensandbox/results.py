@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
-from pytest_opensandbox.errors import CommandError, CommandTimeoutError
+from pytest_opensandbox.errors import CommandError, CommandLostError, CommandTimeoutError
 
 _KILLERS = {"SIGKILL": ", sent in the sandbox or by the kernel, which does so when memory runs out"}
 
@@ -88,6 +89,28 @@ class CommandResult:
             f"{name}={_shorten(text)!r}" for name, text in (("stdout", self.stdout), ("stderr", self.stderr)) if text
         ]
         return f"<CommandResult {' '.join(facts)}>"
+
+
+@dataclass(frozen=True, repr=False)
+class BackgroundCommand(CommandResult):
+    """A command that was started in the background; it runs on, so that it has neither output nor an ending yet."""
+
+    exit_code: None = None  # type: ignore[assignment]  # whoever compares it with a number is told by the type checker
+    """Always None: how it ends is not known yet."""
+
+    def check(self) -> NoReturn:
+        """Refuse to say that all went well.
+
+        Raises:
+            CommandLostError: always; how it ends is not known.
+        """
+        __tracebackhide__ = True
+        advice = "ask the agent for its status by command_id, or run it in the foreground"
+        text = f"{self.command!r} was started in the background, and how it ends is not known yet: {advice}"
+        raise CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
+
+    def __repr__(self) -> str:
+        return f"<BackgroundCommand {self.command!r} command_id={self.command_id!r}>"
 
 
 def _shorten(text: str) -> str:

@@ -19,6 +19,7 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.models import Endpoint
+from pytest_opensandbox.results import BackgroundCommand
 from tests.servers import Reply, Server, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "id7"}
@@ -338,6 +339,26 @@ def test_a_background_command_returns_with_its_id():
 
     assert server.seen[0].json["background"] is True
     assert result.command_id == "id7"
+
+
+# It said exit_code=0 and ok of what had just begun.
+def test_a_background_command_says_nothing_of_how_it_ends():
+    with serving(as_events(INIT, DONE)) as server:
+        result = run(server, "sleep 9", background=True)
+
+    assert isinstance(result, BackgroundCommand)
+    assert (result.exit_code, result.ok, result.signal) == (None, False, None)
+    assert repr(result) == "<BackgroundCommand 'sleep 9' command_id='id7'>"
+    with pytest.raises(CommandLostError, match="how it ends is not known") as caught:
+        result.check()
+    assert caught.value.command_id == "id7"
+
+
+def test_a_background_command_whose_beginning_alone_is_told_goes_on():
+    with serving(as_events(INIT)) as server:
+        assert run(server, background=True).command_id == "id7"
+
+    assert calls(server) == ["POST /command"]
 
 
 @pytest.mark.parametrize(
