@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import shutil
 import stat
 import tarfile
-import tempfile
 import warnings
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import BinaryIO
 
-from pytest_opensandbox.errors import ProtocolError, SkippedFileWarning, UnsafeArchiveError
-from pytest_opensandbox.members import PATH_BYTES, open_checked
+from pytest_opensandbox.archive_checks import PATH_BYTES, Budget, Links
+from pytest_opensandbox.directories import exists, set_modes
+from pytest_opensandbox.errors import SkippedFileWarning
+from pytest_opensandbox.local_trees import NewTree
+from pytest_opensandbox.unpacking import Unpacking
 
-_PERMISSIONS = 0o777
-_PRIVATE = 0o700
+_OWNER = 0o700
 
 
 def pack_tree(source: Path, archive: BinaryIO) -> None:
@@ -32,49 +34,61 @@ def pack_tree(source: Path, archive: BinaryIO) -> None:
     Raises:
         OSError: a file cannot be read.
     """
+    closed: list[tarfile.TarInfo] = []
     # GNU format: BusyBox reads its long names, not those of pax.
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path in _walk(source):
             if _is_special(path):
                 warnings.warn(SkippedFileWarning(f"left out {path}: not a file, directory or link"), stacklevel=2)
                 continue
-            tar.add(path, arcname=str(path.relative_to(source)), recursive=False, filter=_without_owner)
+            tar.add(path, arcname=str(path.relative_to(source)), recursive=False, filter=_for_sandbox(closed))
+        # Unpacking must be able to write in a directory before it is closed, the deepest first.
+        for member in reversed(closed):
+            tar.addfile(member)
 
 
-def extract_tree(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
+def extract_tree(
+    archive: BinaryIO, target: Path, *, max_bytes: int, links: Links = "error", budget: Budget | None = None
+) -> None:
     """Write the content of a tar into a directory, which is made if need be, without touching anything outside it.
 
-    Every member is checked before the first is written; see ``open_checked``.
+    The tree is unpacked into a private directory beside the target, and moved to the target when all of it is there
+    and safe. No link is followed on the way, neither of the archive nor of the target.
 
     Args:
-        archive: an open, uncompressed tar that can seek.
+        archive: an open, uncompressed tar.
         target: becomes the root of the tree; existing files of the same name are replaced.
         max_bytes: most that all files together may have; bytes.
+        links: refuse the tree for a symbolic link that leads outside, leave such a link out, or keep it as it is.
+        budget: what unpacking may cost; default one with ``max_bytes``.
 
     Raises:
-        UnsafeArchiveError: a member would touch something outside; nothing was written.
+        UnsafeArchiveError: a member would touch something outside, or the budget is used up; nothing was written.
         FileTooLargeError: more than ``max_bytes``; nothing was written.
-        ProtocolError: not a complete tar archive.
+        ProtocolError: not a complete tar archive; nothing was written.
+        OSError: the target cannot be written.
     """
+    budget = Budget(max_bytes) if budget is None else budget
+    longest = PATH_BYTES - len(os.fsencode(target.absolute())) - 1
+    with closing(NewTree(target, budget)) as tree:
+        is_folding = _is_folding(tree.root)
+        unpacking = Unpacking(tree.root, budget, links=links, longest_name=longest, is_folding=is_folding)
+        unpacking.run(archive)
+        root = tree.move(unpacking.root_mode)
     try:
-        room = PATH_BYTES - len(os.fsencode(target.absolute())) - 1
-        checks = open_checked(archive, max_bytes=max_bytes, longest_name=room, is_folding=_is_folding(target))
-        with checks as (tar, members):
-            root_mode = next((member.mode for name, member in members if name == PurePosixPath()), None)
-            made = not target.exists()
-            target.mkdir(parents=True, exist_ok=True)
-            _write(tar, [(name, member) for name, member in members if name != PurePosixPath()], target)
-            if made and root_mode is not None:
-                target.chmod(root_mode & _PERMISSIONS)
-    except (tarfile.TarError, EOFError, ValueError, RecursionError) as exc:
-        raise ProtocolError(f"the sandbox sent no complete tar archive: {exc}") from exc
+        set_modes(root, unpacking.modes, budget)
+    finally:
+        os.close(root)
 
 
-def _is_folding(target: Path) -> bool:
-    """Say whether the file system at a place takes names that differ in case alone for one, as macOS's does."""
-    place = next(parent for parent in (target, *target.absolute().parents) if parent.is_dir())
-    with tempfile.NamedTemporaryFile(prefix="opensandbox-", dir=place) as probe:
-        return os.path.lexists(Path(probe.name).with_name(Path(probe.name).name.upper()))
+def _is_folding(directory: int) -> bool:
+    """Say whether a file system takes names that differ in case or in accents alone for one, as macOS's does."""
+    name, others = "Opensandbox-\u00e9", ("opensandbox-\u00e9", "Opensandbox-e\u0301")
+    os.mkdir(name, dir_fd=directory)
+    try:
+        return any(exists(other, directory) for other in others)
+    finally:
+        os.rmdir(name, dir_fd=directory)
 
 
 def _walk(directory: Path) -> Iterator[Path]:
@@ -90,59 +104,15 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
-def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    return member
+def _for_sandbox(closed: list[tarfile.TarInfo]) -> Callable[[tarfile.TarInfo], tarfile.TarInfo]:
+    """Return what prepares a member: without its owner, and a directory that its owner cannot write comes twice."""
 
+    def prepare(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        if member.isdir() and member.mode & _OWNER != _OWNER:
+            closed.append(copy.copy(member))
+            member.mode |= _OWNER
+        return member
 
-def _write(tar: tarfile.TarFile, members: list[tuple[PurePosixPath, tarfile.TarInfo]], target: Path) -> None:
-    root = target.resolve()
-    for name, member in members:
-        path = root / name
-        _make_parent(path.parent, root, member)
-        if member.isdir():
-            _make_directory(path)
-        else:
-            _replace(tar, member, path, root)
-    # Last and deepest first: a directory without write permission must not stop its own content.
-    for name, member in reversed(members):
-        if member.isdir():
-            (root / name).chmod(member.mode & _PERMISSIONS)
-
-
-def _make_parent(parent: Path, root: Path, member: tarfile.TarInfo) -> None:
-    parent.mkdir(parents=True, exist_ok=True)
-    # The target may have held links before: follow them and look where they lead.
-    if not parent.resolve().is_relative_to(root):
-        raise UnsafeArchiveError(member.name, f"{parent} is a link that leads outside the target")
-
-
-def _make_directory(path: Path) -> None:
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        path.unlink()
-    path.mkdir(exist_ok=True)
-    path.chmod(_PRIVATE)
-
-
-def _replace(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path) -> None:
-    if path.is_symlink() or path.exists():
-        path.unlink()
-    if member.issym():
-        path.symlink_to(member.linkname)
-    elif member.islnk():
-        original = root / member.linkname
-        if original.is_symlink() or not original.is_file() or not original.resolve().is_relative_to(root):
-            raise UnsafeArchiveError(member.name, f"it is a hard link to {member.linkname!r}, which is no file here")
-        os.link(original, path)
-    else:
-        _write_file(tar, member, path)
-
-
-def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    content = tar.extractfile(member)
-    if content is None:
-        raise ProtocolError(f"the archive has no content for {member.name!r}")
-    with content, path.open("xb") as file:
-        shutil.copyfileobj(content, file)
-    path.chmod(member.mode & _PERMISSIONS)
+    return prepare

@@ -1,187 +1,228 @@
-"""What a tar from a sandbox may hold: every header is read and judged before anything is written."""
+"""The members of a tar archive, read header by header; an archive from a sandbox is hostile until checked.
+
+Python's ``tarfile`` is not used for it: it keeps every header, copies all global headers for each member, and reads
+digits and sparse maps in more than linear time.
+"""
 
 from __future__ import annotations
 
 import os
-import tarfile
-import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import PurePosixPath
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
 
-from pytest_opensandbox.errors import FileTooLargeError, UnsafeArchiveError
+from pytest_opensandbox.archive_checks import Budget
+from pytest_opensandbox.errors import UnsafeArchiveError
+from pytest_opensandbox.tar_headers import (
+    GLOBAL_PAX,
+    LONG_LINK,
+    LONG_NAME,
+    OLD_PAX,
+    PAX,
+    Extent,
+    Headers,
+    broken,
+    check_count,
+    check_sum,
+    decimal,
+    header_name,
+    header_text,
+    octal,
+    old_extents,
+)
 
 MAX_MEMBERS = 250_000
 MAX_HEADER_BYTES = 1024 * 1024
 """Longest name, or other header, that is read into memory."""
-PATH_BYTES = 4095
-"""Longest path that Linux takes."""
 
-_DEPTH = 256
-_NAME_BYTES = 255
-_HOPS = 40
-"""How many links the kernel follows before it gives up."""
+_BLOCK = 512
+_CHUNK_BYTES = 1024 * 1024
+_MAX_HEADERS = 16
+"""Most headers that may belong to one member."""
 
-Members = list[tuple[PurePosixPath, tarfile.TarInfo]]
+Kind = Literal["file", "directory", "symlink", "hardlink", "other"]
+_KINDS: dict[bytes, Kind] = {
+    b"\0": "file",
+    b"0": "file",
+    b"7": "file",
+    b"S": "file",
+    b"1": "hardlink",
+    b"2": "symlink",
+    b"5": "directory",
+}
 
 
-@contextmanager
-def open_checked(
-    archive: BinaryIO, *, max_bytes: int, longest_name: int = PATH_BYTES, is_folding: bool = False
-) -> Iterator[tuple[tarfile.TarFile, Members]]:
-    """Open a tar and yield it with its members and their clean names, in order.
+@dataclass
+class Member:
+    """One entry of an archive."""
 
-    Names are relative and without ``..``, none goes through a link or a file, links stay inside however they are
-    chained, no two names are one to the file system, and there is nothing but files, directories and links.
+    name: str
+    kind: Kind
+    mode: int
+    """Permission bits."""
+    size: int
+    """Length of a file, its holes included; bytes."""
+    link: str
+    """Where a link leads; a hard link to the name of another member."""
+    extents: list[Extent]
+    """The pieces of a file that the archive holds, in order; what lies between them is zero."""
+
+
+class Members:
+    """Reads an archive once, from its beginning to its end; iterate over it once.
+
+    The content of a member is read with ``content`` before the next member is asked for, or skipped.
 
     Args:
-        archive: an open, uncompressed tar that can seek.
-        max_bytes: most that all files together may have; bytes.
-        longest_name: most that a name with its directories may have; bytes.
-        is_folding: whether two names that differ in case alone are one where the members are to be written.
-
-    Raises:
-        UnsafeArchiveError: a member breaks a rule.
-        FileTooLargeError: more than ``max_bytes``.
-        tarfile.TarError: no complete tar; ValueError, EOFError and RecursionError say the same.
+        archive: an open, uncompressed tar; it need not seek.
+        budget: what reading it may cost.
     """
-    headers = _Headers(archive)
-    with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]  # it reads, seeks and tells
-        members = _Judge(max_bytes, longest_name=longest_name, is_folding=is_folding).members(tar)
-        _check_end(headers, tar.offset)
-        headers.longest_read = None
-        yield tar, members
 
+    def __init__(self, archive: BinaryIO, budget: Budget) -> None:
+        self._archive = archive
+        self._budget = budget
+        self._left = 0
+        self._padding = 0
+        self._extents: list[Extent] = []
 
-class _Headers:
-    """A file that refuses to read more at a time than a header has: the archive says how long its names are."""
+    def __iter__(self) -> Iterator[Member]:
+        """Yield the members in order.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.longest_read: int | None = MAX_HEADER_BYTES
-        self.seek = file.seek
-        self.tell = file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        if self.longest_read is not None and not 0 <= size <= self.longest_read:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
-        return self._file.read(size)
-
-
-class _Judge:
-    """Judges members one after the other, in the light of those before."""
-
-    def __init__(self, max_bytes: int, *, longest_name: int, is_folding: bool) -> None:
-        self._max_bytes = max_bytes
-        self._longest_name = longest_name
-        self._is_folding = is_folding
-        self._spellings: dict[PurePosixPath, PurePosixPath] = {}
-        self._directories: set[PurePosixPath] = set()
-        self._files: set[PurePosixPath] = set()
-        self._links: dict[PurePosixPath, str] = {}
-
-    def members(self, tar: tarfile.TarFile) -> Members:
-        members: Members = []
-        total = 0
-        for member in tar:
-            name = PurePosixPath(member.name)
-            self._check_name(member, name)
-            self._check_type(member, name)
-            if member.size < 0:
-                raise UnsafeArchiveError(member.name, "its size is negative")
-            total += member.size
-            if total > self._max_bytes:
-                raise FileTooLargeError(member.name, size_bytes=total, max_bytes=self._max_bytes)
-            if len(members) >= MAX_MEMBERS:
+        Raises:
+            ProtocolError: no complete tar archive.
+            UnsafeArchiveError: too many members, or the budget is used up.
+            FileTooLargeError: the files have more bytes than the budget allows.
+        """
+        count = 0
+        while (member := self._next()) is not None:
+            count += 1
+            if count > MAX_MEMBERS:
                 raise UnsafeArchiveError(member.name, f"more than {MAX_MEMBERS:,} members")
-            members.append((name, member))
-        for name, member in members:
-            if member.issym() and self._leads_out(name):
-                raise UnsafeArchiveError(member.name, f"it links outside the tree, to {member.linkname!r}")
-        return members
+            yield member
+            self._skip()
 
-    def _check_name(self, member: tarfile.TarInfo, name: PurePosixPath) -> None:
-        if name.is_absolute():
-            raise UnsafeArchiveError(member.name, "its name is absolute")
-        if ".." in name.parts:
-            raise UnsafeArchiveError(member.name, "its name climbs with '..'")
-        if "\0" in member.name or any(len(os.fsencode(part)) > _NAME_BYTES for part in name.parts):
-            raise UnsafeArchiveError(member.name[:_NAME_BYTES], "no file can have its name")
-        if len(os.fsencode(member.name)) > self._longest_name:
-            raise UnsafeArchiveError(member.name[:_NAME_BYTES], "its name with all its directories is too long here")
-        if len(name.parts) > _DEPTH:
-            raise UnsafeArchiveError(member.name[:_NAME_BYTES], f"it lies more than {_DEPTH} directories deep")
-        for parent in name.parents:
-            if parent in self._directories:
-                break
-            self._check_spelling(member, parent)
-            if self._key(parent) in self._links:
-                raise UnsafeArchiveError(member.name, "its name goes through a symbolic link")
-            if parent in self._files:
-                raise UnsafeArchiveError(member.name, "its name goes through a file")
-            self._directories.add(parent)
-        self._check_spelling(member, name)
+    def content(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the content of the last member: places in the file, and the bytes that are there.
 
-    def _check_spelling(self, member: tarfile.TarInfo, name: PurePosixPath) -> None:
-        if (known := self._spellings.setdefault(self._key(name), name)) != name:
-            raise UnsafeArchiveError(member.name, f"to this file system it is the same as {str(known)!r}")
+        Raises:
+            ProtocolError: the archive ends before.
+        """
+        for place, length in self._extents:
+            while length:
+                piece = self._read(min(length, _CHUNK_BYTES))
+                self._left -= len(piece)
+                yield place, piece
+                place, length = place + len(piece), length - len(piece)
 
-    def _key(self, name: PurePosixPath) -> PurePosixPath:
-        """Return what is the same for all names that are one to the file system."""
-        return PurePosixPath(unicodedata.normalize("NFC", str(name)).casefold()) if self._is_folding else name
+    def _next(self) -> Member | None:
+        headers = Headers()
+        for _ in range(_MAX_HEADERS):
+            block = self._read_block()
+            if block == bytes(_BLOCK):
+                if headers.used:
+                    raise broken("it ends after a header that belongs to a file")
+                return None
+            check_sum(block)
+            kind = block[156:157]
+            if kind not in (LONG_NAME, LONG_LINK, PAX, OLD_PAX, GLOBAL_PAX):
+                return self._member(block, headers)
+            headers.add(kind, self._header_data(octal(block[124:136])), self._budget)
+        raise broken("headers upon headers")
 
-    def _check_type(self, member: tarfile.TarInfo, name: PurePosixPath) -> None:
-        if member.isdir():
-            self._directories.add(name)
-            return
-        if name in self._directories or not name.parts:
-            raise UnsafeArchiveError(member.name, "it takes the place of a directory")
-        self._files.add(name)
-        if member.issym():
-            _check_target(member)
-            self._links[self._key(name)] = member.linkname
-        elif member.islnk():
-            _check_target(member)
-            if ".." in PurePosixPath(member.linkname).parts:
-                raise UnsafeArchiveError(member.name, f"it links outside the tree, to {member.linkname!r}")
-        elif not member.isreg():
-            raise UnsafeArchiveError(member.name, "it is a device or FIFO")
+    def _header_data(self, size: int) -> bytes:
+        if size > MAX_HEADER_BYTES:
+            raise broken(f"a header of {size:,} bytes")
+        self._budget.step(size // _BLOCK)
+        data = self._read(size)
+        self._read(-size % _BLOCK)
+        return data
 
-    def _leads_out(self, name: PurePosixPath) -> bool:
-        """Say whether a link leaves the root when it is followed step by step, through other links too."""
-        place = list(name.parent.parts)
-        ahead = list(reversed(PurePosixPath(self._links[self._key(name)]).parts))
-        hops = 0
-        while ahead and hops < _HOPS:
-            if (step := ahead.pop()) != "..":
-                place.append(step)
-            elif not place:
-                return True
-            else:
-                place.pop()
-            if (target := self._links.get(self._key(PurePosixPath(*place)))) is not None:
-                hops += 1
-                place.pop()
-                ahead.extend(reversed(PurePosixPath(target).parts))
-        return False
+    def _member(self, block: bytes, headers: Headers) -> Member:
+        name = headers.name or header_name(block)
+        self._budget.member = shown = os.fsdecode(name)
+        kind = _KINDS.get(block[156:157], "other")
+        if kind == "file" and name.endswith(b"/"):
+            kind = "directory"
+        stored = octal(block[124:136]) if headers.size is None else headers.size
+        if kind in ("directory", "symlink", "other") and stored:
+            raise UnsafeArchiveError(shown, "it has content and is no file")
+        member = Member(shown, kind, octal(block[100:108]) & 0o777, 0, "", [])
+        if kind == "file":
+            self._open_content(member, block, headers, stored)
+        elif kind in ("symlink", "hardlink"):
+            member.link = os.fsdecode(headers.link or header_text(block[157:257]))
+        return member
+
+    def _open_content(self, member: Member, block: bytes, headers: Headers, stored: int) -> None:
+        """Find out where the content of a file goes, and be ready to read it."""
+        # A map may stand in blocks of its own behind the header, or at the beginning of the content.
+        old_map = self._old_map(block) if block[156:157] == b"S" else None
+        self._left, self._padding = stored, -stored % _BLOCK
+        if old_map is not None:
+            member.size, member.extents = octal(block[483:495]), old_map
+        elif headers.is_sparse:
+            member.size = headers.real_size
+            member.extents = self._map_before_content() if headers.has_map_in_content else headers.extents
+        else:
+            member.size, member.extents = stored, [(0, stored)]
+        self._extents = member.extents
+        _check_extents(member, self._left)
+        self._budget.take(member.size)
+
+    def _old_map(self, block: bytes) -> list[Extent]:
+        """Read the map of GNU tar's own format."""
+        extents = list(old_extents(block[386:482]))
+        more = block[482]
+        while more:
+            block = self._read_block()
+            extents += old_extents(block[:504])
+            more = block[504]
+            check_count(len(extents))
+        return extents
+
+    def _map_before_content(self) -> list[Extent]:
+        """Read the map of pax format 1.0: lines of decimal numbers, how many first, padded to whole blocks."""
+        buffer = bytearray()
+        count = decimal(self._map_line(buffer))
+        check_count(count)
+        return [(decimal(self._map_line(buffer)), decimal(self._map_line(buffer))) for _ in range(count)]
+
+    def _map_line(self, buffer: bytearray) -> bytes:
+        self._budget.step()
+        while (end := buffer.find(b"\n", 0, 64)) < 0:
+            if len(buffer) > 64 or self._left < _BLOCK:
+                raise broken("a map of holes that makes no sense")
+            self._left -= _BLOCK
+            buffer += self._read_block()
+        line = bytes(buffer[:end])
+        del buffer[: end + 1]
+        return line
+
+    def _skip(self) -> None:
+        """Read over what is left of a member."""
+        self._extents = []
+        left, self._left, self._padding = self._left + self._padding, 0, 0
+        while left:
+            left -= len(self._read(min(left, _CHUNK_BYTES)))
+
+    def _read_block(self) -> bytes:
+        self._budget.step()
+        return self._read(_BLOCK)
+
+    def _read(self, size: int) -> bytes:
+        data = self._archive.read(size) if size else b""
+        if len(data) < size:
+            raise broken("it breaks off")
+        if size >= _CHUNK_BYTES:
+            self._budget.look_at_the_clock()
+        return data
 
 
-def _check_end(archive: _Headers, offset: int) -> None:
-    """Refuse an archive that ends otherwise than with an empty header: the library takes a broken one for the end.
-
-    Raises:
-        tarfile.ReadError: it does.
-    """
-    archive.seek(offset)
-    end = archive.read(tarfile.BLOCKSIZE)
-    if end != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"it breaks off at byte {offset:,}")
-
-
-def _check_target(member: tarfile.TarInfo) -> None:
-    link = member.linkname
-    if link.startswith("/"):
-        raise UnsafeArchiveError(member.name, f"it links to the absolute path {link!r}")
-    if not link or "\0" in link or len(os.fsencode(link)) > PATH_BYTES:
-        raise UnsafeArchiveError(member.name, "it links to nothing that can be")
+def _check_extents(member: Member, stored: int) -> None:
+    end = total = 0
+    for place, length in member.extents:
+        if place < end:
+            raise broken(f"the pieces of {member.name!r} overlap")
+        end, total = place + length, total + length
+    if end > member.size or total != stored:
+        raise broken(f"the pieces of {member.name!r} do not add up")

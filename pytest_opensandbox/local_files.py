@@ -1,0 +1,74 @@
+"""Single files written beside their target, and moved there when complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_opensandbox.directories import NEW_FILE, NOT_WRITABLE, exists, mode_of
+
+
+@contextmanager
+def replacing_file(target: Path, mode: int) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of the target when the block ends well; a link there is not followed.
+
+    Args:
+        target: in a directory that exists. A device or a FIFO is written to.
+        mode: permission bits of the new file.
+
+    Raises:
+        FileExistsError: the target is a link to a device, a socket or a FIFO.
+        OSError: the target is a directory, or cannot be written.
+    """
+    place = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        there = mode_of(target.name, place)
+        if there is not None and stat.S_ISDIR(there):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if there is not None and stat.S_ISLNK(there) and _leads_to_device(target):
+            raise FileExistsError(errno.EEXIST, "it is a link to a device, a socket or a FIFO", str(target))
+        if there is not None and not stat.S_ISLNK(there) and not stat.S_ISREG(there):
+            with open(os.open(target.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place), "wb") as file:
+                yield file
+            return
+        yield from _beside(target, place, mode)
+    finally:
+        os.close(place)
+
+
+def _beside(target: Path, place: int, mode: int) -> Iterator[BinaryIO]:
+    name = f".opensandbox-{secrets.token_hex(8)}"
+    try:
+        descriptor = os.open(name, NEW_FILE, 0o600, dir_fd=place)
+    except OSError as exc:
+        # A file may be writable in a directory that is not.
+        if exc.errno not in NOT_WRITABLE or not exists(target.name, place):
+            raise
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(target.name, flags, dir_fd=place), "wb") as file:
+            yield file
+            os.fchmod(file.fileno(), mode)
+        return
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+        os.replace(name, target.name, src_dir_fd=place, dst_dir_fd=place)
+    except BaseException:
+        os.unlink(name, dir_fd=place)
+        raise
+
+
+def _leads_to_device(link: Path) -> bool:
+    try:
+        mode = link.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -1,0 +1,208 @@
+"""A hostile tar costs no more than an honest one of its size: steps are counted, and memory is measured."""
+
+import io
+import sys
+import tarfile
+import tracemalloc
+from contextlib import suppress
+from itertools import count
+
+import pytest
+
+from pytest_opensandbox.archive_checks import Budget
+from pytest_opensandbox.archives import extract_tree
+from pytest_opensandbox.errors import OpenSandboxError, ProtocolError, UnsafeArchiveError
+
+LIMIT = 10**9
+END = bytes(1024)
+
+
+def padded(data):
+    return data + bytes(-len(data) % 512)
+
+
+def header(name, kind=tarfile.REGTYPE, link="", size=0):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname, entry.size = kind, link, size
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def extended(kind, data):
+    return header("x", kind, size=len(data)) + padded(data)
+
+
+def record(key, value):
+    length = len(key) + len(value) + 3
+    while len(str(length)) + len(key) + len(value) + 3 != length:
+        length += 1
+    return f"{length} {key}={value}\n".encode()
+
+
+def chained_links(n):
+    return b"".join(header(f"l{i}", tarfile.SYMTYPE, f"l{i + 1}/" * 8 + ".") for i in range(n))
+
+
+def links_that_climb(n):
+    up = header("d", tarfile.DIRTYPE)
+    return up + b"".join(header(f"l{i}", tarfile.SYMTYPE, "d/../" * 600 + "d") for i in range(n // 4))
+
+
+def links_through_links(n):
+    return b"".join(header(f"l{i}", tarfile.SYMTYPE, f"l{i + 1}/../l{i + 1}/..") for i in range(n))
+
+
+def deep_names(n):
+    return b"".join(header("/".join([f"d{i}", *["d" * 14] * 200]) + f"/f{i}") for i in range(n // 4))
+
+
+def deep_names_turn_by_turn(n):
+    deep = "/".join("d" * 200)
+    return b"".join(header(f"{'ab'[i % 2]}/{deep}/f{i}") for i in range(n // 4))
+
+
+def tiny_members(n):
+    return b"".join(header(f"f{i}", size=1) + padded(b"x") for i in range(n))
+
+
+def one_name_again_and_again(n):
+    return header("f") * n
+
+
+def digits_in_pax(n):
+    return extended(tarfile.XHDTYPE, b"1" * 100 * n + b" path=x\n") + header("f")
+
+
+def digits_everywhere_in_pax(n):
+    return extended(tarfile.XHDTYPE, record("GNU.sparse.size", "1" * 100 * n)) + header("f")
+
+
+def records_in_pax(n):
+    return extended(tarfile.XHDTYPE, record("comment", "c") * 10 * n) + header("f")
+
+
+def global_records(n):
+    first = extended(tarfile.XGLTYPE, b"".join(record(f"comment{i}", "c") for i in range(20 * n)))
+    return first + tiny_members(n)
+
+
+def sparse_map(n):
+    extents = ",".join(f"{2 * i},1" for i in range(20 * n))
+    pax = record("GNU.sparse.size", str(40 * n)) + record("GNU.sparse.map", extents)
+    return extended(tarfile.XHDTYPE, pax) + header("f", size=20 * n) + padded(b"x" * 20 * n)
+
+
+def sparse_map_in_content(n):
+    data = padded(f"{20 * n}\n".encode() + b"".join(b"%d\n1\n" % (2 * i) for i in range(20 * n))) + b"x" * 20 * n
+    pax = record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") + record("GNU.sparse.realsize", str(40 * n))
+    return extended(tarfile.XHDTYPE, pax) + header("f", size=len(data)) + padded(data)
+
+
+def long_names(n):
+    return b"".join(extended(tarfile.GNUTYPE_LONGNAME, b"%d/" % i + b"n" * 250 + b"\0") + header("x") for i in range(n))
+
+
+FAMILIES = [
+    chained_links,
+    links_that_climb,
+    links_through_links,
+    deep_names,
+    deep_names_turn_by_turn,
+    tiny_members,
+    one_name_again_and_again,
+    digits_in_pax,
+    digits_everywhere_in_pax,
+    records_in_pax,
+    global_records,
+    sparse_map,
+    sparse_map_in_content,
+    long_names,
+]
+
+
+def cost(data, target, links="skip"):
+    """Return how many steps were counted, and how many functions were really called."""
+    calls = count()
+    budget = Budget(LIMIT)
+    sys.setprofile(lambda frame, event, argument: next(calls))
+    try:
+        with suppress(OpenSandboxError):
+            extract_tree(io.BytesIO(data + END), target, max_bytes=LIMIT, links=links, budget=budget)
+    finally:
+        sys.setprofile(None)
+    return budget.steps, next(calls)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twice_the_archive_costs_twice_the_steps(tmp_path, family):
+    steps, calls = zip(*(cost(family(size), tmp_path / f"{size}") for size in (100, 200, 400)), strict=True)
+
+    for smaller, larger in ((0, 1), (1, 2)):
+        assert steps[larger] <= 2.2 * steps[smaller] + 50
+        assert calls[larger] <= 2.2 * calls[smaller] + 500
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_block_of_an_archive_costs_a_bounded_number_of_steps(tmp_path, family):
+    data = family(200)
+
+    steps, _ = cost(data, tmp_path / "target")
+
+    assert steps <= 128 * (len(data) // 512 + 2)
+
+
+@pytest.mark.parametrize(
+    "family", [deep_names, deep_names_turn_by_turn, long_names, links_that_climb, sparse_map_in_content, global_records]
+)
+def test_memory_stays_small(tmp_path, family):
+    n = 500
+    data = io.BytesIO(family(n) + END)
+    tracemalloc.start()
+
+    with suppress(OpenSandboxError):
+        extract_tree(data, tmp_path / "target", max_bytes=LIMIT, links="skip")
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+def test_names_that_are_kept_have_a_limit(tmp_path):
+    data = io.BytesIO(links_through_links(2000) + END)
+    budget = Budget(LIMIT, max_kept_bytes=100_000)
+
+    with pytest.raises(UnsafeArchiveError, match="100,000 bytes of memory"):
+        extract_tree(data, tmp_path / "target", max_bytes=LIMIT, links="skip", budget=budget)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_takes_too_many_steps_is_refused(tmp_path):
+    budget = Budget(LIMIT, max_steps=1000)
+
+    with pytest.raises(UnsafeArchiveError, match="more than 1,000 steps"):
+        extract_tree(io.BytesIO(tiny_members(2000) + END), tmp_path / "target", max_bytes=LIMIT, budget=budget)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_takes_too_long_is_refused(tmp_path):
+    seconds = count()
+    budget = Budget(LIMIT, max_seconds=3, clock=lambda: next(seconds))
+
+    with pytest.raises(UnsafeArchiveError, match="takes too long"):
+        extract_tree(io.BytesIO(tiny_members(10_000) + END), tmp_path / "target", max_bytes=LIMIT, budget=budget)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", [digits_in_pax, digits_everywhere_in_pax])
+def test_digits_without_end_are_no_number(tmp_path, family):
+    with pytest.raises(ProtocolError, match="no complete tar"):
+        extract_tree(io.BytesIO(family(1000) + END), tmp_path / "target", max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("family", [sparse_map, sparse_map_in_content])
+def test_a_file_with_holes_has_its_content_in_its_place(tmp_path, family):
+    extract_tree(io.BytesIO(family(10) + END), tmp_path / "target", max_bytes=LIMIT)
+
+    assert (tmp_path / "target" / "f").read_bytes() == b"x\0" * 200

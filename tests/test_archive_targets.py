@@ -1,0 +1,296 @@
+"""Whatever a tar and its target hold, unpacking changes the target alone, or nothing."""
+
+import io
+import os
+import stat
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pytest_opensandbox.archives import extract_tree
+from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+
+LIMIT = 10_000_000
+
+
+def member(name, kind=tarfile.REGTYPE, link="", mode=0o644):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname, entry.mode = kind, link, mode
+    return entry
+
+
+def directory(name, mode=0o755):
+    return member(name, tarfile.DIRTYPE, mode=mode)
+
+
+def link(name, target):
+    return member(name, tarfile.SYMTYPE, target)
+
+
+def hard(name, target):
+    return member(name, tarfile.LNKTYPE, target)
+
+
+def archive(*members, content=b"from the sandbox"):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for entry in members:
+            entry.size = len(content) if entry.isreg() else 0
+            tar.addfile(entry, io.BytesIO(content))
+    data.seek(0)
+    return data
+
+
+def extract(target, *members, **options):
+    extract_tree(archive(*members), target, max_bytes=LIMIT, **options)
+    return target
+
+
+def picture(directory):
+    """Say of everything below a directory what it is: content, permissions and inode."""
+    return {str(path.relative_to(directory)): _about(path) for path in [directory, *sorted(directory.rglob("*"))]}
+
+
+def _about(path):
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return "link", os.readlink(path), status.st_ino
+    content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+    return oct(status.st_mode), content, status.st_ino, status.st_nlink
+
+
+@pytest.fixture
+def host(tmp_path) -> Path:
+    """A directory of the host beside the target, with what a sandbox would like to change."""
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "file").write_text("of the host")
+    return host
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param(
+            [link("c", "x/x/x"), directory("x/x/x"), link("report", "c/../../../../host/file"), directory("c")],
+            id="a link that a directory replaces",
+        ),
+        pytest.param(
+            [directory("c"), link("report", "c/../../host/file"), link("c", "x/x")], id="a directory, then a link"
+        ),
+        pytest.param([link("c", "a/b"), link("report", "c/../../host/file"), member("c")], id="a link, then a file"),
+        pytest.param([link("d/l", "../x"), hard("l", "d/l")], id="a hard link that takes a link elsewhere"),
+        pytest.param([link("l", "missing/../../host/file")], id="a way back from what is not there"),
+        pytest.param([member("f"), link("l", "f/../../host/file")], id="a way back from a file"),
+    ],
+)
+def test_a_link_is_judged_by_what_the_tree_holds_at_the_end(tmp_path, host, members):
+    before = picture(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError):
+        extract(tmp_path / "target", *members)
+
+    assert picture(tmp_path) == before
+
+
+def test_two_trees_in_one_directory_do_not_lead_out_together(tmp_path, host):
+    target = extract(tmp_path / "target", link("p", "."), directory("q/r"))
+    before = picture(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError, match="links outside"):
+        extract(target, link("a", "p/q/r/../../../host/file"))
+
+    assert picture(tmp_path) == before
+
+
+def test_a_later_tree_cannot_bend_a_link_of_an_earlier_one(tmp_path, host):
+    target = extract(tmp_path / "target", directory("d/e"), link("safe", "d/e/../../file"))
+
+    with pytest.raises(UnsafeArchiveError, match="a directory there"):
+        extract(target, link("d", "."))
+
+    assert os.path.realpath(target / "safe") == str(target / "file")
+
+
+def test_a_refusal_leaves_no_trace_behind_a_link_of_the_user(tmp_path, host):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "mine").symlink_to(host)
+    before = picture(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError, match="leads outside"):
+        extract(target, member("first"), member("mine/new/evil"))
+
+    assert picture(tmp_path) == before
+
+
+def test_an_existing_link_is_not_followed_for_a_directory_either(tmp_path, host):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "mine").symlink_to(host)
+    before = picture(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError, match="not followed"):
+        extract(target, directory("mine", 0o700))
+
+    assert picture(tmp_path) == before
+
+
+def test_a_file_of_the_target_is_not_what_a_hard_link_names(tmp_path, host):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "secret").write_text("of the user")
+    before = picture(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError, match="no file before it"):
+        extract(target, hard("copy", "secret"))
+
+    assert picture(tmp_path) == before
+
+
+def test_a_hard_link_of_the_target_keeps_its_other_name(tmp_path, host):
+    target = tmp_path / "target"
+    target.mkdir()
+    os.link(host / "file", target / "file")
+
+    extract(target, member("file"))
+
+    assert (host / "file").read_text() == "of the host"
+    assert (target / "file").read_text() == "from the sandbox"
+
+
+def test_a_directory_of_the_target_is_not_replaced(tmp_path):
+    target = tmp_path / "target"
+    (target / "name").mkdir(parents=True)
+    (target / "name" / "file").write_text("of the user")
+    before = picture(tmp_path)
+
+    for evil in (member("name"), link("name", "x")):
+        with pytest.raises(UnsafeArchiveError, match="a directory there"):
+            extract(target, member("first"), evil)
+
+    assert picture(tmp_path) == before
+
+
+def test_a_file_of_the_target_gives_way_to_a_directory(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "name").write_text("old")
+
+    extract(target, member("name/file"))
+
+    assert (target / "name" / "file").read_text() == "from the sandbox"
+
+
+def test_a_target_that_is_a_link_to_a_directory_is_that_directory(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "target").symlink_to("real")
+
+    extract(tmp_path / "target", member("file"))
+
+    assert (tmp_path / "target").is_symlink()
+    assert (tmp_path / "real" / "file").read_text() == "from the sandbox"
+
+
+@pytest.mark.parametrize("leads_to", ["nowhere", "host/file"])
+def test_a_target_that_is_a_link_to_something_else_is_refused(tmp_path, host, leads_to):
+    (tmp_path / "target").symlink_to(leads_to)
+    before = picture(tmp_path)
+
+    with pytest.raises(FileExistsError):
+        extract(tmp_path / "target", member("file"))
+
+    assert picture(tmp_path) == before
+
+
+def test_hard_linked_links_are_links(tmp_path):
+    target = extract(tmp_path / "target", link("l1", "a"), hard("l2", "l1"), member("d/f"), hard("f", "d/f"))
+
+    assert [os.readlink(target / name) for name in ("l1", "l2")] == ["a", "a"]
+    assert os.path.samefile(target / "f", target / "d/f")
+
+
+@pytest.mark.parametrize("name", ["self", "./self"])
+def test_a_hard_link_to_itself_is_refused(tmp_path, name):
+    with pytest.raises(UnsafeArchiveError, match="hard link"):
+        extract(tmp_path / "target", member("self"), hard("self", name))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_member_takes_the_place_of_an_earlier_one(tmp_path):
+    target = extract(tmp_path / "target", link("x", "y"), member("x"), member("z"), link("z", "x"))
+
+    assert (target / "x").read_bytes() == b"from the sandbox"
+    assert os.readlink(target / "z") == "x"
+
+
+def test_a_closed_directory_is_filled_again(tmp_path):
+    tree = [directory("d", 0o555), member("d/file", mode=0o444)]
+    target = extract(tmp_path / "target", *tree)
+
+    extract(target, *tree, member("d/new"))
+
+    assert sorted(os.listdir(target / "d")) == ["file", "new"]
+    assert stat.S_IMODE((target / "d").stat().st_mode) == 0o555
+
+
+def test_a_target_in_a_closed_directory_is_filled_from_within(tmp_path):
+    target = tmp_path / "closed" / "target"
+    target.mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o555)
+
+    extract(target, member("file"))
+
+    assert os.listdir(target) == ["file"]
+
+
+def test_a_content_that_breaks_off_leaves_no_trace(tmp_path):
+    whole = archive(member("a"), member("b"), content=b"x" * 5000).getvalue()
+    (tmp_path / "target").mkdir()
+    before = picture(tmp_path)
+
+    with pytest.raises(ProtocolError):
+        extract_tree(io.BytesIO(whole[:9000]), tmp_path / "target", max_bytes=LIMIT)
+    with pytest.raises(FileTooLargeError):
+        extract_tree(io.BytesIO(whole), tmp_path / "target", max_bytes=9_000)
+
+    assert picture(tmp_path) == before
+
+
+def test_many_copies_into_one_directory_at_once_all_arrive(tmp_path):
+    def copy(number):
+        return extract(tmp_path / "new" / "target", member("both"), member(f"sub/{number}"), member(f"{number}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(copy, range(16)))
+
+    assert len(list((tmp_path / "new").rglob("*"))) == 1 + 1 + 16 + 1 + 16
+
+
+OUTSIDE = [link("python", "/usr/bin/python3"), link("up", "../up"), hard("again", "python"), link("in", "file")]
+
+
+def test_links_that_lead_outside_are_left_out_where_asked(tmp_path):
+    target = extract(tmp_path / "target", member("file"), *OUTSIDE, links="skip")
+
+    assert sorted(os.listdir(target)) == ["file", "in"]
+
+
+def test_links_that_lead_outside_are_kept_where_asked(tmp_path):
+    target = extract(tmp_path / "target", member("file"), *OUTSIDE, links="keep")
+
+    assert os.readlink(target / "python") == os.readlink(target / "again") == "/usr/bin/python3"
+    assert os.readlink(target / "up") == "../up"
+
+
+def test_a_kept_link_is_not_written_through(tmp_path, host):
+    with pytest.raises(UnsafeArchiveError, match="goes through"):
+        extract(tmp_path / "target", link("out", str(host)), member("out/file"), links="keep")
+
+    target = extract(tmp_path / "target", link("out", str(host)), links="keep")
+    with pytest.raises(UnsafeArchiveError, match="not followed"):
+        extract(target, member("out/file"), links="keep")
+    assert (host / "file").read_text() == "of the host"
