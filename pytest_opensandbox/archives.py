@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import shlex
 import stat
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,11 @@ from pytest_opensandbox.local_trees import NewTree
 from pytest_opensandbox.unpacking import Unpacking
 
 _OWNER = 0o700
+_PERMISSIONS = 0o777
+_NAMES_A_LINE = 50
 
 
-def pack_tree(source: Path, archive: BinaryIO) -> None:
+def pack_tree(source: Path, archive: BinaryIO, *, closing_script: str = "") -> None:
     """Write a tree as an uncompressed tar with names relative to its root.
 
     Permission bits, empty directories and symbolic links are kept; owners are not. Devices, sockets and FIFOs are
@@ -30,21 +33,35 @@ def pack_tree(source: Path, archive: BinaryIO) -> None:
     Args:
         source: the directory whose content is packed.
         archive: an open binary file, written from its present position.
+        closing_script: name of a member, a shell script, that takes permissions from directories which their owner
+            may not write in, where there are any; until then he may. "" leaves their modes in their own headers.
 
     Raises:
         OSError: a file cannot be read.
     """
-    closed: list[tarfile.TarInfo] = []
+    closed: dict[int, list[str]] = {}
+
+    def prepare(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        # Some tar programs cannot write in such a directory any more, others close it too early.
+        if closing_script and member.isdir() and member.mode & _OWNER != _OWNER:
+            closed.setdefault(member.mode & _PERMISSIONS, []).append(member.name)
+            member.mode |= _OWNER
+        return member
+
     # GNU format: BusyBox reads its long names, not those of pax.
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path in _walk(source):
             if _is_special(path):
                 warnings.warn(SkippedFileWarning(f"left out {path}: not a file, directory or link"), stacklevel=2)
                 continue
-            tar.add(path, arcname=str(path.relative_to(source)), recursive=False, filter=_for_sandbox(closed))
-        # Unpacking must be able to write in a directory before it is closed, the deepest first.
-        for member in reversed(closed):
-            tar.addfile(member)
+            tar.add(path, arcname=str(path.relative_to(source)), recursive=False, filter=prepare)
+        if closed:
+            script = _closing(closed)
+            member = tarfile.TarInfo(closing_script)
+            member.size = len(script)
+            tar.addfile(member, BytesIO(script))
 
 
 def extract_tree(
@@ -104,15 +121,11 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
-def _for_sandbox(closed: list[tarfile.TarInfo]) -> Callable[[tarfile.TarInfo], tarfile.TarInfo]:
-    """Return what prepares a member: without its owner, and a directory that its owner cannot write comes twice."""
-
-    def prepare(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0
-        member.uname = member.gname = "root"
-        if member.isdir() and member.mode & _OWNER != _OWNER:
-            closed.append(copy.copy(member))
-            member.mode |= _OWNER
-        return member
-
-    return prepare
+def _closing(closed: dict[int, list[str]]) -> bytes:
+    """Return a shell script that gives directories their modes, the deepest first, and last what nobody may enter."""
+    lines = []
+    for mode, names in sorted(closed.items(), key=lambda item: item[0] & 0o100, reverse=True):
+        words = [shlex.quote(f"./{name}") for name in reversed(names)]
+        starts = range(0, len(words), _NAMES_A_LINE)
+        lines += [f"chmod {mode:o} {' '.join(words[start : start + _NAMES_A_LINE])} || exit\n" for start in starts]
+    return os.fsencode("".join(lines))

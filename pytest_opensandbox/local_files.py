@@ -19,11 +19,11 @@ def replacing_file(target: Path, mode: int) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of the target when the block ends well; a link there is not followed.
 
     Args:
-        target: in a directory that exists. A device or a FIFO is written to.
+        target: in a directory that exists.
         mode: permission bits of the new file.
 
     Raises:
-        FileExistsError: the target is a link to a device, a socket or a FIFO.
+        FileExistsError: the target is a device, a socket or a FIFO, or a link to one.
         OSError: the target is a directory, or cannot be written.
     """
     place = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -31,12 +31,8 @@ def replacing_file(target: Path, mode: int) -> Iterator[BinaryIO]:
         there = mode_of(target.name, place)
         if there is not None and stat.S_ISDIR(there):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-        if there is not None and stat.S_ISLNK(there) and _leads_to_device(target):
-            raise FileExistsError(errno.EEXIST, "it is a link to a device, a socket or a FIFO", str(target))
-        if there is not None and not stat.S_ISLNK(there) and not stat.S_ISREG(there):
-            with open(os.open(target.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place), "wb") as file:
-                yield file
-            return
+        if there is not None and _is_device(target):
+            raise FileExistsError(errno.EEXIST, "it is a device, a socket or a FIFO, or leads to one", str(target))
         yield from _beside(target, place, mode)
     finally:
         os.close(place)
@@ -66,9 +62,10 @@ def _beside(target: Path, place: int, mode: int) -> Iterator[BinaryIO]:
         raise
 
 
-def _leads_to_device(link: Path) -> bool:
+def _is_device(path: Path) -> bool:
+    """Say whether a path leads to what is written to and not replaced, such as /dev/stdout."""
     try:
-        mode = link.stat().st_mode
+        mode = path.stat().st_mode
     except OSError:
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import overload
 
 from pytest_opensandbox.agent import Agent
+from pytest_opensandbox.archive_checks import Links
 from pytest_opensandbox.commands import MAX_STREAM_BYTES
 from pytest_opensandbox.handle import Handle
 from pytest_opensandbox.history import recorded, recording_copy, source_of
@@ -149,28 +150,38 @@ class Sandbox(Handle):
             self._agent.copy(lambda transfer: transfer.put(src, _text(dst), mode=mode))
 
     @overload
-    def get(self, path: str | PurePosixPath, *, max_bytes: int = ...) -> bytes: ...
+    def get(self, path: str | PurePosixPath, *, max_bytes: int = ..., links: Links = ...) -> bytes: ...
 
     @overload
-    def get(self, path: str | PurePosixPath, dst: str | os.PathLike[str], *, max_bytes: int = ...) -> Path: ...
+    def get(
+        self, path: str | PurePosixPath, dst: str | os.PathLike[str], *, max_bytes: int = ..., links: Links = ...
+    ) -> Path: ...
 
     def get(
-        self, path: str | PurePosixPath, dst: str | os.PathLike[str] | None = None, *, max_bytes: int = MAX_BYTES
+        self,
+        path: str | PurePosixPath,
+        dst: str | os.PathLike[str] | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        links: Links = "error",
     ) -> bytes | Path:
         """Return a file's bytes, or copy a file or a tree to the host.
 
         Args:
             path: absolute path in the sandbox; a symbolic link is followed.
             dst: local path; a directory becomes its content, a file is written to it, or into it where it is a
-                directory; None returns a file's bytes.
+                directory; None returns a file's bytes. A file or a link there is replaced, a link in it never followed.
             max_bytes: refuse more than that; bytes.
+            links: what happens to a symbolic link of a tree that leads outside it, as every absolute one does:
+                ``"error"`` refuses the tree, ``"skip"`` leaves the link out, ``"keep"`` takes it as it is.
 
         Returns:
             The bytes, or the local path that was written.
 
         Raises:
             NotFoundError: no such path.
-            ConfigError: ``path`` is not absolute, is a device, or is a directory and ``dst`` is missing.
+            ConfigError: ``path`` is not absolute, is a device, or is a directory and ``dst`` is missing; or ``links``
+                is something else.
             FileTooLargeError: more than ``max_bytes``.
             UnsafeArchiveError: the tree would touch something outside ``dst``; nothing was written.
             CommandError: a tree could not be packed; the sandbox needs ``tar``.
@@ -184,7 +195,7 @@ class Sandbox(Handle):
             with self._in_use(), recording_copy(self.history, f"get {path}"):
                 return self._agent.copy(lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
         with self._in_use(), recording_copy(self.history, f"get {path} -> {dst}"):
-            return self._agent.copy(lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes))
+            return self._agent.copy(lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes, links=links))
 
     def snapshot(self, name: str | None = None, *, timeout: float = SNAPSHOT_SECONDS) -> Snapshot:
         """Keep the file system as it is now, for ``sandbox_factory(snapshot=...)``, until the end of the run.

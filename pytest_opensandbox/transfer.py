@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
+from pytest_opensandbox.archive_checks import Links
 from pytest_opensandbox.archives import extract_tree, pack_tree
 from pytest_opensandbox.client import Client
 from pytest_opensandbox.downloads import Download
-from pytest_opensandbox.errors import ConfigError, FileTooLargeError, NotFoundError, OpenSandboxError
+from pytest_opensandbox.errors import (
+    ApiError,
+    CommandError,
+    ConfigError,
+    FileTooLargeError,
+    NotFoundError,
+    OpenSandboxError,
+)
+from pytest_opensandbox.local_files import replacing_file
 from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, check_path
 from pytest_opensandbox.results import CommandResult
+from pytest_opensandbox.transfer_scripts import KIND, PACK, PLACE, UNPACK
 from pytest_opensandbox.waits import retry_idempotent
 
 MAX_BYTES = 4 * 1024**3
@@ -30,18 +41,8 @@ _HEADERS_BYTES = 320 * 1024**2
 _ULIMIT_BYTES = 512
 
 _UNCOUNTED = ("/proc/", "/sys/")
-_KIND = 'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
-_PLACE = """\
-mkdir -p -- "$2" || exit
-if [ -d "$3" ]; then echo "$3 is a directory" >&2; exit 1; fi
-cat <"$1" >"$3" && chmod "$4" -- "$3" && rm -f -- "$1"
-"""
-_UNPACK = """\
-if [ ! -d "$2" ]; then mkdir -p -- "$2" && chmod "$3" -- "$2" || exit; fi
-tar -x -o -p -f "$1" -C "$2" && rm -f -- "$1"
-"""
-# Holes, or files without end, would fill the sandbox, which on Docker is the server's disk.
-_PACK = 'ulimit -f "$1" && exec tar -c -f "$2" -C "$3" .'
+_VANISHED = re.compile(r"tar: (.*: No such file or directory|[Ee]rror exit delayed from previous errors\.?)", re.DOTALL)
+_REPLACEABLE = ("text file busy", "permission denied", "operation not permitted")
 
 
 class Transfer:
@@ -105,7 +106,9 @@ class Transfer:
         with self._readable(path) as source:
             return retry_idempotent(lambda: self._content(source, max_bytes))
 
-    def get(self, path: str, dst: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Path:
+    def get(
+        self, path: str, dst: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, links: Links = "error"
+    ) -> Path:
         """Copy a file or a tree to the host.
 
         Args:
@@ -113,65 +116,89 @@ class Transfer:
             dst: local path, its parents are made; a directory becomes its content, a file is written to it, or into
                 it where it is a directory.
             max_bytes: most that is taken; bytes.
+            links: what happens to a symbolic link of a tree that leads outside it, as every absolute one does:
+                ``"error"`` refuses the tree, ``"skip"`` leaves the link out, ``"keep"`` takes it as it is.
 
         Returns:
             The local path that was written.
 
         Raises:
             NotFoundError: no such path.
-            ConfigError: ``path`` is not absolute, or is a device, socket or FIFO.
+            ConfigError: ``path`` is not absolute, or is a device, socket or FIFO; or ``links`` is something else.
             FileTooLargeError: more than ``max_bytes``.
             UnsafeArchiveError: the tree would touch something outside ``dst``.
             CommandError: the sandbox could not pack a tree; it needs ``tar``.
             OSError: the local path cannot be written.
             TransportError: the agent does not answer.
         """
+        if links not in get_args(Links):
+            raise ConfigError("links", f"be one of {', '.join(get_args(Links))}", links)
         if self._look(path, max_bytes) == "directory":
-            return self._get_tree(path, Path(dst), max_bytes)
+            return self._get_tree(path, Path(dst), max_bytes, links)
         return self._get_file(path, Path(dst), max_bytes)
 
     def _put_file(self, content: bytes | Path, dst: str, mode: int) -> None:
         upload = FileUpload(dst, content, mode)
-        if _is_plain(dst):
-            self._client.upload_files(self._endpoint, [upload])
+        # The agent takes mode 0 for "leave it as it is".
+        if not _is_plain(dst) or mode == 0:
+            self._place_file(upload)
             return
+        try:
+            self._client.upload_files(self._endpoint, [upload])
+        except ApiError as exc:
+            if not any(words in exc.message.lower() for words in _REPLACEABLE):
+                raise
+            try:
+                self._place_file(upload)
+            except CommandError:
+                raise exc from None
+
+    def _place_file(self, upload: FileUpload) -> None:
+        """Have the sandbox put an uploaded file in its place, where the agent cannot."""
+        parent = str(PurePosixPath(upload.path).parent)
         with self._scratch("file") as scratch:
             self._client.upload_files(self._endpoint, [replace(upload, path=scratch, mode=0o600)])
-            self._run(["sh", "-c", _PLACE, "sh", scratch, str(PurePosixPath(dst).parent), dst, f"{mode:o}"]).check()
+            mode, free = f"{upload.mode:o}", PurePosixPath(scratch).name
+            self._run_script(f"put {upload.path}", PLACE, scratch, parent, upload.path, mode, free).check()
 
     def _put_tree(self, source: Path, dst: str) -> None:
         root_mode = f"{source.stat().st_mode & 0o777:o}"
         with tempfile.NamedTemporaryFile() as archive, self._scratch("tar") as scratch:
-            pack_tree(source, archive)  # type: ignore[arg-type]  # typeshed: a wrapper that behaves as a BinaryIO
+            free = PurePosixPath(scratch).stem
+            pack_tree(source, archive, closing_script=f"{free}.sh")  # type: ignore[arg-type]  # typeshed: a wrapper that behaves as a BinaryIO
             archive.flush()
             self._client.upload_files(self._endpoint, [FileUpload(scratch, Path(archive.name), 0o600)])
-            self._run(["sh", "-c", _UNPACK, "sh", scratch, dst, root_mode]).check()
+            self._run_script(f"put {dst}", UNPACK, scratch, dst, root_mode, free).check()
 
     def _get_file(self, path: str, dst: Path, max_bytes: int) -> Path:
         target = dst / PurePosixPath(path).name if dst.is_dir() else dst
-        target.parent.mkdir(parents=True, exist_ok=True)
         with self._readable(path) as source:
             mode = self._client.files_info(self._endpoint, [source])[source].mode
-            with target.open("wb") as file:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing_file(target, mode & 0o777 or 0o644) as file:
                 self._copy(source, file, max_bytes)
-        target.chmod(mode & 0o777 or 0o644)
         return target
 
-    def _get_tree(self, path: str, dst: Path, max_bytes: int) -> Path:
+    def _get_tree(self, path: str, dst: Path, max_bytes: int, links: Links) -> Path:
         with tempfile.TemporaryFile() as archive, self._scratch("tar") as scratch:
             self._pack(path, scratch, max_bytes)
             self._copy(scratch, archive, max_bytes)
             archive.seek(0)
-            extract_tree(archive, dst, max_bytes=max_bytes)
+            extract_tree(archive, dst, max_bytes=max_bytes, links=links)
         return dst
 
     def _pack(self, path: str, archive: str, max_bytes: int) -> None:
         """Make a tar of a tree in the sandbox, which ends where nobody would take it."""
         limit = max_bytes + _HEADERS_BYTES
-        result = self._run(["sh", "-c", _PACK, "sh", str(limit // _ULIMIT_BYTES), archive, path])
+        result = self._run_script(f"get {path}", PACK, str(limit // _ULIMIT_BYTES), archive, path)
         if not result.ok and self._ask(archive)[1] > limit - _ULIMIT_BYTES:
             raise FileTooLargeError(path, size_bytes=limit, max_bytes=max_bytes)
-        result.check()
+        if result.exit_code != 1 or not _only_vanished(result.stderr):
+            result.check()
+
+    def _run_script(self, title: str, script: str, *arguments: str) -> CommandResult:
+        """Run a script, which an error names by what it is for."""
+        return replace(self._run(["sh", "-c", script, "sh", *arguments]), command=title)
 
     def _content(self, source: str, max_bytes: int) -> bytes:
         with self._client.download_file(self._endpoint, source) as download:
@@ -205,7 +232,7 @@ class Transfer:
             info = self._info(path)
             if info.type in ("file", "directory"):
                 return info.type, info.size
-        kind = self._run(["sh", "-c", _KIND, "sh", path]).check().stdout.strip()
+        kind = self._run(["sh", "-c", KIND, "sh", path]).check().stdout.strip()
         if not kind:
             raise _not_found(path)
         return kind, 0
@@ -255,6 +282,15 @@ def _not_found(path: str) -> NotFoundError:
     return NotFoundError(404, code="FILE_NOT_FOUND", message=f"no such file or directory in the sandbox: {path}")
 
 
+def _only_vanished(stderr: str) -> bool:
+    """Whether a tar that packed complains of files only that were removed before it came to them."""
+    return bool(stderr) and all(_VANISHED.fullmatch(line) for line in stderr.splitlines())
+
+
 def _is_plain(path: str) -> bool:
-    """Whether the agent takes the path as it is: it expands ``$NAME`` also in file names."""
-    return "$" not in path
+    """Whether the agent takes the path as it is, and can send what is there.
+
+    It expands ``$NAME`` also in file names. A control character would stand as it is in a header of its answer, which
+    a proxy refuses with 502.
+    """
+    return "$" not in path and not any(char < " " or char == "\x7f" for char in path)

@@ -29,6 +29,7 @@ AWKWARD = [
     pytest.param("back\\slash", id="backslash"),
     pytest.param("%2F&a=b#c", id="URL syntax"),
     pytest.param("x" * 255, id="255 bytes"),
+    pytest.param("a\x01b\x1b[2J\x7f\r", id="control characters"),
 ]
 
 
@@ -70,7 +71,7 @@ def test_content_is_kept(box, content):
     assert box.get("/workspace/content") == (content.encode() if isinstance(content, str) else content)
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o444, 0o77], ids=oct)
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o444, 0o77, 0], ids=oct)
 @pytest.mark.parametrize("name", ["mode", "$mode"])
 def test_permissions_are_set_as_given(box, name, mode):
     path = f"/workspace/{name}{mode:o}"
@@ -266,3 +267,152 @@ def test_a_path_object_names_a_path_in_the_sandbox(box):
 def test_a_source_that_is_nothing_to_copy_is_refused(box):
     with pytest.raises(ConfigError, match="src must be bytes"):
         box.put(123, "/var/tmp/x")
+
+
+@pytest.fixture
+def made(box, request) -> str:
+    """A directory in the sandbox for one test."""
+    path = f"/var/tmp/{request.node.name.partition('[')[0]}"
+    box.run(["mkdir", path], check=True)
+    return path
+
+
+def test_a_tree_with_the_systems_directories_leaves_the_system_alive(sandbox, tmp_path):
+    names = ["bin/tool", "sbin/tool", "lib/x/file", "lib64/file"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    links = sandbox.run("for d in /bin /sbin /lib /lib64; do readlink $d; done; stat -c %a /tmp").stdout
+
+    sandbox.put(tmp_path, "/")
+
+    assert sandbox.run(["/bin/sh", "-c", "cd /usr && cat bin/tool lib64/file"]).stdout == "bin/toollib64/file"
+    assert sandbox.run("for d in /bin /sbin /lib /lib64; do readlink $d; done; stat -c %a /tmp").stdout == links
+    assert sandbox.run("ls -A / | grep opensandbox-").stdout == ""
+
+
+@pytest.mark.parametrize("name", ["bin", "usr"])
+def test_a_file_in_place_of_a_systems_directory_is_refused_by_name(sandbox, tmp_path, name):
+    (tmp_path / name).write_text("x")
+
+    with pytest.raises(CommandError, match=f"/{name} is a directory"):
+        sandbox.put(tmp_path, "/")
+
+    assert sandbox.run(["/bin/sh", "-c", "echo alive"]).stdout == "alive\n"
+
+
+@pytest.mark.parametrize("name", ["file", "$file"])
+def test_a_read_only_file_is_replaced(box, made, name):
+    for content in (b"1", b"2"):
+        box.put(content, f"{made}/{name}", mode=0o444)
+
+    assert box.get(f"{made}/{name}") == b"2"
+    assert box.run(["stat", "-c", "%a", f"{made}/{name}"]).stdout == "444\n"
+    box.run(["rm", "-r", made], check=True)
+
+
+def test_read_only_trees_can_be_put_again(box, made, tmp_path):
+    source = tmp_path / "source"
+    (source / "mod").mkdir(parents=True)
+    (source / "mod" / "go.mod").write_text("m")
+    (source / "mod" / "go.mod").chmod(0o444)
+    (source / "mod").chmod(0o555)
+
+    for _ in range(2):
+        box.put(source, f"{made}/cache")
+
+    box.put("new", f"{made}/cache/mod/new")
+    box.put(b"changed", f"{made}/cache/mod/go.mod")
+    assert box.run(f"cd {made}/cache/mod && cat go.mod new && stat -c %a .").stdout == "changednew555\n"
+
+
+@pytest.mark.parametrize("way", ["file", "tree"])
+def test_a_running_program_is_replaced(sandbox, tmp_path, way):
+    sandbox.run("mkdir /opt/own && cp $(command -v sleep) /opt/own/program", check=True)
+    sandbox.run("/opt/own/program 300 >/dev/null 2>&1 &", check=True)
+    (tmp_path / "program").write_text("#!/bin/sh\necho new\n")
+    (tmp_path / "program").chmod(0o755)
+
+    if way == "file":
+        sandbox.put(tmp_path / "program", "/opt/own/program")
+    else:
+        sandbox.put(tmp_path, "/opt/own")
+
+    assert sandbox.run(["/opt/own/program"]).stdout == "new\n"
+    assert sandbox.run("ls -A /opt/own").stdout == "program\n"
+
+
+def test_a_tree_that_changes_meanwhile_is_copied(sandbox, tmp_path):
+    sandbox.run("mkdir /srv/a && head -c 20000000 /dev/zero >/srv/a/old", check=True)
+    sandbox.run("(while :; do echo line >>/srv/a/log; echo >/srv/a/x; rm -f /srv/a/x; done) >/dev/null 2>&1 &")
+
+    copies = [sandbox.get("/srv/a", tmp_path / str(number)) for number in range(4)]
+
+    assert [(copy / "old").stat().st_size for copy in copies] == [20_000_000] * 4
+    assert all((copy / "log").exists() for copy in copies)
+
+
+def test_hard_linked_links_are_copied(box, made, tmp_path):
+    box.run(f"cd {made} && ln -s a l1 && ln l1 l2", check=True)
+
+    copy = box.get(made, tmp_path / "copy")
+
+    assert [os.readlink(copy / name) for name in ("l1", "l2")] == ["a", "a"]
+
+
+@pytest.mark.parametrize(("links", "names"), [("skip", ["file"]), ("keep", ["absolute", "file"])])
+def test_links_that_lead_outside_are_treated_as_asked(box, made, tmp_path, links, names):
+    box.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
+
+    copy = box.get(made, tmp_path / "copy", links=links)
+
+    assert sorted(os.listdir(copy)) == names
+    box.run(["rm", "-r", made], check=True)
+
+
+def test_links_that_lead_outside_refuse_the_tree_where_nothing_is_said(box, made, tmp_path):
+    box.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
+
+    with pytest.raises(UnsafeArchiveError, match="links='skip'"):
+        box.get(made, tmp_path / "copy")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_treatment_of_links_is_refused(box, tmp_path):
+    with pytest.raises(ConfigError, match="links must be one of error, skip, keep"):
+        box.get("/srv", tmp_path / "copy", links="follow")
+
+
+def test_a_single_file_takes_the_place_of_a_link(box, tmp_path):
+    box.put("from the sandbox", "/var/tmp/single")
+    (tmp_path / "host").write_text("of the host")
+    (tmp_path / "copy").symlink_to("host")
+    (tmp_path / "hard").hardlink_to(tmp_path / "host")
+
+    copies = [box.get("/var/tmp/single", tmp_path / name) for name in ("copy", "hard")]
+
+    assert [copy.read_text() for copy in copies] == ["from the sandbox"] * 2
+    assert (tmp_path / "host").read_text() == "of the host"
+
+
+def test_a_file_that_is_refused_leaves_the_local_one_as_it_was(box, tmp_path):
+    (tmp_path / "copy").write_text("of the host")
+    box.put(b"x" * 100, "/var/tmp/longer")
+
+    with pytest.raises(FileTooLargeError):
+        box.get("/var/tmp/longer", tmp_path / "copy", max_bytes=99)
+
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("copy", "of the host")]
+
+
+def test_a_device_and_a_link_to_one_are_left_alone(box, tmp_path):
+    box.put("x", "/var/tmp/for-a-device")
+    (tmp_path / "link").symlink_to("/dev/null")
+
+    for target in ("/dev/null", tmp_path / "link"):
+        with pytest.raises(FileExistsError, match="it is a device"):
+            box.get("/var/tmp/for-a-device", target)
+
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()

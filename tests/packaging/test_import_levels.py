@@ -69,6 +69,7 @@ LEVELS = {
                 "refused_images",
                 "selections",
                 "tar_headers",
+                "transfer_scripts",
                 "transport",
                 "uploads",
             ),

@@ -1,0 +1,121 @@
+"""Shell scripts that put what was uploaded in its place in a sandbox, and pack what is fetched.
+
+They need ``sh``, ``tar`` and the programs of POSIX. Root in a sandbox may have no capabilities, so that it has to open
+its own closed directories before it can write in them.
+"""
+
+KIND = 'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
+"""Says what a path is, links followed. Arguments: the path."""
+
+# A file that runs, or that may not be written, is replaced by one that was written beside it.
+PLACE = """\
+mkdir -p -- "$2" || exit
+if [ -d "$3" ]; then echo "$3 is a directory" >&2; exit 1; fi
+t=$3
+if [ -L "$t" ]; then t=$(readlink -f -- "$t" && echo .) && t=${t%??} || exit; fi
+if ! { cat <"$1" >"$t"; } 2>/dev/null; then
+  d=${t%/*}/ opened=
+  if ! { cat </dev/null >"$d$5"; } 2>/dev/null; then
+    chmod u+w -- "$d" || exit
+    opened=1
+  fi
+  cat <"$1" >"$d$5" && chmod "$4" -- "$d$5" && mv -f -- "$d$5" "$t"
+  status=$?
+  rm -f -- "$d$5"
+  if [ "$opened" ]; then chmod u-w -- "$d"; fi
+  [ "$status" = 0 ] || exit "$status"
+fi
+chmod "$4" -- "$t" && rm -f -- "$1"
+"""
+"""Arguments: the uploaded file, its directory, its path, its mode in octal, and a name that is free everywhere."""
+
+# What is there already is merged as `docker cp` does it, but behind links to directories, which tar would replace.
+UNPACK = """\
+LC_ALL=C
+export LC_ALL
+unset TAR_OPTIONS
+unpack() {
+  tar -x -o -p -f "$1" -C "$2" || return
+  if [ -f "$2/$3.sh" ]; then
+    (cd -- "$2" && sh "./$3.sh" && rm -f -- "./$3.sh")
+  fi
+}
+
+check() (
+  cd -- "$1" || exit
+  for e in * .[!.]* ..?*; do
+    if [ ! -e "$e" ] && [ ! -L "$e" ]; then continue; fi
+    t=$2/$e
+    if [ -d "$e" ] && [ ! -L "$e" ]; then
+      if [ -d "$t" ]; then
+        check "$1/$e" "$t" || exit 1
+      elif [ -e "$t" ] || [ -L "$t" ]; then
+        echo "$t is not a directory, and a directory would replace it" >&2
+        exit 1
+      fi
+    elif [ -d "$t" ] && { [ ! -L "$e" ] || [ ! -L "$t" ]; }; then
+      echo "$t is a directory, and something else would replace it" >&2
+      exit 1
+    fi
+  done
+)
+
+merge() (
+  from=$1 to=$2 opened= status=0
+  cd -- "$from" || exit
+  if [ ! -w . ]; then chmod u+w . || exit; fi
+  if [ ! -w "$to/" ]; then chmod u+w -- "$to/" && opened=1 || exit; fi
+  set --
+  for e in * .[!.]* ..?*; do
+    if [ ! -e "$e" ] && [ ! -L "$e" ]; then continue; fi
+    if [ -d "$e" ] && [ ! -L "$e" ]; then
+      if [ -d "$to/$e" ]; then
+        merge "$from/$e" "$to/$e" || status=1
+        continue
+      elif [ ! -w "$e" ]; then
+        { chmod u+w -- "$e" && mv -f -- "$e" "$to/" && chmod u-w -- "$to/$e"; } || status=1
+        continue
+      fi
+    fi
+    set -- "$@" "./$e"
+    if [ "$#" -ge 400 ]; then
+      mv -f -- "$@" "$to/" || status=1
+      set --
+    fi
+  done
+  if [ "$#" != 0 ]; then mv -f -- "$@" "$to/" || status=1; fi
+  if [ "$opened" ]; then chmod u-w -- "$to/"; fi
+  exit "$status"
+)
+
+if [ ! -d "$2" ]; then
+  mkdir -p -- "$2" && unpack "$1" "$2" "$4" && chmod "$3" -- "$2" && rm -f -- "$1"
+  exit
+fi
+to=${2%/} opened=
+if [ ! -w "$2" ]; then chmod u+w -- "$2" && opened=1; fi
+new=$to/$4
+mkdir -m 700 -- "$new" 2>/dev/null || { new=/tmp/$4; mkdir -m 700 -- "$new"; } || exit
+unpack "$1" "$new" "$4" && check "$new" "$to" && merge "$new" "$to"
+status=$?
+rm -rf -- "$new" 2>/dev/null || { chmod -R u+rwx -- "$new"; rm -rf -- "$new"; }
+if [ "$opened" ]; then chmod u-w -- "$2"; fi
+[ "$status" != 0 ] || rm -f -- "$1"
+exit "$status"
+"""
+"""Arguments: the uploaded archive, the directory that it becomes, the mode of that where it is new, and a free name.
+
+A member with that name and ``.sh`` closes directories, after everything is in them.
+"""
+
+# Holes, or files without end, would fill the sandbox, which on Docker is the server's disk. GNU tar ends with 1 where a
+# file changed while it was read; other programs do so for every error.
+PACK = """\
+ulimit -f "$1" || exit
+unset TAR_OPTIONS
+LC_ALL=C tar -c -f "$2" -C "$3" . && exit
+status=$?
+case $status$(tar --version 2>/dev/null) in 1*"GNU tar"*) exit 0 ;; esac
+exit "$status"
+"""
+"""Arguments: most blocks of 512 bytes that the archive may have, the archive, and the directory."""
