@@ -41,52 +41,72 @@ unpack() {
   fi
 }
 
-check() (
-  cd -- "$1" || exit
-  for e in * .[!.]* ..?*; do
-    if [ ! -e "$e" ] && [ ! -L "$e" ]; then continue; fi
-    t=$2/$e
-    if [ -d "$e" ] && [ ! -L "$e" ]; then
-      if [ -d "$t" ]; then
-        check "$1/$e" "$t" || exit 1
-      elif [ -e "$t" ] || [ -L "$t" ]; then
-        echo "$t is not a directory, and a directory would replace it" >&2
-        exit 1
-      fi
-    elif [ -d "$t" ] && { [ ! -L "$e" ] || [ ! -L "$t" ]; }; then
-      echo "$t is a directory, and something else would replace it" >&2
-      exit 1
+is_empty() {
+  if [ ! -r "$1" ]; then return 1; fi
+  for e in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+    if [ -e "$e" ] || [ -L "$e" ]; then return 1; fi
+  done
+}
+
+# No subshells, because a fork for each directory takes longer than its copy: the arguments are the local variables.
+check() {
+  for t in "$2"/*/ "$2"/.[!.]*/ "$2"/..?*/; do
+    t=${t%/}
+    e=$1/${t##*/}
+    if [ ! -d "$t" ]; then continue; fi
+    if [ -L "$e" ]; then
+      if [ -L "$t" ]; then continue; fi
+    elif [ ! -f "$e" ]; then
+      continue
+    fi
+    echo "$t is a directory, and something else would replace it" >&2
+    return 1
+  done
+  for e in "$1"/*/ "$1"/.[!.]*/ "$1"/..?*/; do
+    e=${e%/}
+    t=$2/${e##*/}
+    if [ ! -d "$e" ] || [ -L "$e" ]; then
+      continue
+    elif [ -d "$t" ]; then
+      check "$e" "$t" || return 1
+    elif [ -e "$t" ] || [ -L "$t" ]; then
+      echo "$t is not a directory, and a directory would replace it" >&2
+      return 1
     fi
   done
-)
+}
 
-merge() (
-  from=$1 to=$2 opened= status=0
-  cd -- "$from" || exit
-  if [ ! -w . ]; then chmod u+w . || exit; fi
-  if [ ! -w "$to/" ]; then chmod u+w -- "$to/" && opened=1 || exit; fi
-  set --
-  for e in * .[!.]* ..?*; do
-    if [ ! -e "$e" ] && [ ! -L "$e" ]; then continue; fi
+move() {
+  to=$2
+  shift 3
+  if [ "$#" != 0 ]; then mv -f -- "$@" "$to/" || failed=1; fi
+}
+
+merge() {
+  if [ ! -w "$1" ]; then chmod u+w -- "$1"; fi
+  if [ -w "$2/" ]; then set -- "$1" "$2" ""; else chmod u+w -- "$2/" && set -- "$1" "$2" closed; fi
+  for e in "$1"/* "$1"/.[!.]* "$1"/..?*; do
     if [ -d "$e" ] && [ ! -L "$e" ]; then
-      if [ -d "$to/$e" ]; then
-        merge "$from/$e" "$to/$e" || status=1
+      t=$2/${e##*/}
+      if [ -d "$t" ]; then
+        merge "$e" "$t"
         continue
       elif [ ! -w "$e" ]; then
-        { chmod u+w -- "$e" && mv -f -- "$e" "$to/" && chmod u-w -- "$to/$e"; } || status=1
+        { chmod u+w -- "$e" && mv -f -- "$e" "$2/" && chmod u-w -- "$t"; } || failed=1
         continue
       fi
+    elif [ ! -e "$e" ] && [ ! -L "$e" ]; then
+      continue
     fi
-    set -- "$@" "./$e"
-    if [ "$#" -ge 400 ]; then
-      mv -f -- "$@" "$to/" || status=1
-      set --
+    set -- "$@" "$e"
+    if [ "$#" -ge 150 ]; then
+      move "$@"
+      set -- "$1" "$2" "$3"
     fi
   done
-  if [ "$#" != 0 ]; then mv -f -- "$@" "$to/" || status=1; fi
-  if [ "$opened" ]; then chmod u-w -- "$to/"; fi
-  exit "$status"
-)
+  move "$@"
+  if [ "$3" ]; then chmod u-w -- "$2/"; fi
+}
 
 if [ ! -d "$2" ]; then
   mkdir -p -- "$2" && unpack "$1" "$2" "$4" && chmod "$3" -- "$2" && rm -f -- "$1"
@@ -94,11 +114,21 @@ if [ ! -d "$2" ]; then
 fi
 to=${2%/} opened=
 if [ ! -w "$2" ]; then chmod u+w -- "$2" && opened=1; fi
-new=$to/$4
-mkdir -m 700 -- "$new" 2>/dev/null || { new=/tmp/$4; mkdir -m 700 -- "$new"; } || exit
-unpack "$1" "$new" "$4" && check "$new" "$to" && merge "$new" "$to"
-status=$?
-rm -rf -- "$new" 2>/dev/null || { chmod -R u+rwx -- "$new"; rm -rf -- "$new"; }
+if is_empty "$2"; then
+  unpack "$1" "$2" "$4"
+  status=$?
+else
+  new=$to/$4
+  mkdir -m 700 -- "$new" 2>/dev/null || { new=/tmp/$4; mkdir -m 700 -- "$new"; } || exit
+  unpack "$1" "$new" "$4" && check "$new" "$to"
+  status=$?
+  if [ "$status" = 0 ]; then
+    failed=0
+    merge "$new" "$to"
+    status=$failed
+  fi
+  rm -rf -- "$new" 2>/dev/null || { chmod -R u+rwx -- "$new"; rm -rf -- "$new"; }
+fi
 if [ "$opened" ]; then chmod u-w -- "$2"; fi
 [ "$status" != 0 ] || rm -f -- "$1"
 exit "$status"

@@ -154,13 +154,13 @@ def test_a_link_takes_the_place_of_a_link(scripts, place, tmp_path):
     assert os.listdir(target / "v1") == ["file"]
 
 
-@pytest.mark.parametrize("root", ["new", "existing", "closed"])
+@pytest.mark.parametrize("root", ["new", "empty", "existing", "closed", "closed and empty"])
 def test_closed_directories_arrive_closed_and_can_be_put_again(scripts, place, tmp_path, root):
     target = place / "root"
     source = tree(tmp_path / "source", "mod/a/go.mod", "mod/a/b/c.go", "mod/z")
     if root != "new":
-        tree(target, "old")
-    if root == "closed":
+        tree(target.parent, "root/", *([] if "empty" in root else ["root/old"]))
+    if "closed" in root:
         target.chmod(0o555)
     for name in ("mod/a/b", "mod/a", "mod"):
         (source / name).chmod(0o555)
@@ -170,7 +170,7 @@ def test_closed_directories_arrive_closed_and_can_be_put_again(scripts, place, t
     assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * 2
     assert [mode(target / name) for name in ("mod/a/b", "mod/a", "mod")] == [0o555] * 3
     assert (target / "mod/a/b/c.go").read_text() == "mod/a/b/c.go"
-    assert mode(target) == (0o555 if root == "closed" else 0o755)
+    assert mode(target) == (0o555 if "closed" in root else 0o755)
     assert leftovers(place) == []
 
 

@@ -1,0 +1,259 @@
+"""Random tars into random targets: nothing outside changes, and what is accepted is what tar makes of it."""
+
+import errno
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from pytest_opensandbox.archives import extract_tree
+from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+
+NOBODY = 65534
+LIMIT = 1_000_000
+GNU_TAR = (
+    shutil.which("tar") and "GNU tar" in subprocess.run(["tar", "--version"], capture_output=True, text=True).stdout
+)
+
+PARTS = st.sampled_from(["a", "b", "c", "d"])
+PLAIN = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
+NAMES = st.one_of(
+    PLAIN,
+    PLAIN,
+    PLAIN,
+    st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: "./" + "/".join(parts)),
+    st.sampled_from(
+        [".", "./", "a/", "b//c", "../canary/file", "/canary", "a/../../canary", "n" * 150, "d/" * 90 + "x"]
+    ),
+)
+TARGETS = st.one_of(
+    st.lists(st.sampled_from(["a", "b", "c", "..", "..", ".", ""]), min_size=1, max_size=6).map("/".join),
+    st.sampled_from(["/", "/etc/passwd", "../canary/file", "../../canary/file", "a/b/../../../canary", "l" * 150]),
+)
+MODES = st.sampled_from([0o644, 0o755, 0o600, 0o444, 0o555, 0o700, 0o500, 0o777, 0o4755, 0o1777, 0])
+
+
+@st.composite
+def members(draw):
+    """Return the bytes of one member: most of them such that tar makes something of them."""
+    kind = draw(st.sampled_from("ffffddddddssssshhpPG" + "kS01"))
+    name, target, content = draw(NAMES), draw(TARGETS), draw(st.binary(max_size=700))
+    entry = tarfile.TarInfo(name.rstrip("/") or ".")
+    entry.mode = draw(MODES)
+    if kind in "fpPG":
+        entry.size = len(content)
+    elif kind == "d":
+        entry.type, entry.mode, content = tarfile.DIRTYPE, entry.mode | draw(st.sampled_from([0, 0o700])), b""
+    elif kind == "s":
+        entry.type, entry.linkname, content = tarfile.SYMTYPE, target, b""
+    elif kind == "h":
+        entry.type, entry.linkname, content = tarfile.LNKTYPE, draw(NAMES), b""
+    elif kind == "k":
+        entry.type, content = draw(st.sampled_from([tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])), b""
+    else:
+        return sparse(entry, kind, draw(st.integers(0, 3)))
+    if kind == "P":
+        entry.pax_headers = {"path": draw(NAMES), "comment": draw(st.text(max_size=20))}
+    return entry.tobuf(tarfile.PAX_FORMAT if kind in "pP" else tarfile.GNU_FORMAT) + padded(content)
+
+
+def sparse(entry, kind, pieces):
+    """Return a file of so many pieces of 512 bytes, with holes of 512 bytes before each and one at the end."""
+    extents = [*((512 + 1024 * number, 512) for number in range(pieces)), (1024 * pieces + 512, 0)]
+    size, data = 1024 * pieces + 512, b"x" * 512 * pieces
+    if kind == "S":
+        entry.type, entry.size = tarfile.GNUTYPE_SPARSE, len(data)
+        block = bytearray(entry.tobuf(tarfile.GNU_FORMAT)[-512:])
+        table = b"".join(b"%011o\0" % number for extent in extents for number in extent)
+        block[386 : 386 + len(table)] = table
+        block[483:495] = b"%011o\0" % size
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        return bytes(block) + data
+    numbers = [number for extent in extents for number in extent]
+    if kind == "0":
+        entry.pax_headers = {
+            "GNU.sparse.numblocks": str(len(extents)),
+            "GNU.sparse.size": str(size),
+            "GNU.sparse.map": ",".join(map(str, numbers)),
+        }
+    else:
+        entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(size)}
+        data = padded("".join(f"{number}\n" for number in [len(extents), *numbers]).encode()) + data
+    entry.pax_headers["GNU.sparse.name"] = entry.name
+    entry.size = len(data)
+    return entry.tobuf(tarfile.PAX_FORMAT) + padded(data)
+
+
+def padded(data):
+    return data + bytes(-len(data) % 512)
+
+
+archives = st.lists(members(), max_size=10).map(lambda found: b"".join(found) + bytes(1024))
+
+things = st.one_of(
+    st.just(("file",)),
+    st.just(("hard link",)),
+    st.tuples(st.just("link"), st.sampled_from(["../canary", "../canary/file", ".", "a", "../../canary", "nowhere"])),
+    st.tuples(st.just("directory"), st.sampled_from([0o755, 0o555])),
+)
+targets = st.none() | st.dictionaries(st.lists(PARTS, min_size=1, max_size=2).map("/".join), things, max_size=5)
+
+
+@contextmanager
+def world():
+    """Yield a directory with a canary in it and room for a target beside it."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        root = Path(directory, "world")
+        (root / "canary" / "sub").mkdir(parents=True)
+        (root / "canary" / "file").write_text("of the host")
+        (root / "canary" / "link").symlink_to("file")
+        (root / "canary").chmod(0o750)
+        yield root
+
+
+def prepare(target, things):
+    """Put things into a target as a user may have them."""
+    if things is None:
+        return
+    target.mkdir()
+    closed = []
+    for name, (kind, *what) in things.items():
+        path = target / name
+        if any(parent.is_symlink() or parent.is_file() for parent in [path, *path.parents]) or path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "file":
+            path.write_text("of the user")
+        elif kind == "hard link":
+            os.link(target.parent / "canary" / "file", path)
+        elif kind == "link":
+            path.symlink_to(what[0])
+        else:
+            path.mkdir()
+            closed.append((path, what[0]))
+    for path, mode in closed:
+        path.chmod(mode)
+
+
+def picture(root, *, inodes=True):
+    """Say of everything from a directory on what it is; links are not followed."""
+    found = {}
+    for path in [root, *sorted(root.rglob("*"))] if root.exists() else []:
+        status = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        mode = status.st_mode if not path.is_symlink() else stat.S_IFLNK
+        found[str(path.relative_to(root))] = (oct(mode), content, status.st_ino if inodes else 0)
+    return found
+
+
+def extract(data, target, links):
+    """Return whether the archive was accepted."""
+    try:
+        extract_tree(io.BytesIO(data), target, max_bytes=LIMIT, links=links)
+    except (UnsafeArchiveError, FileTooLargeError, ProtocolError):
+        return False
+    return True
+
+
+def leads_out(target):
+    root = os.path.realpath(target)
+    return [
+        path
+        for path in target.rglob("*")
+        if path.is_symlink() and not is_loop(path) and not f"{os.path.realpath(path)}/".startswith(f"{root}/")
+    ]
+
+
+def is_loop(path):
+    try:
+        path.stat()
+    except OSError as exc:
+        return exc.errno == errno.ELOOP
+    return False
+
+
+@given(archives, targets, st.sampled_from(["error", "skip", "keep"]))
+@settings(max_examples=300, deadline=None)
+def test_nothing_outside_changes_and_a_refusal_leaves_no_trace(data, things, links):
+    with world() as root:
+        target = root / "target"
+        prepare(target, things)
+        canary, before = picture(root / "canary"), picture(root)
+
+        accepted = extract(data, target, links)
+
+        event(f"accepted: {accepted}, target: {things is not None}")
+        assert picture(root / "canary") == canary
+        assert {path.name for path in root.iterdir()} <= {"canary", "target"}
+        if not accepted:
+            assert picture(root) == before
+
+
+@given(st.lists(archives, min_size=1, max_size=3), st.sampled_from(["error", "skip"]))
+@settings(max_examples=200, deadline=None)
+def test_links_stay_inside_however_many_trees_are_copied_into_one_place(several, links):
+    with world() as root:
+        target = root / "target"
+
+        accepted = [extract(data, target, links) for data in several]
+
+        event(f"accepted: {sum(accepted)}")
+        assert leads_out(target) == []
+
+
+@pytest.mark.skipif(not GNU_TAR, reason="needs GNU tar")
+@given(archives)
+@settings(max_examples=150, deadline=None)
+def test_what_is_accepted_is_what_tar_makes_of_it(data):
+    with world() as root:
+        accepted = extract(data, root / "target", "keep")
+
+        event(f"accepted: {accepted}")
+        # Where a name comes twice, GNU tar stumbles over the placeholders that it makes for links.
+        if accepted and not has_twins(data):
+            assert described(root / "target") == described(unpacked_by_tar(data, root))
+
+
+def has_twins(data):
+    """Say whether two members have one name, directories included: a closed one may be closed before its content."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        names = [os.path.normpath(name) for name in tar.getnames()]
+    return len(set(names)) < len(names)
+
+
+def unpacked_by_tar(data, root):
+    """Return a directory into which tar has unpacked an archive, as an ordinary user."""
+    identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    for parent in (root, root.parent):
+        parent.chmod(0o755)
+    target = root / "by-tar"
+    target.mkdir()
+    if identity:
+        os.chown(target, NOBODY, NOBODY)
+    command = ["tar", "-x", "-p", "-f", "-", "-C", target]
+    result = subprocess.run(command, input=data, check=False, capture_output=True, **identity)
+    assert result.returncode == 0, result.stderr
+    return target
+
+
+def described(root):
+    """Say of everything below a directory what it is, and which files are one; set-id bits do not count."""
+    first_names = {}
+    found = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        one_with = first_names.setdefault(status.st_ino, str(path.relative_to(root))) if path.is_file() else ""
+        mode = 0 if path.is_symlink() else status.st_mode & 0o777
+        found[str(path.relative_to(root))] = (stat.S_IFMT(status.st_mode), mode, content, path.is_symlink() or one_with)
+    return found
