@@ -22,11 +22,11 @@ from pytest_opensandbox.embedded.keyring import leave_session_keyring
 from pytest_opensandbox.embedded.limits import most_processes
 from pytest_opensandbox.embedded.log import Log
 from pytest_opensandbox.embedded.memory import out_of_memory_kills
+from pytest_opensandbox.embedded.output import OutputReader
 from pytest_opensandbox.embedded.process_tree import children, look_up
 
 END_SECONDS = 10
 
-_READ_BYTES = 65536
 _START_SECONDS = 30
 _KILLED = 128 + signal.SIGKILL
 _BOOT = f"import sys; sys.path[:0] = [{LIBRARIES!r}]; from opensandbox_agent.__main__ import main; main()"
@@ -102,14 +102,16 @@ class SandboxProcess:
             ).result()
             self._freezer = Freezer(self._bwrap.pid)
         except OSError:
-            self._let_go(output)
+            os.close(output)
+            self._let_go()
             raise
         finally:
             os.close(writing)
             os.close(lifeline)
             self.agent.listener.close()
-        self._workshop.background.call(self._follow, output)
-        threading.Thread(target=self._wait, args=(output,), name="end of a sandbox", daemon=True).start()
+        reader = OutputReader(output, self.log, self._workshop.background)
+        reader.start()
+        threading.Thread(target=self._wait, args=(reader,), name="end of a sandbox", daemon=True).start()
 
     def wait_started(self) -> None:
         """Return when the agent answers: then bubblewrap has built all there is around it.
@@ -187,34 +189,15 @@ class SandboxProcess:
             environment["LD_LIBRARY_PATH"] = f"{shared}:{environment.get('LD_LIBRARY_PATH', '')}"
         return environment
 
-    def _follow(self, output: int) -> None:
-        """Read the output as it comes, in the background loop."""
-        os.set_blocking(output, False)
-        self._workshop.background.loop.add_reader(output, self._read, output)
-
-    def _wait(self, output: int) -> None:
+    def _wait(self, output: OutputReader) -> None:
         """Wait for the end, in a thread of its own: a descriptor for that is more than older kernels have."""
         self._bwrap.wait()
         self._workshop.background.call(self._finish, output)
 
-    def _read(self, output: int) -> bool:
-        """Take what there is to read; say whether there may be more."""
-        try:
-            data = os.read(output, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if data:
-            self.log.write(data)
-        else:
-            self._workshop.background.loop.remove_reader(output)
-        return bool(data)
-
-    def _finish(self, output: int) -> None:
+    def _finish(self, output: OutputReader) -> None:
         """Record the end and let go of everything, in the background loop."""
-        while self._read(output):
-            pass
-        self._workshop.background.loop.remove_reader(output)
-        self._let_go(output)
+        output.close()
+        self._let_go()
         status = self._bwrap.returncode
         code = status if status >= 0 else 128 - status
         if code == _KILLED and not self._was_killed and out_of_memory_kills() > self._kills_before:
@@ -224,7 +207,6 @@ class SandboxProcess:
         self._on_end()
         self.ended.set()
 
-    def _let_go(self, output: int) -> None:
-        os.close(output)
+    def _let_go(self) -> None:
         os.close(self._lifeline)
         self.agent.close()
