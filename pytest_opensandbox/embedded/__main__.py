@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pytest_opensandbox.embedded.limits import leave_no_cores
 from pytest_opensandbox.embedded.obstacles import StartError, check_platform, storage_trouble
+from pytest_opensandbox.embedded.start_state import set_start_state
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         check_platform()
+        set_start_state()
         leave_no_cores()
         _run(port)
     except StartError as error:

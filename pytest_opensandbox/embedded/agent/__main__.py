@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from .init import stay_first
+from .start_state import set_start_state
 
 EPILOG = """\
 environment:
@@ -34,12 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: instead of those of the command line.
     """
     options = _parser().parse_args(arguments)
+    set_start_state(most_processes=options.processes)
     stay_first()
     _restore_environment()
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
-    if options.processes:
-        # Here and not before: only inside does the kernel count the sandbox alone.
-        resource.setrlimit(resource.RLIMIT_NPROC, (options.processes, options.processes))
     _leave_out_openssl()
     _import_bottle()
     from .app import make_app  # after the environment is as commands are to see it
