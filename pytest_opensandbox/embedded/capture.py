@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_opensandbox.embedded.bubblewrap import fixed_paths
 from pytest_opensandbox.embedded.host import Host
+from pytest_opensandbox.embedded.host_ids import IdRange
 from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.restoring import BOOT, MOST_ENTRIES
 from pytest_opensandbox.embedded.trees import PRIVATE, UPPER, tree_names
@@ -32,6 +33,7 @@ def capture(
     *,
     is_copy_on_write: bool,
     is_restored: bool,
+    ids: IdRange | None,
     on_start: Callable[[subprocess.Popen[bytes]], object],
 ) -> None:
     """Copy what a sandbox wrote.
@@ -42,6 +44,7 @@ def capture(
         target: an empty directory.
         is_copy_on_write: whether it could change the system directories.
         is_restored: whether its private directories lie over those of a snapshot.
+        ids: the host's ids of its users; None where it has no users of its own.
         on_start: is given the process that copies, to end it early.
 
     Raises:
@@ -57,6 +60,8 @@ def capture(
             ]
         except OSError as error:
             raise CaptureError(f"The sandbox cannot be read: {error.strerror}.") from error
+        if ids:
+            os.chown(target, ids.first, ids.first)
         trees = tree_names(host, is_copy_on_write=is_copy_on_write)
         order = dict(zip(("source", "target", "namespace"), ends, strict=True)) | {
             "trees": {
@@ -66,6 +71,7 @@ def capture(
             "entries": MOST_ENTRIES,
             "bytes": min(private_bytes(), _room(target)),
             "parent": os.getpid(),
+            "is_root": ids is not None,
         }
         _run(json.dumps(order), ends, on_start)
     _drop_empty(target)

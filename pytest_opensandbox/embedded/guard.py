@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_opensandbox.embedded.host import Host
 from pytest_opensandbox.embedded.trees import layer_options, writable_options
 
-_NAMESPACES = ("--unshare-user", "--unshare-pid", "--as-pid-1", "--die-with-parent")
+_NAMESPACES = ("--unshare-pid", "--as-pid-1", "--die-with-parent")
 _KERNEL = ("/dev", "/proc")
 
 
@@ -40,14 +40,22 @@ def guard_options(
         yield from ("--ro-bind", directory, directory)
     for directory in _KERNEL:
         yield from ("--dev-bind", directory, directory)
-    for source in dict.fromkeys(
-        [*_programs(executable), str(layer), *(source for source, _ in host.interpreter.binds)]
-    ):
+    for source in dict.fromkeys([*_programs(executable), str(layer), *_sources(host)]):
         if not source.startswith(tuple(f"{directory}/" for directory in host.directories)):
             yield from ("--ro-bind", source, source)
     yield from ("--ro-bind-try", "/var/lib/dpkg", "/var/lib/dpkg")
     yield from writable_options(host, is_copy_on_write=is_copy_on_write)
     yield from layer_options(restored)
+
+
+def _sources(host: Host) -> Iterator[str]:
+    """Yield what the agent is made of, and nothing in what was yielded: overlays refuse layers with mounts in them."""
+    if host.agent_files is None:
+        yield from (source for source, _ in host.interpreter.binds)
+        return
+    library = host.agent_files.library
+    yield from (str(host.agent_files.marks), library)
+    yield from (source for source, _ in host.interpreter.binds if not source.startswith(f"{library}/"))
 
 
 def _programs(executable: str) -> Iterator[str]:

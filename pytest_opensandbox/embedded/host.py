@@ -14,6 +14,7 @@ from pytest_opensandbox.embedded.obstacles import REQUIRED
 
 INSIDE = "/opt/opensandbox"
 LIBRARIES = f"{INSIDE}/lib"
+PYTHON = f"{INSIDE}/python"
 
 _SYSTEM = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Root in a sandbox has no capabilities, but if it is the host's uid 0 it still owns these files.
@@ -35,6 +36,18 @@ class Interpreter:
 
 
 @dataclass(frozen=True)
+class AgentFiles:
+    """How overlays show the agent: what lies where, and directories of marks that hide what is not the agent's."""
+
+    marks: Path
+    """The directory with the marks."""
+    library: str
+    """Directory with the agent's libraries, or with most of them."""
+    others: tuple[tuple[str, str], ...]
+    """Pairs of path and path inside of further directories."""
+
+
+@dataclass(frozen=True)
 class Host:
     """The parts of this machine that a sandbox sees; looked up once per server."""
 
@@ -47,12 +60,20 @@ class Host:
     hidden_directories: tuple[str, ...]
     """Directories that appear empty, absolute."""
     interpreter: Interpreter
+    copier: str = str(Path(__file__).with_name("copier"))
+    """Where the program that copies a snapshot's files lies."""
+    agent_files: AgentFiles | None = None
+    """How overlays show the agent; None where each of its parts is bound."""
 
 
-def look_around() -> Host:
-    """Return what sandboxes get of this machine."""
+def look_around(*, is_nobody: bool = False) -> Host:
+    """Return what sandboxes get of this machine.
+
+    Args:
+        is_nobody: whether root in a sandbox is nobody outside, from whom the kernel keeps what is private.
+    """
     present = [Path("/", name) for name in _SYSTEM if Path("/", name).exists()]
-    files, directories = _private_paths()
+    files, directories = ([], []) if is_nobody else _private_paths()
     return Host(
         directories=tuple(str(path) for path in present if not path.is_symlink()),
         links=tuple((os.readlink(path), str(path)) for path in present if path.is_symlink()),
@@ -113,7 +134,7 @@ def _find_interpreter() -> Interpreter:
     libraries = _library_binds()
     if f"{base}/".startswith(("/usr/", "/opt/")):
         return Interpreter(executable, libraries, _library_directory(base))
-    inside = f"{INSIDE}/python"
+    inside = PYTHON
     return Interpreter(
         executable.replace(base, inside, 1),
         ((base, inside), *libraries),

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_opensandbox.embedded.agent_files import is_beside, mark_agent_files
 from pytest_opensandbox.embedded.background import Background
-from pytest_opensandbox.embedded.bubblewrap import BubblewrapRefusedError, find_bubblewrap
+from pytest_opensandbox.embedded.bubblewrap import Bubblewrap, BubblewrapRefusedError, executables_here, find_bubblewrap
 from pytest_opensandbox.embedded.bytecode import compile_ahead
 from pytest_opensandbox.embedded.host import look_around
+from pytest_opensandbox.embedded.identities import Identities
 from pytest_opensandbox.embedded.obstacles import StartError, likely_cause
-from pytest_opensandbox.embedded.runtime import RuntimeDirectory
+from pytest_opensandbox.embedded.runtime import SHARED_MEMORY, RuntimeDirectory
 
 if TYPE_CHECKING:
     from pytest_opensandbox.embedded.registry import Registry
 
 _READ_ONLY = "this machine refuses overlays, so /usr, /etc and /opt are read-only in the sandbox"
+_SAME_ROOT = (
+    "this root may not give sandboxes users of their own: root in a sandbox is root outside, without any capability"
+)
 _UNGUARDED = "this machine refuses nested namespaces, so hostile code may outlive a server that is killed"
 
 _UNFILTERED = (
@@ -29,9 +38,10 @@ class House:
     """A server's private directory, its way to make sandboxes, and the sandboxes."""
 
     def __init__(self) -> None:
-        self._runtime = RuntimeDirectory()
+        self._marks = self._runtime = RuntimeDirectory()
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
         self._background = Background()
+        self._identities: Identities | None = None
         self._registry: Registry | None = None
 
     @property
@@ -45,14 +55,15 @@ class House:
         Raises:
             StartError: they cannot.
         """
-        self._runtime.build_layer()
-        self._host = look_around()
+        self._host = look_around(is_nobody=True)
+        self._interpreter = self._host.interpreter
         try:
             # In the thread that starts them all, because that is what dies last.
-            self._bubblewrap = self._starter.submit(find_bubblewrap, self._host, self._runtime.layer).result()
+            self._bubblewrap = self._starter.submit(self._find_bubblewrap).result()
         except BubblewrapRefusedError as error:
             raise StartError(str(error), likely_cause(str(error))) from error
-        self._notes = [] if self._bubblewrap.is_copy_on_write else [_READ_ONLY]
+        self._notes = [_SAME_ROOT] if os.geteuid() == 0 and self._identities is None else []
+        self._notes += [] if self._bubblewrap.is_copy_on_write else [_READ_ONLY]
         self._notes += [] if self._bubblewrap.guard else [_UNGUARDED]
         self._notes += [] if self._bubblewrap.call_filter else [_UNFILTERED]
         for note in self._notes:
@@ -65,20 +76,61 @@ class House:
             listener: bound to a loopback port.
             api_key: what requests must carry.
         """
-        from pytest_opensandbox.embedded.devices import protect_devices  # lazily, these are slow to load
-        from pytest_opensandbox.embedded.process import Workshop
+        from pytest_opensandbox.embedded.process import Workshop  # lazily, these are slow to load
         from pytest_opensandbox.embedded.registry import Registry
         from pytest_opensandbox.embedded.server import serve
 
-        self._starter.submit(protect_devices)  # mounts of the thread, and this thread starts all sandboxes
-        runtime = self._runtime
-        workshop = Workshop(self._bubblewrap, self._host, runtime.path, runtime.layer, self._background, self._starter)
+        workshop = Workshop(
+            self._bubblewrap,
+            self._host,
+            self._runtime.path,
+            self._runtime.layer,
+            self._identities,
+            self._background,
+            self._starter,
+        )
         self._registry = Registry(workshop, self._notes)
         serve(listener, self._registry, api_key)
-        compile_ahead(self._host.interpreter)
+        self._starter.submit(compile_ahead, self._interpreter, self._host.interpreter)
 
     def close(self) -> bool:
         """End every sandbox, remove the private directory, and say whether all of them have ended."""
         have_ended = self._registry is None or self._registry.close()
+        if self._identities is not None:
+            self._identities.close()
         self._runtime.remove()
+        self._marks.remove()
         return have_ended
+
+    def _find_bubblewrap(self) -> Bubblewrap:
+        """Return what makes sandboxes, and have them be nobody outside if this is root."""
+        if os.geteuid() == 0:
+            with suppress(OSError):
+                return self._find_for_root()
+        host = look_around()
+        if is_beside(host.interpreter, self._runtime.path):  # overlays refuse a layer that lies in another one
+            self._marks = RuntimeDirectory(SHARED_MEMORY)
+        self._host = replace(host, agent_files=mark_agent_files(host.interpreter, self._marks.path / "marks"))
+        self._runtime.build_layer()
+        return find_bubblewrap(self._host, self._runtime.layer)
+
+    def _find_for_root(self) -> Bubblewrap:
+        """Return what makes sandboxes that have users of their own.
+
+        Raises:
+            OSError: this root may not do it.
+            BubblewrapRefusedError: there is no bubblewrap that works.
+        """
+        executables, interpreter = list(executables_here()), self._host.interpreter
+        sources = [source for source, _ in interpreter.binds]
+        places = [str(self._runtime.path), tempfile.gettempdir(), sys.executable, __file__]
+        identities = Identities([*executables, *sources, *places])
+        self._host = identities.adapt(self._host)
+        programs = [identities.copy_program(executable) for executable in executables]
+        identity = identities.take()
+        self._identities = identities
+        try:
+            return find_bubblewrap(self._host, identity.layer, programs, identity)
+        finally:
+            identity.close()
+            identities.give_back(identity.ids)

@@ -7,13 +7,28 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_opensandbox.embedded.host_ids import IdRange
 from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.runtime import SHARED_MEMORY, RuntimeDirectory, remove_tree
 
 # Waits for the end of its input, which is the end of the server, however that comes.
 _REMOVE = 'read -r _; chmod -R u+rwX "$1"; rm -rf "$1"'
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a snapshot lends to a sandbox that is made from it.
+
+    Attributes:
+        layers: its directories, lowest first.
+        ids: the host's ids of the users who own what is in them; None where sandboxes have no users of their own.
+    """
+
+    layers: tuple[Path, ...]
+    ids: IdRange | None
 
 
 class Layers:

@@ -15,10 +15,13 @@ from pathlib import Path
 
 from pytest_opensandbox.embedded.agent_socket import AgentSocket
 from pytest_opensandbox.embedded.background import Background
-from pytest_opensandbox.embedded.bubblewrap import PATH, Bubblewrap
+from pytest_opensandbox.embedded.bubblewrap import PATH, Bubblewrap, over_layers
 from pytest_opensandbox.embedded.freezer import Freezer
 from pytest_opensandbox.embedded.host import LIBRARIES, Host
+from pytest_opensandbox.embedded.host_ids import IdRange
+from pytest_opensandbox.embedded.identities import Identities
 from pytest_opensandbox.embedded.keyring import leave_session_keyring
+from pytest_opensandbox.embedded.layers import Origin
 from pytest_opensandbox.embedded.limits import most_processes
 from pytest_opensandbox.embedded.log import Log
 from pytest_opensandbox.embedded.memory import out_of_memory_kills
@@ -45,6 +48,7 @@ class Workshop:
     host: Host
     directory: Path
     layer: Path
+    identities: Identities | None
     background: Background
     # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
     starter: ThreadPoolExecutor
@@ -58,6 +62,7 @@ class SandboxProcess:
         agent: its socket.
         log: what the agent and the entrypoint print.
         exit_code: None while it runs; 128 + n after signal n.
+        ids: the host's ids of its users; None where it has none of its own.
         ran_out_of_memory: the kernel ended it, so far as can be told: it was killed, not by us, and the kernel has
             ended processes for lack of memory since it started.
         ended: set when it has ended and nothing of it is left.
@@ -72,18 +77,17 @@ class SandboxProcess:
         self.ended = threading.Event()
         self._workshop = workshop
         self._on_end = on_end
+        self.ids: IdRange | None = None
         self._kills_before = out_of_memory_kills()
         self._was_killed = False
 
-    def start(
-        self, entrypoint: Sequence[str], environment: Mapping[str, str], bubblewrap: Bubblewrap | None = None
-    ) -> None:
+    def start(self, entrypoint: Sequence[str], environment: Mapping[str, str], origin: Origin | None = None) -> None:
         """Start bubblewrap with the agent in it, which runs the entrypoint.
 
         Args:
             entrypoint: the program and its arguments.
             environment: what it and all commands get.
-            bubblewrap: one that restores a snapshot; None for the server's own.
+            origin: the snapshot that it begins with.
 
         Raises:
             OSError: no process could be started.
@@ -94,7 +98,7 @@ class SandboxProcess:
             command, variables = self._command(entrypoint, lifeline), self._environment(environment)
             self._bwrap = self._workshop.starter.submit(
                 self._start_bubblewrap,
-                bubblewrap or self._workshop.bubblewrap,
+                origin,
                 command,
                 variables,
                 lifeline=lifeline,
@@ -161,7 +165,7 @@ class SandboxProcess:
 
     def _start_bubblewrap(
         self,
-        bubblewrap: Bubblewrap,
+        origin: Origin | None,
         command: Sequence[str],
         environment: Mapping[str, str],
         *,
@@ -170,8 +174,26 @@ class SandboxProcess:
     ) -> subprocess.Popen[bytes]:
         """Start bubblewrap from the thread that starts them all."""
         leave_session_keyring()  # or they would share one, and read each other's keys
-        fds = (self.agent.listener.fileno(), lifeline)
-        return bubblewrap.start(command, environment=environment, fds=fds, output=output)
+        shop, fds = self._workshop, (self.agent.listener.fileno(), lifeline)
+        if shop.identities is None:
+            bubblewrap = _over(shop, shop.layer, origin.layers) if origin else shop.bubblewrap
+            return bubblewrap.start(command, environment=environment, fds=fds, output=output)
+        identity = shop.identities.take(origin.ids if origin else None)
+        self.ids = identity.ids
+        try:
+            os.fchown(output, identity.ids.first, identity.ids.first)  # or what runs inside could not open it anew
+            layers = [shop.identities.show(str(layer)) for layer in origin.layers] if origin else []
+            bubblewrap = _over(shop, identity.layer, layers)
+            return bubblewrap.start(command, environment=environment, fds=fds, output=output, identity=identity)
+        except OSError:
+            self._give_back_ids()
+            raise
+        finally:
+            identity.close()
+
+    def _give_back_ids(self) -> None:
+        if self.ids and self._workshop.identities:
+            self._workshop.identities.give_back(self.ids)
 
     def _command(self, entrypoint: Sequence[str], lifeline: int) -> list[str]:
         """Return the command line of the agent; it is visible on the host."""
@@ -198,6 +220,7 @@ class SandboxProcess:
         """Record the end and let go of everything, in the background loop."""
         output.close()
         self._let_go()
+        self._give_back_ids()
         status = self._bwrap.returncode
         code = status if status >= 0 else 128 - status
         if code == _KILLED and not self._was_killed and out_of_memory_kills() > self._kills_before:
@@ -210,3 +233,12 @@ class SandboxProcess:
     def _let_go(self) -> None:
         os.close(self._lifeline)
         self.agent.close()
+
+
+def _over(workshop: Workshop, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
+    """Return a bubblewrap for one sandbox, which begins with the layers of a snapshot if there are any."""
+    if not restored:
+        return over_layers(workshop.bubblewrap, workshop.host, layer)
+    from pytest_opensandbox.embedded.restoring import restoring  # lazily, as most runs have no snapshots
+
+    return restoring(workshop.bubblewrap, workshop.host, layer, restored)

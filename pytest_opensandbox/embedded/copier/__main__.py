@@ -43,23 +43,25 @@ def copy(order: dict[str, Any]) -> None:
     Args:
         order: ``source`` and ``target``, directories by descriptor or path; ``trees``, by name, each with ``fixed`` and
             ``is_overlay``; ``entries`` and ``bytes``, how much there may be; ``namespace``, descriptor of the user
-            namespace to enter, if any; ``parent``, id of the process with which this one is to die, if any.
+            namespace to enter, if any, and ``is_root``, whether to be its root there, and keep the owners of what is
+            copied; ``parent``, id of the process with which this one is to die, if any.
 
     Raises:
         RefusedError: what there is cannot be kept.
         OSError: the machine refuses.
     """
-    _confine(order.get("namespace"), order.get("parent"))
+    is_root = bool(order.get("is_root"))
+    _confine(order.get("namespace"), order.get("parent"), is_root=is_root)
     budget = Budget(order["entries"], order["bytes"])
     source, target = (_directory(order[end]) for end in ("source", "target"))
     for name, how in order["trees"].items():
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=target)
         with opened(name, DIRECTORY, source) as reading, opened(name, DIRECTORY, target) as writing:
-            Tree(reading, writing, budget=budget, **how).copy()
+            Tree(reading, writing, budget=budget, keeps_owners=is_root, **how).copy()
 
 
-def _confine(namespace: int | None, parent: int | None) -> None:
+def _confine(namespace: int | None, parent: int | None, *, is_root: bool) -> None:
     """Give up rights, and die with the one who asked."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _MOST_DESCRIPTORS)
@@ -67,6 +69,10 @@ def _confine(namespace: int | None, parent: int | None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if namespace is not None and libc.setns(namespace, _CLONE_NEWUSER):
         raise OSError(ctypes.get_errno(), f"the sandbox's namespace: {os.strerror(ctypes.get_errno())}")
+    if namespace is not None and is_root:
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     if parent is not None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # not before: the kernel forgets it when rights change
         if os.getppid() != parent:

@@ -70,15 +70,26 @@ class Tree:
             kept only where it is a directory: a link there would lead the mounts of a restored sandbox astray.
         is_overlay: whether deletions are marked in it as overlays mark them.
         budget: how much there may be.
+        keeps_owners: whether the copy is to have the owners of what is copied.
     """
 
-    def __init__(self, source: int, target: int, *, fixed: list[str], is_overlay: bool, budget: Budget) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        *,
+        fixed: list[str],
+        is_overlay: bool,
+        budget: Budget,
+        keeps_owners: bool = False,
+    ) -> None:
         self._source = source
         self._target = target
         self._fixed = frozenset(fixed)
         self._above = frozenset(above for path in fixed for above in _parents(path))
         self._is_overlay = is_overlay
         self._budget = budget
+        self._keeps_owners = keeps_owners
         self._device = os.fstat(source).st_dev
         self._links: dict[int, str] = {}
 
@@ -119,10 +130,12 @@ class Tree:
             self._copy_file(entry.name, source, target, path)
         elif kind == stat.S_IFLNK:
             os.symlink(os.readlink(entry.name, dir_fd=source), entry.name, dir_fd=target)
+            self._copy_owner(entry.name, status, target)
             times = (status.st_atime_ns, status.st_mtime_ns)
             os.utime(entry.name, ns=times, dir_fd=target, follow_symlinks=False)
         elif kind == stat.S_IFIFO:
             os.mkfifo(entry.name, dir_fd=target)
+            self._copy_owner(entry.name, status, target)
             os.chmod(entry.name, stat.S_IMODE(status.st_mode), dir_fd=target)
         elif self._is_overlay and is_whiteout(status):
             return make_whiteout(entry.name, target)
@@ -139,6 +152,7 @@ class Tree:
                     make_opaque(writing)
                 elif must_announce:
                     announce_whiteouts(writing)
+                self._copy_owner(name, os.fstat(reading), target)
                 copy_attributes(reading, writing)
 
     def _copy_file(self, name: str, source: int, target: int, path: str) -> None:
@@ -152,7 +166,12 @@ class Tree:
                 return
             with opened(name, _NEW_FILE, target) as writing:
                 self._copy_content(reading, writing, status)
+                self._copy_owner(name, status, target)
                 copy_attributes(reading, writing, dropped=stat.S_ISUID | stat.S_ISGID)
+
+    def _copy_owner(self, name: str, status: os.stat_result, target: int) -> None:
+        if self._keeps_owners:
+            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
 
     def _copy_content(self, reading: int, writing: int, status: os.stat_result) -> None:
         """Copy a file's bytes, leaving its holes."""

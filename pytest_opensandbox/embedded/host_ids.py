@@ -1,0 +1,141 @@
+"""Ranges of user and group ids of this machine that belong to nobody, each lent to one sandbox at a time.
+
+The region is one that systemd's table of ids calls unused and that lies above what SSSD gives to users of a directory.
+Source: docs/UIDS-GIDS.md of systemd, and ldap_idmap_range_max in sssd-ldap(5).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_FIRST, _END, _COUNT = 0x78000000, 0x7FFE0000, 65536
+# Where the server's own namespace has no such ids: one of these for each sandbox.
+_SMALL_FIRST, _SMALL_END = 30_000, 60_000
+_ACCOUNTS = (("/etc/passwd", 2), ("/etc/group", 2))
+_DELEGATED = ("/etc/subuid", "/etc/subgid")
+_LOCK = "pytest-opensandbox-ids.lock"
+
+
+@dataclass(frozen=True)
+class IdRange:
+    """Ids that only one sandbox has, or one snapshot and the sandboxes that are made from it.
+
+    Attributes:
+        first: the host's id of user 0 and group 0 in the sandbox.
+        count: how many there are.
+    """
+
+    first: int
+    count: int
+
+
+class HostIds:
+    """The ranges; servers that run at the same time share none, as far as they see the same ``/run``."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._ranges = list(_free_ranges())
+        self._users: dict[IdRange, int] = {}
+        self._file = _open_lock_file()
+        self._unlocked = iter(_from_a_random_one(self._ranges))
+
+    def take(self, ids: IdRange | None = None) -> IdRange:
+        """Lend a range.
+
+        Args:
+            ids: one that is lent already, to lend it once more; None for one that nobody has.
+
+        Raises:
+            OSError: there is none.
+        """
+        with self._mutex:
+            taken = ids or next((known for known, users in self._users.items() if not users), None) or self._find()
+            self._users[taken] = self._users.get(taken, 0) + 1
+            return taken
+
+    def give_back(self, ids: IdRange) -> None:
+        """End one loan of a range."""
+        with self._mutex:
+            self._users[ids] -= 1
+
+    def _find(self) -> IdRange:
+        """Return a range that no server has, and keep others from it for as long as this one runs."""
+        for ids in self._unlocked:
+            if self._file is None or _locks(self._file, self._ranges.index(ids)):
+                return ids
+        raise OSError("there are no free user ids on this machine for a further sandbox")
+
+
+def _free_ranges() -> Iterator[IdRange]:
+    """Yield the ranges that this process's namespace has and that nobody has an account in."""
+    own = [_extents("/proc/self/uid_map"), _extents("/proc/self/gid_map")]
+    taken = list(_taken())
+    for first, end, count in ((_FIRST, _END, _COUNT), (_SMALL_FIRST, _SMALL_END, 1)):
+        ranges = [
+            IdRange(start, count)
+            for start in range(first, end, count)
+            if all(any(low <= start and start + count <= high for low, high in kind) for kind in own)
+            and not any(low < start + count and start < high for low, high in taken)
+        ]
+        if ranges:
+            yield from ranges
+            return
+
+
+def _extents(path: str) -> list[tuple[int, int]]:
+    """Return first id and end of each line of a map."""
+    lines = [list(map(int, line.split())) for line in Path(path).read_text().splitlines()]
+    return [(inside, inside + count) for inside, _, count in lines]
+
+
+def _taken() -> Iterator[tuple[int, int]]:
+    """Yield first id and end of what the machine's files give to users, groups and containers."""
+    for path, field in _ACCOUNTS:
+        for parts in _fields(path):
+            with suppress(ValueError, IndexError):
+                yield int(parts[field]), int(parts[field]) + 1
+    for path in _DELEGATED:
+        for parts in _fields(path):
+            with suppress(ValueError, IndexError):
+                yield int(parts[1]), int(parts[1]) + int(parts[2])
+
+
+def _fields(path: str) -> list[list[str]]:
+    try:
+        return [line.split(":") for line in Path(path).read_text(errors="replace").splitlines()]
+    except OSError:
+        return []
+
+
+def _from_a_random_one(ranges: list[IdRange]) -> list[IdRange]:
+    """Return the ranges in another order, so that servers that cannot see each other's locks seldom meet."""
+    start = secrets.randbelow(len(ranges)) if ranges else 0
+    return ranges[start:] + ranges[:start]
+
+
+def _open_lock_file() -> int | None:
+    """Return a descriptor of the file in which servers lock their ranges, None where only another user's is there."""
+    for directory in ("/run", tempfile.gettempdir()):
+        with suppress(OSError):
+            file = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if os.fstat(file).st_uid == os.geteuid():
+                return file
+            os.close(file)
+    return None
+
+
+def _locks(file: int, place: int) -> bool:
+    """Lock one byte of a file; say whether no other process has it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except OSError:
+        return False
+    return True

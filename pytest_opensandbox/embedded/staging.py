@@ -1,0 +1,83 @@
+"""A directory in memory where root shows its sandboxes what lies in directories that their users cannot enter.
+
+It is mounted for one thread, the one that starts all sandboxes, and for what this thread starts. So nothing of it is
+left when the server has ended, however that comes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+_PLACES = ("/mnt", "/srv", "/media", "/home", "/var/tmp", "/tmp")  # noqa: S108 - mounted over, for this thread alone
+_BYTES = 64 << 20
+_CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
+_MS_NOSUID, _MS_NODEV, _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 1, 32, 4096, 16384, 1 << 19
+_NODES = ("full", "null", "random", "tty", "urandom", "zero")
+# A mount that another namespace owns may not lose these: without programs, set-id bits, devices, access times.
+_KEPT = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
+
+
+class Staging:
+    """The directory; everything here is called in the thread that starts the sandboxes.
+
+    Args:
+        needed: paths that it must not lie over.
+
+    Attributes:
+        path: where it is.
+
+    Raises:
+        OSError: this process may not mount.
+    """
+
+    def __init__(self, needed: Sequence[str]) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        place = next((place for place in _PLACES if os.path.isdir(place) and not _is_above(place, needed)), None)
+        if place is None:
+            raise OSError("there is no directory to mount over")
+        # A thread shares its working directory and its mounts with the others until it says otherwise.
+        self._check(self._libc.unshare(_CLONE_FS | _CLONE_NEWNS))
+        self._mount(None, "/", None, _MS_REC | _MS_SLAVE)
+        self._mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=0755,size={_BYTES}")
+        self.path = Path(place)
+        self._staged: dict[str, Path] = {}
+        self._protect_devices()
+
+    def show(self, source: str) -> Path:
+        """Return another path of a file or directory, at which everybody can reach it.
+
+        Raises:
+            OSError: it cannot be mounted.
+        """
+        if source not in self._staged:
+            place = self.path / f"source-{len(self._staged)}"
+            if os.path.isdir(source):
+                place.mkdir()
+            else:
+                place.touch()
+            self._mount(source, str(place), None, _MS_BIND | _MS_REC)
+            self._staged[source] = place
+        return self._staged[source]
+
+    def _protect_devices(self) -> None:
+        """Have the nodes of devices that sandboxes see read-only: they can be written to, but not changed."""
+        for node in (f"/dev/{name}" for name in _NODES if os.path.exists(f"/dev/{name}")):
+            self._mount(node, node, None, _MS_BIND)
+            kept = os.statvfs(node).f_flag & _KEPT
+            self._mount(None, node, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
+
+    def _mount(self, source: str | None, place: str, kind: str | None, flags: int, options: str | None = None) -> None:
+        texts = [text.encode() if text is not None else None for text in (source, place, kind, options)]
+        self._check(self._libc.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]))
+
+    def _check(self, result: int) -> None:
+        if result:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _is_above(place: str, needed: Sequence[str]) -> bool:
+    """Say whether a directory is one of the paths, or has one of them in it."""
+    return any(f"{os.path.realpath(path)}/".startswith(f"{place}/") for path in needed)
