@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.ini_values import read_inis
 from pytest_opensandbox.keys import MaskedKey, masked
 from pytest_opensandbox.options import (
     API_KEY_ENV,
@@ -78,7 +79,8 @@ def settings_of(config: pytest.Config) -> Settings:
     """
     try:
         flags = {option.name: config.getoption(option.dest) for option in OPTIONS}
-        inis = {option.name: _ini_text(config, option) for option in OPTIONS}
+        found = read_inis(config, [option.ini for option in OPTIONS])
+        inis = {option.name: _from_ini_file(config, option, found[option.ini]) for option in OPTIONS}
         return read_settings(flags=flags, environ=os.environ, inis=inis, project=config.rootpath.name)
     except ConfigError as exc:
         raise pytest.UsageError(f"opensandbox: {exc}") from None
@@ -88,7 +90,7 @@ def read_settings(
     *,
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
-    inis: Mapping[str, str | None],
+    inis: Mapping[str, object],
     project: str = "",
 ) -> Settings:
     """Read the settings from the three places; an earlier place wins, an empty variable counts as not set.
@@ -96,7 +98,7 @@ def read_settings(
     Args:
         flags: text by option name; None where not given.
         environ: environment variables.
-        inis: text by option name; None where not given.
+        inis: text by option name, or what a TOML file has; None where not given.
         project: name of the project under test, any text.
 
     Raises:
@@ -140,15 +142,15 @@ def place_of(option: Option, source: str) -> str:
 
 
 def _first_present(
-    option: Option, flags: Mapping[str, str | None], environ: Mapping[str, str], inis: Mapping[str, str | None]
-) -> tuple[str | None, str]:
+    option: Option, flags: Mapping[str, str | None], environ: Mapping[str, str], inis: Mapping[str, object]
+) -> tuple[object, str]:
     # An empty flag or ini key is somebody's word; an empty variable is how CI systems spell "not set".
     places = (
         ("flag", flags.get(option.name)),
         ("environment", _environment_text(option, environ) or None),
         ("ini", inis.get(option.name)),
     )
-    return next(((text, source) for source, text in places if text is not None), (option.default, "default"))
+    return next(((value, source) for source, value in places if value is not None), (option.default, "default"))
 
 
 def _environment_text(option: Option, environ: Mapping[str, str]) -> str:
@@ -168,24 +170,25 @@ def _key(environ: Mapping[str, str]) -> MaskedKey | None:
         raise ConfigError(API_KEY_ENV, exc.rule, "***") from None
 
 
-def _ini_text(config: pytest.Config, option: Option) -> str | None:
-    try:
-        value = config.getini(option.ini)
-    except TypeError:
-        # pytest's own TOML table checks types: a bare number is not the text that every other ini file has.
-        raise ConfigError(option.ini, "be text in quotes", "another type") from None
+def _from_ini_file(config: pytest.Config, option: Option, value: object) -> object:
     if value and option.metavar == FILE and config.inipath is not None:
         # A run may begin in any directory; the ini file stays where it is.
         return str(config.inipath.parent / Path(str(value)).expanduser())
-    return None if value is None else str(value)
+    return value
 
 
-def _parse(option: Option, text: str, source: str) -> Any:
+def _parse(option: Option, value: object, source: str) -> Any:
     try:
-        return option.parse(text)
+        return option.parse(str(value)) if not isinstance(value, (list, dict)) else _of_toml(option, value)
     except ValueError as exc:
-        shown = "***" if "@" in text else text
+        shown = "***" if "@" in str(value) else value
         raise ConfigError(place_of(option, source), str(exc), shown) from None
+
+
+def _of_toml(option: Option, value: object) -> Any:
+    if option.of_toml is None:
+        raise ValueError("be one value, not a list or a table")
+    return option.of_toml(value)
 
 
 def _check_limits(resources: Mapping[str, str], source: str) -> None:

@@ -20,6 +20,9 @@ from pytest_opensandbox.parsing import (
     parse_seconds,
     parse_setup,
     parse_switch,
+    put_of_toml,
+    resources_of_toml,
+    setup_of_toml,
 )
 
 API_KEY_ENV = "OPEN_SANDBOX_API_KEY"
@@ -59,6 +62,8 @@ class Option:
     """Stands for the value in ``--help``; "" for a switch."""
     default_text: str = ""
     """How help and README name the default where that is not ``default`` itself."""
+    of_toml: Callable[[object], Any] | None = None
+    """Turns a list or a table of a TOML file into a value, as ``parse`` does with text; None where it must be text."""
 
     @property
     def flag(self) -> str:
@@ -98,7 +103,8 @@ def add_options(parser: pytest.Parser) -> None:
             group.addoption(option.off_flag, action="store_const", const="no", default=None, dest=option.dest, help=off)
         else:
             group.addoption(option.flag, default=None, dest=option.dest, metavar=option.metavar, help=text)
-        parser.addini(option.ini, f"As {option.flag}, as text.", default=None)
+        more = "; in TOML also a list or a table" if option.of_toml else ""
+        parser.addini(option.ini, f"As {option.flag}{more}.", default=None)
 
 
 def parse_url(text: str) -> str:
@@ -157,6 +163,7 @@ OPTIONS: tuple[Option, ...] = (
         "Limits of a sandbox whose test asks for no others, as name=value pairs; cpu in cores or millicores, "
         "memory in bytes or with a suffix such as Mi.",
         "LIMITS",
+        of_toml=resources_of_toml,
     ),
     Option(
         "setup",
@@ -168,6 +175,7 @@ OPTIONS: tuple[Option, ...] = (
         "restored from their snapshot.",
         "COMMANDS",
         "none",
+        of_toml=setup_of_toml,
     ),
     Option(
         "put",
@@ -178,6 +186,7 @@ OPTIONS: tuple[Option, ...] = (
         "machine, relative to the rootdir, and an absolute one in the sandbox.",
         "PATHS",
         "none",
+        of_toml=put_of_toml,
     ),
     Option(
         "setup_timeout",

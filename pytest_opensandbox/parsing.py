@@ -79,6 +79,47 @@ def parse_put(text: str) -> Mapping[str, str]:
     return targets
 
 
+def setup_of_toml(value: object) -> tuple[str, ...]:
+    """Read a list of commands for a sandbox's shell, each of one line or more.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(one, str) and "\0" not in one for one in value):
+        raise ValueError("be text with a command a line, or a list of commands, each in quotes and without NUL")
+    return tuple(filter(None, (one.strip() for one in value)))
+
+
+def put_of_toml(value: object) -> Mapping[str, str]:
+    """Read a list of ``"path=/path"``, or a table of paths.
+
+    Raises:
+        ValueError: something else.
+    """
+    rule = 'be text, a list of "path=/path", or a table such as {"requirements.txt" = "/workspace/requirements.txt"}'
+    pairs: list[tuple[object, object]] = list(value.items()) if isinstance(value, Mapping) else []
+    for one in value if isinstance(value, list) else ():
+        found = _PUT.fullmatch(one.strip()) if isinstance(one, str) else None
+        pairs.append((found["source"], found["target"]) if found else ("", ""))
+    targets = {source: target for source, target in pairs if isinstance(source, str) and isinstance(target, str)}
+    if len(targets) < len(pairs) or not all(
+        source and target.startswith("/") and "\0" not in source + target for source, target in targets.items()
+    ):
+        raise ValueError(rule)
+    return targets
+
+
+def resources_of_toml(value: object) -> Mapping[str, str]:
+    """Read a list of ``"name=value"``, or a table of limits, whose values may be numbers.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(value, Mapping):
+        return parse_resources(",".join(f"{name}={limit}" for name, limit in value.items()))
+    return parse_resources(",".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
 def parse_lease(text: str) -> int:
     """Read a lease; whole seconds, 60 … 86,400, as the server has it.
 

@@ -121,32 +121,6 @@ def test_a_bad_marker_of_a_test_that_is_not_selected_does_no_harm(pytester):
     result.assert_outcomes(passed=1, deselected=1)
 
 
-def test_the_ini_file_is_read_in_both_of_pyprojects_forms(pytester):
-    pytester.makepyfile("def test_it(opensandbox_settings): assert opensandbox_settings.lease_seconds == 90")
-    pytester.makepyprojecttoml("""
-        [tool.pytest.ini_options]
-        opensandbox_lease = "90"
-    """)
-
-    result = pytester.runpytest_subprocess()
-
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["opensandbox: *, lease=90 s (ini), *"])
-
-
-@pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest 9 brought the typed table")
-def test_a_bare_number_in_pytests_own_table_is_a_usage_error(pytester):
-    pytester.makepyfile("def test_plain(): pass")
-    pytester.makepyprojecttoml("""
-        [tool.pytest]
-        opensandbox_lease = 90
-    """)
-
-    result = pytester.runpytest_subprocess()
-
-    assert_usage_error(result, "*opensandbox_lease*")
-
-
 def test_help_lists_every_option_in_one_group(pytester):
     result = pytester.runpytest_subprocess("--help")
 

@@ -21,6 +21,7 @@ LEVELS = {
             ("wire",),
             (
                 "errors",
+                "ini_values",
                 "masking",
                 "parsing",
                 "progress",
@@ -129,6 +130,7 @@ KNOWS_PYTEST = {
     "options",
     "config",
     "hookspecs",
+    "ini_values",
     "marker",
     "places",
     "running",
