@@ -20,6 +20,7 @@ _MAX_STEPS = 8_000_000
 _MAX_KEPT_BYTES = 64 * 1024**2
 _MAX_SECONDS = 120.0
 _SLOWEST_BYTES_A_SECOND = 4 * 1024**2
+_SECONDS_A_MEMBER = 0.002
 _STEPS_BETWEEN_LOOKS = 1024
 
 _DEPTH = 256
@@ -33,7 +34,7 @@ class Budget:
         max_bytes: most that the files may have together; bytes.
         max_steps: most steps; a step is a block of headers, a directory that is opened, or a record that is read.
         max_kept_bytes: most memory for names that are needed until the end; bytes.
-        max_seconds: most seconds, besides those that writing the content may take.
+        max_seconds: most seconds, besides those that making and writing so many files may take.
         clock: returns seconds.
     """
 
@@ -51,10 +52,15 @@ class Budget:
         self.steps = 0
         """Steps so far."""
         self._max_bytes, self._max_steps, self._max_kept_bytes = max_bytes, max_steps, max_kept_bytes
-        self._bytes = self._kept_bytes = 0
+        self._bytes = self._kept_bytes = self._members = 0
         self._clock = clock
         self._end = clock() + max_seconds
         self._next_look = _STEPS_BETWEEN_LOOKS
+
+    def begin(self, member: str) -> None:
+        """Count a member, which is the one that later errors name."""
+        self.member = member
+        self._members += 1
 
     def step(self, count: int = 1) -> None:
         """Count steps.
@@ -75,7 +81,8 @@ class Budget:
         Raises:
             UnsafeArchiveError: it has.
         """
-        if self._clock() > self._end + self._bytes / _SLOWEST_BYTES_A_SECOND:
+        more = self._bytes / _SLOWEST_BYTES_A_SECOND + self._members * _SECONDS_A_MEMBER
+        if self._clock() > self._end + more:
             raise UnsafeArchiveError(self.member, "the archive takes too long to unpack")
 
     def take(self, size: int) -> None:

@@ -139,7 +139,8 @@ class Members:
 
     def _member(self, block: bytes, headers: Headers) -> Member:
         name = headers.name or header_name(block)
-        self._budget.member = shown = os.fsdecode(name)
+        shown = os.fsdecode(name)
+        self._budget.begin(shown)
         kind = _KINDS.get(block[156:157], "other")
         if kind == "file" and name.endswith(b"/"):
             kind = "directory"

@@ -182,7 +182,7 @@ class Transfer:
     def _get_tree(self, path: str, dst: Path, max_bytes: int, links: Links) -> Path:
         with tempfile.TemporaryFile() as archive, self._scratch("tar") as scratch:
             self._pack(path, scratch, max_bytes)
-            self._copy(scratch, archive, max_bytes)
+            self._copy(scratch, archive, max_bytes + _HEADERS_BYTES)
             archive.seek(0)
             extract_tree(archive, dst, max_bytes=max_bytes, links=links)
         return dst

@@ -7,9 +7,31 @@ its own closed directories before it can write in them.
 KIND = 'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
 """Says what a path is, links followed. Arguments: the path."""
 
+# The first of the missing directories may have to be made in a closed one.
+_MAKE = """\
+make() {
+  mkdir -p -- "$1" 2>/dev/null && return
+  p=$1
+  while [ ! -e "$p" ] && [ ! -L "$p" ]; do
+    p=${p%/*}
+    if [ ! "$p" ]; then p=/; fi
+  done
+  if [ ! -d "$p" ] || [ -w "$p" ] || ! chmod u+w -- "$p" 2>/dev/null; then
+    mkdir -p -- "$1"
+    return
+  fi
+  mkdir -p -- "$1"
+  set -- "$?"
+  chmod u-w -- "$p"
+  return "$1"
+}
+"""
+
 # A file that runs, or that may not be written, is replaced by one that was written beside it.
-PLACE = """\
-mkdir -p -- "$2" || exit
+PLACE = (
+    _MAKE
+    + """\
+make "$2" || exit
 if [ -d "$3" ]; then echo "$3 is a directory" >&2; exit 1; fi
 t=$3
 if [ -L "$t" ]; then t=$(readlink -f -- "$t" && echo .) && t=${t%??} || exit; fi
@@ -27,10 +49,13 @@ if ! { cat <"$1" >"$t"; } 2>/dev/null; then
 fi
 chmod "$4" -- "$t" && rm -f -- "$1"
 """
+)
 """Arguments: the uploaded file, its directory, its path, its mode in octal, and a name that is free everywhere."""
 
 # What is there already is merged as `docker cp` does it, but behind links to directories, which tar would replace.
-UNPACK = """\
+UNPACK = (
+    _MAKE
+    + """\
 LC_ALL=C
 export LC_ALL
 unset TAR_OPTIONS
@@ -109,7 +134,7 @@ merge() {
 }
 
 if [ ! -d "$2" ]; then
-  mkdir -p -- "$2" && unpack "$1" "$2" "$4" && chmod "$3" -- "$2" && rm -f -- "$1"
+  make "$2" && unpack "$1" "$2" "$4" && chmod "$3" -- "$2" && rm -f -- "$1"
   exit
 fi
 to=${2%/} opened=
@@ -133,6 +158,7 @@ if [ "$opened" ]; then chmod u-w -- "$2"; fi
 [ "$status" != 0 ] || rm -f -- "$1"
 exit "$status"
 """
+)
 """Arguments: the uploaded archive, the directory that it becomes, the mode of that where it is new, and a free name.
 
 A member with that name and ``.sh`` closes directories, after everything is in them.

@@ -2,7 +2,9 @@
 
 import io
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -99,6 +101,38 @@ def test_a_directory_without_write_permission_gets_its_content(tmp_path):
 
     assert (tmp_path / "target/closed/file").read_text() == "x"
     assert stat.S_IMODE((tmp_path / "target/closed").stat().st_mode) == 0o555
+
+
+PROGRAMS = [
+    *(f"tar --format={form}" for form in ("gnu", "oldgnu", "pax", "ustar", "v7")),
+    *(f"tar --sparse --format={form}" for form in ("gnu", "oldgnu", "pax")),
+    *(f"tar --sparse --sparse-version={version} --format=pax" for version in ("0.0", "0.1")),
+    "busybox tar",
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_archives_of_real_programs_are_read(tmp_path, program):
+    if shutil.which(program.split()[0]) is None:
+        pytest.skip(f"there is no such {program} on this machine")
+    source = tmp_path / "source"
+    plant(source, ("directory", {"d": ("directory", {"a b": ("file", b"x" * 1000, 0o640)}), "l": ("link", "d/a b")}))
+    (source / "hard").hardlink_to(source / "d" / "a b")
+    if not program.endswith(("ustar", "v7")):
+        plant(source / ("n" * 200), ("file", b"y", 0o755))
+        plant(source / ("grün" * 40), ("link", "z" * 150))
+    with (source / "holes").open("wb") as file:
+        for piece in range(40):
+            file.seek(piece * 65536)
+            file.write(b"data")
+        file.truncate(40 * 65536)
+
+    subprocess.run([*program.split(), "-c", "-f", tmp_path / "archive", "-C", source, "."], check=True)
+    with (tmp_path / "archive").open("rb") as archive:
+        extract_tree(archive, tmp_path / "target", max_bytes=10 * MEBIBYTE)
+
+    assert description(tmp_path / "target") == description(source)
+    assert (tmp_path / "target" / "hard").samefile(tmp_path / "target" / "d" / "a b")
 
 
 def test_special_files_are_left_out_with_a_warning(tmp_path):

@@ -166,6 +166,14 @@ def test_a_file_beyond_the_limit_is_refused(box):
         box.get("/workspace/large", max_bytes=99)
 
 
+def test_the_limit_of_a_tree_is_for_its_files_alone(box, tmp_path):
+    box.run("mkdir -p /var/tmp/limit && cd /var/tmp/limit && echo 1234 | tee a b >/dev/null", check=True)
+
+    assert sorted(os.listdir(box.get("/var/tmp/limit", tmp_path / "fits", max_bytes=10))) == ["a", "b"]
+    with pytest.raises(FileTooLargeError, match="10 bytes"):
+        box.get("/var/tmp/limit", tmp_path / "too-large", max_bytes=9)
+
+
 @pytest.mark.parametrize("path", ["relative", "", "~/x", "/nul\0", "/not-utf8\udcff"])
 def test_a_path_must_be_absolute_text(box, path):
     with pytest.raises(ConfigError, match=r"absolute|UTF-8"):

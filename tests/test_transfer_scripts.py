@@ -174,6 +174,23 @@ def test_closed_directories_arrive_closed_and_can_be_put_again(scripts, place, t
     assert leftovers(place) == []
 
 
+@pytest.mark.parametrize("what", ["file", "tree"])
+def test_directories_are_made_in_a_closed_one(scripts, place, tmp_path, what):
+    closed = tree(place / "closed", "old").absolute()
+    (place / "uploaded").write_text("content")
+    closed.chmod(0o555)
+    target = closed / "new" / "deep"
+
+    if what == "tree":
+        result = scripts.unpack(tree(tmp_path / "source", "file"), target)
+    else:
+        result = scripts.run(PLACE, place / "uploaded", target, target / "file", "640", "free-name")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert os.listdir(target) == ["file"]
+    assert mode(closed) == 0o555
+
+
 def test_a_new_root_may_be_closed(scripts, place, tmp_path):
     source = tree(tmp_path / "source", "file")
 
