@@ -11,6 +11,7 @@ import pytest
 from pytest_opensandbox import hookspecs, report
 from pytest_opensandbox.config import settings_of
 from pytest_opensandbox.errors import SandboxError, TransportError
+from pytest_opensandbox.escaping import escape_report, explained
 from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.marker import check_items, parameter_id
 from pytest_opensandbox.masking import mask_report
@@ -137,9 +138,18 @@ def pytest_runtest_makereport(
         run.look_after_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
         report.add_sections(outcome, run, item)
     mask_report(outcome)
+    if run.tally.used:
+        escape_report(outcome, coloured=item.config.get_terminal_writer().hasmarkup)
     if run.is_worker and run.tally.used:
         setattr(outcome, TALLY_KEY, run.tally.to_wire())
     return outcome
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
+    """Show what a sandbox may have written so that it cannot steer the terminal."""
+    run = config.stash[RUN]
+    return explained(run.hook.pytest_assertrepr_compare, config, op, left, right) if run.tally.used else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

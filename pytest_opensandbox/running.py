@@ -65,7 +65,7 @@ class Running:
         return [box for box in self._recent if _last_use(box) >= self.test_started]
 
     def _changed_by_hooks(self, opts: SandboxOpts) -> SandboxOpts:
-        changed = self._hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)
+        changed = self.hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)
         if changed is None:
             return opts
         if not isinstance(changed, SandboxOpts):
@@ -73,7 +73,7 @@ class Running:
         return changed
 
     def _tell_of_end(self, box: Sandbox) -> None:
-        self._hook.pytest_opensandbox_closed(config=self.config, sandbox=box)
+        self.hook.pytest_opensandbox_closed(config=self.config, sandbox=box)
 
     def _forget(self, box: Sandbox) -> None:
         if box in self._open:
@@ -84,7 +84,8 @@ class Running:
         return self._item.nodeid if self._item is not None else ""
 
     @property
-    def _hook(self) -> pluggy.HookRelay:
+    def hook(self) -> pluggy.HookRelay:
+        """The hooks of the running test."""
         # A test's own relay, so that the conftest.py of a directory speaks for the tests in it only.
         return self._item.ihook if self._item is not None else self.config.hook
 

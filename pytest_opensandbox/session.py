@@ -142,7 +142,7 @@ class Run(Running):
         try:
             if self._in_body and self._item is not None:
                 self._item.addfinalizer(lambda: self.close_box(box))
-            self._hook.pytest_opensandbox_created(config=self.config, sandbox=box, nodeid=self._nodeid)
+            self.hook.pytest_opensandbox_created(config=self.config, sandbox=box, nodeid=self._nodeid)
         except BaseException:
             self.close_box(box)
             raise

@@ -62,6 +62,7 @@ LEVELS = {
                 "docker_engine",
                 "downloads",
                 "endpoints",
+                "escaping",
                 "history",
                 "ownership",
                 "pauses",

@@ -1,0 +1,87 @@
+"""Escapes what a sandbox wrote where pytest itself shows it: in the comparison of an assertion, and in a report.
+
+The texts that a test holds stay as they are; only what is shown of them changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pytest_opensandbox.masking import with_texts
+from pytest_opensandbox.printable import escape
+
+# What pytest and pygments colour with; it can change colours and nothing else.
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+Explain = Callable[..., list[Any]]
+"""pytest's hook ``pytest_assertrepr_compare``, called with ``config``, ``op``, ``left`` and ``right``."""
+
+
+class _Shown(str):
+    """A text as it is shown, with the repr of the text that it stands for."""
+
+    __slots__ = ("_repr",)
+    _repr: str
+
+    def __repr__(self) -> str:
+        return self._repr
+
+
+def explained(explain: Explain, config: Any, op: str, left: object, right: object) -> list[str] | None:
+    """Return how pytest compares two values of which one could steer a terminal, as it would with that escaped.
+
+    Args:
+        explain: asks all plugins how they would show a comparison.
+        config: pytest's configuration.
+        op: such as ``==`` or ``not in``.
+        left: the first value.
+        right: the second value.
+
+    Returns:
+        Lines, or None where nothing needs to be escaped, or no plugin has anything to say.
+    """
+    if not (_can_steer(left) or _can_steer(right)):
+        return None
+    shown = [_shown(value, _visible) for value in (left, right)]
+    if left != right and shown[0] == shown[1]:
+        # One of them has an escape where the other one has the text of that escape.
+        shown = [_shown(value, lambda text: _visible(text.replace("\\", "\\\\"))) for value in (left, right)]
+    return next(filter(None, explain(config=config, op=op, left=shown[0], right=shown[1])), None)
+
+
+def escape_report(report: Any, *, coloured: bool) -> None:
+    """Escape what could steer a terminal in the traceback, the message and the reason that a report shows.
+
+    What a test has printed itself is shown as it was printed.
+
+    Args:
+        report: a test's report, changed in place.
+        coloured: whether pytest has coloured parts of it already.
+    """
+    change = _visible_but_colours if coloured else _visible
+    report.longrepr = with_texts(report.longrepr, change)
+    if hasattr(report, "wasxfail"):
+        report.wasxfail = change(report.wasxfail)
+
+
+def _can_steer(value: object) -> bool:
+    return isinstance(value, str) and not isinstance(value, _Shown) and _visible(value) != value
+
+
+def _shown(value: object, change: Callable[[str], str]) -> object:
+    if not isinstance(value, str):
+        return value
+    shown = _Shown(change(value))
+    shown._repr = repr(value)
+    return shown
+
+
+def _visible(text: str) -> str:
+    """Return a text with each control character escaped, also one that belongs to the end of a line."""
+    return escape(text.replace("\r\n", "\\r\n"))
+
+
+def _visible_but_colours(text: str) -> str:
+    return "".join(part if _COLOUR.fullmatch(part) else _visible(part) for part in _COLOUR.split(text))
