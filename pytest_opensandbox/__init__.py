@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client as Client
+    from pytest_opensandbox.config import Settings as Settings
     from pytest_opensandbox.endings import SandboxGoneError as SandboxGoneError
     from pytest_opensandbox.errors import ApiError as ApiError
     from pytest_opensandbox.errors import AuthError as AuthError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import SweepError as SweepError
     from pytest_opensandbox.errors import TransportError as TransportError
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
+    from pytest_opensandbox.factory import SandboxFactory as SandboxFactory
     from pytest_opensandbox.models import EXECD_PORT as EXECD_PORT
     from pytest_opensandbox.models import Endpoint as Endpoint
     from pytest_opensandbox.models import FileInfo as FileInfo
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "client": ("Client",),
+    "config": ("Settings",),
     "endings": ("SandboxGoneError",),
     "errors": (
         "ApiError",
@@ -81,6 +84,7 @@ _ROOMS = {
         "TransportError",
         "UnsafeArchiveError",
     ),
+    "factory": ("SandboxFactory",),
     "models": ("EXECD_PORT", "Endpoint", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
     "opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
     "results": ("BackgroundCommand", "CommandResult"),
@@ -92,13 +96,15 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    # Lazy: pytest loads this package in every run, also where no test asks for a sandbox.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:
+    # A type checker that saw it would take every name for one of the package, a misspelt one, too.
+    def __getattr__(name: str) -> Any:
+        # Lazy: pytest loads this package in every run, also where no test asks for a sandbox.
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """The public names are those that are promised, and nothing is loaded before it is used."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pytest_opensandbox
-from pytest_opensandbox import errors
+from pytest_opensandbox import errors, fixtures
 
 PROMISED_OPERATIONS = (
     "create_sandbox get_sandbox list_sandboxes delete_sandbox wait_ready get_endpoint discover_execd ping run_command"
@@ -61,6 +62,43 @@ def test_type_checkers_see_the_same_names():
     }
 
     assert seen == set(pytest_opensandbox.__all__)
+
+
+def test_the_types_of_the_fixtures_can_be_named():
+    tree = ast.parse(Path(fixtures.__file__).read_text())
+    public = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+
+    types = {re.sub(r"Iterator\[(\w+)\]", r"\1", ast.unparse(node.returns)) for node in public}
+
+    assert types == {"Client", "Sandbox", "SandboxFactory", "Settings"}
+    assert types <= set(pytest_opensandbox.__all__)
+
+
+def test_a_misspelt_name_is_an_error_to_a_type_checker(tmp_path):
+    """With a ``__getattr__`` that it can see, every name is one of the package, and each of them is Any."""
+    (tmp_path / "suite.py").write_text(
+        "from pytest_opensandbox import Sandbox, SandboxFactory, Settings\n"
+        "from pytest_opensandbox import Sandpit\n"
+        "import pytest_opensandbox\n"
+        "pytest_opensandbox.Clinet\n"
+        "def test_it(sandbox: Sandbox, sandbox_factory: SandboxFactory, opensandbox_settings: Settings) -> None:\n"
+        "    reveal_type(sandbox_factory(image='a'))\n"
+        "    reveal_type(opensandbox_settings.lease_seconds)\n"
+    )
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={tmp_path}", "suite.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    said = checked.stdout.splitlines()
+    assert 'has no attribute "Sandpit"' in said[0]
+    assert 'has no attribute "Clinet"' in said[1]
+    assert 'Revealed type is "pytest_opensandbox.sandbox.Sandbox"' in said[2]
+    assert 'Revealed type is "int"' in said[3] or 'Revealed type is "builtins.int"' in said[3]
 
 
 def test_an_unknown_name_is_an_attribute_error():
