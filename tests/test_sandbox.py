@@ -1,6 +1,9 @@
 """The handle: what it says of itself, what it refuses, and that it closes once."""
 
+import time
+
 import pytest
+import requests
 
 from pytest_opensandbox import CommandError, ConfigError, ConflictError, NotFoundError, PauseError, SandboxClosedError
 
@@ -105,6 +108,24 @@ def test_a_command_may_remove_the_workspace_and_the_next_one_runs_all_the_same(s
 @pytest.mark.sandbox(env={"LC_TIME": "de_DE.UTF-8"})
 def test_a_sandbox_that_is_asked_for_a_language_has_no_other(sandbox):
     assert sandbox.run("env | grep -E '^(LANG|LC_)'").stdout == "LC_TIME=de_DE.UTF-8\n"
+
+
+# The first address of that name is ::1 on one machine and 127.0.0.1 on the next.
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1", "0.0.0.0"])
+def test_a_service_is_reached_wherever_it_listens(sandbox, opensandbox_settings, address):
+    if opensandbox_settings.server_proxy and address != "0.0.0.0":
+        pytest.skip("the real server's own proxy goes to the container's address, past its loopback")
+    sandbox.put("hello", "/workspace/page")
+    sandbox.run(f"python3 -m http.server --bind {address} 8123 >/dev/null 2>&1 &", check=True)
+    endpoint = sandbox.endpoint(8123)
+
+    for _ in range(200):
+        answer = requests.get(f"{endpoint.url}/page", headers=dict(endpoint.headers), timeout=30)
+        if answer.status_code != 502:  # what says that nobody listens yet
+            break
+        time.sleep(0.05)
+
+    assert (answer.status_code, answer.text) == (200, "hello")
 
 
 def test_history_tells_the_last_commands(box):
