@@ -89,8 +89,17 @@ def extract_tree(
     longest = PATH_BYTES - len(os.fsencode(target.absolute())) - 1
     with closing(NewTree(target, budget)) as tree:
         is_folding = _is_folding(tree.root)
-        unpacking = Unpacking(tree.root, budget, links=links, longest_name=longest, is_folding=is_folding)
+        unpacking = Unpacking(
+            tree.root,
+            budget,
+            links=links,
+            longest_name=longest,
+            is_folding=is_folding,
+            is_merged=tree.old_root is not None,
+        )
         unpacking.run(archive)
+        if tree.old_root is not None:
+            unpacking.judge_links_in(tree.old_root, str(tree.target))
         root = tree.move(unpacking.root_mode)
     try:
         set_modes(root, unpacking.modes, budget)

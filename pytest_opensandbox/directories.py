@@ -31,7 +31,8 @@ class Directories:
     def __init__(self, root: int, budget: Budget) -> None:
         self._root = root
         self._budget = budget
-        self._open: list[tuple[str, int]] = []
+        self._names: list[str] = []
+        self._open: list[int] = []
 
     def enter(self, parts: Sequence[str], *, make: bool = False) -> int:
         """Return the descriptor of a directory; it is good until the next call.
@@ -44,26 +45,34 @@ class Directories:
             NotADirectoryError: a file or a link is on the way.
             FileNotFoundError: one is missing.
         """
-        same = 0
-        for (name, _), part in zip(self._open, parts, strict=False):
-            if name != part:
-                break
-            same += 1
+        self._budget.step()
+        same = self._shared_with(parts)
         while len(self._open) > same:
-            os.close(self._open.pop()[1])
+            self._leave()
         for part in parts[same:]:
             self._budget.step()
-            self._open.append((part, _open_directory(part, self._last, make=make)))
+            self._open.append(_open_directory(part, self._last, make=make))
+            self._names.append(part)
         return self._last
-
-    @property
-    def _last(self) -> int:
-        return self._open[-1][1] if self._open else self._root
 
     def close(self) -> None:
         """Close all of them."""
         while self._open:
-            os.close(self._open.pop()[1])
+            self._leave()
+
+    @property
+    def _last(self) -> int:
+        return self._open[-1] if self._open else self._root
+
+    def _shared_with(self, parts: Sequence[str]) -> int:
+        """Return how many of the open directories are on the way to another one."""
+        if self._names == list(parts[: len(self._names)]):
+            return len(self._names)
+        return next(place for place, name in enumerate(self._names) if place >= len(parts) or name != parts[place])
+
+    def _leave(self) -> None:
+        os.close(self._open.pop())
+        self._names.pop()
 
 
 def create_file(name: str, directory: int, write: Callable[[int], None], mode: int) -> None:

@@ -26,6 +26,8 @@ class NewTree:
 
     Attributes:
         root: descriptor of the new tree's root.
+        target: the target's real path.
+        old_root: descriptor of the target, None where it is new.
 
     Args:
         target: what it becomes, or is merged into.
@@ -37,8 +39,8 @@ class NewTree:
 
     def __init__(self, target: Path, budget: Budget) -> None:
         self._budget = budget
-        self._target = _resolved(target)
-        self._old_root = _open_if_there(self._target)
+        self.target = _resolved(target)
+        self.old_root = _open_if_there(self.target)
         self._name = f".opensandbox-{secrets.token_hex(8)}"
         try:
             self._place = self._make_private()
@@ -59,11 +61,11 @@ class NewTree:
             UnsafeArchiveError: a link or a directory of the target is in the way; nothing was moved.
             OSError: the target cannot be written.
         """
-        if self._old_root is None and self._become_target():
+        if self.old_root is None and self._become_target():
             if root_mode is not None:
                 os.fchmod(self.root, root_mode)
             return os.dup(self.root)
-        root = os.dup(self._old_root) if self._old_root is not None else os.open(self._target, DIRECTORY)
+        root = os.dup(self.old_root) if self.old_root is not None else os.open(self.target, DIRECTORY)
         try:
             _check_merge(self.root, root, "", self._budget)
             with _writable(root, stat.S_IMODE(os.fstat(root).st_mode)):
@@ -86,9 +88,9 @@ class NewTree:
 
     def _make_private(self) -> int:
         """Make the private directory beside the target, where that is possible, else in it; return where it is."""
-        parents = (parent for parent in self._target.parents if parent.is_dir())
-        beside = os.open(next(parents, self._target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        old = self._old_root
+        parents = (parent for parent in self.target.parents if parent.is_dir())
+        beside = os.open(next(parents, self.target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        old = self.old_root
         try:
             # A rename works on one file system only.
             if old is None or os.fstat(old).st_dev == os.fstat(beside).st_dev:
@@ -109,9 +111,9 @@ class NewTree:
 
     def _become_target(self) -> bool:
         """Rename the tree to a target that does not exist; False where it exists by now."""
-        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self.target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.rename("tree", self._target, src_dir_fd=self._private)
+            os.rename("tree", self.target, src_dir_fd=self._private)
         except OSError as exc:
             if exc.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 return False
@@ -119,8 +121,8 @@ class NewTree:
         return True
 
     def _close_old(self) -> None:
-        if self._old_root is not None:
-            os.close(self._old_root)
+        if self.old_root is not None:
+            os.close(self.old_root)
 
 
 def _resolved(target: Path) -> Path:

@@ -142,7 +142,8 @@ class Members:
         shown = os.fsdecode(name)
         self._budget.begin(shown)
         kind = _KINDS.get(block[156:157], "other")
-        if kind == "file" and name.endswith(b"/"):
+        # So did old programs write a directory; one that knows sparse files does not.
+        if kind == "file" and name.endswith(b"/") and block[156:157] != b"S":
             kind = "directory"
         stored = octal(block[124:136]) if headers.size is None else headers.size
         if kind in ("directory", "symlink", "other") and stored:

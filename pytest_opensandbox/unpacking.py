@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import BinaryIO
 
 from pytest_opensandbox.archive_checks import Budget, Links, Spellings, check_link_text, name_parts, stays_inside
-from pytest_opensandbox.directories import Directories, create_file, is_directory
+from pytest_opensandbox.directories import Directories, create_file, is_directory, mode_of
 from pytest_opensandbox.errors import UnsafeArchiveError
 from pytest_opensandbox.members import Member, Members
 
@@ -27,9 +27,12 @@ class Unpacking:
         links: what happens to a link that leads outside.
         longest_name: most that a name with its directories may have; bytes.
         is_folding: whether two names that differ in case or in accents alone are one in this tree.
+        is_merged: whether the tree is to be merged into another one, so that all of its links are remembered.
     """
 
-    def __init__(self, root: int, budget: Budget, *, links: Links, longest_name: int, is_folding: bool) -> None:
+    def __init__(
+        self, root: int, budget: Budget, *, links: Links, longest_name: int, is_folding: bool, is_merged: bool
+    ) -> None:
         self.root_mode: int | None = None
         """Permission bits of the root, where the archive says them."""
         self.modes: dict[Parts, int] = {}
@@ -41,6 +44,8 @@ class Unpacking:
         self._directories = Directories(root, budget)
         self._originals = Directories(root, budget)
         self._suspects: list[Parts] = []
+        self._is_merged = is_merged
+        self._all_links: list[Parts] = []
 
     def run(self, archive: BinaryIO) -> None:
         """Write everything.
@@ -54,7 +59,24 @@ class Unpacking:
         with closing(self._directories), closing(self._originals):
             for member in members:
                 self._write(member, members)
-            self._judge_links()
+            self._judge(self._suspects, self._is_inside)
+
+    def judge_links_in(self, target: int, path: str) -> None:
+        """Look at the links again, for a target whose own links may lead them outside.
+
+        Args:
+            target: descriptor of the tree into which this one is to be merged.
+            path: its real path.
+
+        Raises:
+            UnsafeArchiveError: one of them leads outside.
+        """
+        with closing(self._directories), closing(Directories(target, self._budget)) as old:
+
+            def is_inside(place: Parts, link: str) -> bool:
+                return self._is_inside_target(place, link, old, path)
+
+            self._judge(self._all_links, is_inside)
 
     def _write(self, member: Member, members: Members) -> None:
         parts = name_parts(member.name, self._longest_name)
@@ -125,6 +147,9 @@ class Unpacking:
             if not safe:
                 self._budget.keep(parts)
                 self._suspects.append(parts)
+            if self._is_merged:
+                self._budget.keep(parts)
+                self._all_links.append(parts)
         self._place(member, parts[-1], directory, lambda: os.symlink(link, parts[-1], dir_fd=directory))
 
     def _make_hard_link(self, member: Member, parts: Parts, directory: int) -> None:
@@ -146,15 +171,15 @@ class Unpacking:
         else:
             raise no_file
 
-    def _judge_links(self) -> None:
-        """Look at the links that depend on directories, now that all of these are there."""
-        for parts in self._suspects:
+    def _judge(self, links: list[Parts], is_inside: Callable[[Parts, str], bool]) -> None:
+        """Refuse or remove those links that lead outside, now that all of the tree is there."""
+        for parts in links:
             directory = self._directories.enter(parts[:-1])
             try:
                 link = os.readlink(parts[-1], dir_fd=directory)
             except OSError:
                 continue  # a later member took its place
-            if self._is_inside(parts[:-1], link):
+            if is_inside(parts[:-1], link):
                 continue
             if self._links == "error":
                 raise _leads_outside("/".join(parts), link)
@@ -179,6 +204,35 @@ class Unpacking:
                 return False
             here.pop()
         return True
+
+    def _is_inside_target(self, place: Parts, link: str, old: Directories, path: str) -> bool:
+        """Say whether the first link of the target that a link passes, if any, leads to a place in the target."""
+        here = list(place)
+        for step in link.split("/"):
+            if step == "..":
+                here.pop()
+            elif step not in ("", "."):
+                here.append(step)
+                new = _mode_in(self._directories, here)
+                mode = _mode_in(old, here) if new is None else new
+                if mode is None or stat.S_ISREG(mode):
+                    return True
+                if stat.S_ISLNK(mode):
+                    return new is not None or _is_real_path_in(path, here)
+        return True
+
+
+def _mode_in(directories: Directories, parts: list[str]) -> int | None:
+    """Return what there is in a tree, links not followed; None for nothing."""
+    try:
+        return mode_of(parts[-1], directories.enter(parts[:-1]))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_real_path_in(root: str, parts: list[str]) -> bool:
+    real = os.path.realpath(os.path.join(root, *parts))
+    return os.path.commonpath([root, real]) == root
 
 
 def _leads_outside(member: str, link: str) -> UnsafeArchiveError:

@@ -270,6 +270,37 @@ def test_many_copies_into_one_directory_at_once_all_arrive(tmp_path):
     assert len(list((tmp_path / "new").rglob("*"))) == 1 + 1 + 16 + 1 + 16
 
 
+THROUGH = [link("x", "mine/file"), link("d/y", "../mine/../mine"), link("z", "d/../mine/sub"), directory("d")]
+
+
+@pytest.mark.parametrize("evil", THROUGH[:3], ids=lambda evil: evil.linkname)
+def test_a_link_does_not_lead_out_through_a_link_of_the_user(tmp_path, host, evil):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "mine").symlink_to(host)
+    before = picture(tmp_path)
+
+    with pytest.raises(UnsafeArchiveError, match="links outside"):
+        extract(target, member("first"), THROUGH[3], evil)
+    assert picture(tmp_path) == before
+
+    extract(target, member("first"), THROUGH[3], evil, links="skip")
+    assert sorted(path.name for path in target.iterdir()) == ["d", "first", "mine"]
+    assert list((target / "d").iterdir()) == []
+
+
+def test_a_link_may_lead_through_a_link_of_the_user_that_stays_inside(tmp_path):
+    target = tmp_path / "target"
+    (target / "v1").mkdir(parents=True)
+    (target / "current").symlink_to("v1")
+    (target / "old").symlink_to("/etc")
+
+    extract(target, link("d/x", "../current/file"), link("old", "v1"), link("y", "old/file"), link("w", "d/x"))
+
+    assert os.readlink(target / "d" / "x") == "../current/file"
+    assert os.path.realpath(target / "y") == str(target / "v1" / "file")
+
+
 OUTSIDE = [link("python", "/usr/bin/python3"), link("up", "../up"), hard("again", "python"), link("in", "file")]
 
 

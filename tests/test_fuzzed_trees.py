@@ -183,7 +183,7 @@ def is_loop(path):
 
 
 @given(archives, targets, st.sampled_from(["error", "skip", "keep"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_nothing_outside_changes_and_a_refusal_leaves_no_trace(data, things, links):
     with world() as root:
         target = root / "target"
@@ -213,7 +213,7 @@ def test_links_stay_inside_however_many_trees_are_copied_into_one_place(several,
 
 @pytest.mark.skipif(not GNU_TAR, reason="needs GNU tar")
 @given(archives)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_accepted_is_what_tar_makes_of_it(data):
     with world() as root:
         accepted = extract(data, root / "target", "keep")
