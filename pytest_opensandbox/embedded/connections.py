@@ -9,6 +9,7 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
+from waitress.utilities import BadRequest
 
 from pytest_opensandbox.embedded.callers import KEY_HEADER, Callers
 
@@ -30,12 +31,22 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """
 
     adj: Any
+    error: Any
+    completed: bool
+    header_bytes_received: int
     headers: dict[str, str]
     path: str
 
     def __init__(self, connection: Connection, adj: Any) -> None:
         super().__init__(adj)
         self._connection = connection
+
+    def received(self, data: bytes) -> int:
+        """Take in bytes; what cannot be how a request begins, such as TLS, is refused before more of it comes."""
+        if not self.header_bytes_received and not data[:1].isalpha() and data[:1] not in b"\r\n":
+            self.error, self.completed = BadRequest("This server speaks HTTP."), True
+            return len(data)
+        return int(super().received(data))
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the head, and decide by it how long the body may be."""

@@ -147,3 +147,14 @@ def test_what_is_not_http_is_told_so_at_once(machine, sandbox, said):
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"Only HTTP/1" in answer
     assert time.monotonic() - began < 9, "the time that a client has which says nothing"
+
+
+def test_the_server_refuses_tls_at_once(machine):
+    """A client that was given https for http waits for an answer to its greeting."""
+    began = time.monotonic()
+
+    with connect(("127.0.0.1", int(machine.url.rpartition(":")[2])), 1, b"\x16\x03\x01\x02\x00\x01\x00")[0] as client:
+        answer = client.recv(65536)
+
+    assert answer.split()[1] == b"400"
+    assert time.monotonic() - began < 9, "the time that a client has which says nothing"
