@@ -82,9 +82,10 @@ class Handle:
         """Return where a port of the sandbox can be reached from here by HTTP; send its headers on every request.
 
         Other protocols do not pass: run their clients in the sandbox. The address may hold what opens the port.
+        What listens on loopback is reached, too, but not through the own proxy of a server on Docker; use 0.0.0.0.
 
         Args:
-            port: where a server in the sandbox speaks HTTP, on its loopback; 1 … 65,535.
+            port: where a server in the sandbox speaks HTTP; 1 … 65,535.
             signed_for: ask a Kubernetes gateway for an address that opens the port to whoever has it, for so many
                 seconds; None for the usual one.
 
