@@ -29,6 +29,7 @@ from pytest_opensandbox.errors import (
 from pytest_opensandbox.invocations import DIRECTORIES, INLINE_BYTES, NO_FILES, Invocation
 from pytest_opensandbox.models import Endpoint, FileUpload
 from pytest_opensandbox.ownership import check_owner, guarded
+from pytest_opensandbox.printable import brief
 from pytest_opensandbox.results import CommandResult
 from pytest_opensandbox.streams import Callback
 from pytest_opensandbox.waits import retry_idempotent
@@ -212,7 +213,7 @@ def _ending(outer: CommandResult, reported: int | None) -> dict[str, Any]:
 
 
 def _lost(outer: CommandResult, why: str) -> CommandLostError:
-    return CommandLostError(f"{outer.command!r}: {why}", command_id=outer.command_id, sandbox_id=outer.sandbox_id)
+    return CommandLostError(f"{brief(outer.command)}: {why}", command_id=outer.command_id, sandbox_id=outer.sandbox_id)
 
 
 def _streams(

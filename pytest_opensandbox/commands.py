@@ -10,14 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_opensandbox.command_checks import check_command, check_directory, check_time_limit
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.events import Event, EventError
-from pytest_opensandbox.opts import check_env, check_seconds
+from pytest_opensandbox.opts import check_env
+from pytest_opensandbox.printable import brief, tail
 from pytest_opensandbox.results import BackgroundCommand, CommandResult
 from pytest_opensandbox.streams import Callback, Lines
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
 
+_START_ADVICE = {
+    "argument list too long": "long text fits into a file, by put(), or into input=",
+    "resource temporarily unavailable": "the sandbox has too many processes, end some of them first",
+    "cannot allocate memory": "the sandbox has no memory left, give it more with resources=",
+    "no space left": "the sandbox's disk is full, remove what is not needed",
+}
 _HIGHEST_EXIT_CODE = 255
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 # The words of Go's runtime for Linux, whatever system we run on.
@@ -180,7 +188,7 @@ class CommandRun:
 
     def lost(self, why: str) -> CommandLostError:
         """Return the error for a command whose end nobody told."""
-        text = f"{self.request.name!r}: {why}"
+        text = f"{brief(self.request.name)}: {why}"
         return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
 
     def begun(self) -> BackgroundCommand:
@@ -207,7 +215,7 @@ class CommandRun:
         # An error that follows output, or that is no event, is the agent's own trouble in the middle of a command.
         if kind != "error" or any(lines.begun for lines in self._lines.values()):
             raise self.lost(f"the agent gave it up ({why})")
-        raise CommandStartError(self.request.name, why=error.evalue or why, sandbox_id=self.sandbox_id)
+        raise CommandStartError(self.request.name, why=_with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
 
     def _result(self, exit_code: int, signal: str | None) -> CommandResult:
         elapsed, limit = self.elapsed, self.request.timeout
@@ -225,6 +233,12 @@ class CommandRun:
             sandbox_id=self.sandbox_id,
             command_id=self.command_id,
         )
+
+
+def _with_advice(why: str) -> str:
+    """Return why a command could not be started, with what to do about it."""
+    advice = next((text for words, text in _START_ADVICE.items() if words in why.lower()), "")
+    return f"{tail(why)}; {advice}" if advice else why
 
 
 def shell_text(command: str | Sequence[str]) -> str:
@@ -251,40 +265,3 @@ def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | No
     words = next((line.removeprefix("signal: ") for line in traceback if line.startswith("signal: ")), "unknown")
     number, name = _SIGNALS.get(words.removesuffix(" (core dumped)"), (1, words))
     return -number, name
-
-
-def check_directory(cwd: str | None) -> None:
-    """Refuse what cannot be a working directory; which one a relative path would mean is not known here.
-
-    Raises:
-        ConfigError: not absolute, or it holds NUL; None is fine, and so is what the agent makes absolute.
-    """
-    if cwd is not None and (not isinstance(cwd, str) or not cwd.startswith(("/", "~", "$")) or "\0" in cwd):
-        raise ConfigError("cwd", "be the absolute path of a directory in the sandbox, such as '/workspace'", cwd)
-
-
-def check_time_limit(timeout: float | None) -> None:
-    """Refuse what is no time limit.
-
-    Raises:
-        ConfigError: no number, not more than 0, or longer than a year.
-    """
-    if timeout is not None:
-        check_seconds("timeout", timeout, rule="be seconds, more than 0, or None for no limit")
-
-
-def check_command(command: str | Sequence[str]) -> None:
-    """Refuse what no process can be given.
-
-    Raises:
-        ConfigError: no text and no list of texts, nothing at all, or it holds NUL or what UTF-8 cannot write.
-    """
-    words = [command] if isinstance(command, str) else list(command)
-    if not words or not words[0] or not all(isinstance(word, str) for word in words):
-        raise ConfigError("command", "be text, or a list of texts that begins with a program", command)
-    if any("\0" in word for word in words):
-        raise ConfigError("command", "hold no NUL", command)
-    try:
-        "".join(words).encode()
-    except UnicodeEncodeError:
-        raise ConfigError("command", "be text that UTF-8 can write", command) from None

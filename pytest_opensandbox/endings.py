@@ -40,7 +40,8 @@ _OUT_OF_MEMORY = re.compile(r"\boom|out.of.memory", re.IGNORECASE)
 _ADVICE = {
     "expired": "a run renews its sandboxes as long as it can reach the server; raise --opensandbox-lease if it cannot",
     "deleted": "look for another client, a sweep of this run, or a server that was restarted and keeps no sandboxes",
-    "crashed": "give it more with resources=, or look in its log for what ended its first process",
+    "crashed": "look for a command that ended every process, as `kill -9 -1` does, and in its log for what ended the"
+    " first one; where memory ran out, give it more with resources=",
 }
 
 

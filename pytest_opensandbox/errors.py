@@ -35,7 +35,7 @@ import copyreg
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_opensandbox.printable import Printable, counted, section
+from pytest_opensandbox.printable import Printable, brief, counted, section, tail
 
 Command = str | Sequence[str]
 
@@ -59,7 +59,7 @@ class ConfigError(OpenSandboxError, ValueError):
 
     def __init__(self, field: str, rule: str, value: object = None) -> None:
         self.field, self.rule = field, rule
-        super().__init__(f"{field} must {rule}; got {value!r}")
+        super().__init__(f"{field} must {rule}; got {brief(value)}")
 
 
 class ServerStartError(OpenSandboxError):
@@ -211,7 +211,7 @@ class CommandError(SandboxError):
         outcome: str = "",
     ) -> None:
         self.command, self.exit_code, self.stdout, self.stderr = command, exit_code, stdout, stderr
-        text = f"{command!r} {outcome or f'exited with {exit_code}'}"
+        text = f"{brief(command)} {outcome or f'exited with {exit_code}'}"
         super().__init__(text + section("stdout", stdout) + section("stderr", stderr), sandbox_id=sandbox_id)
 
 
@@ -231,7 +231,7 @@ class CommandStartError(CommandError):
     """A command never ran: the agent could not start a process for it."""
 
     def __init__(self, command: Command, *, why: str, sandbox_id: str = "") -> None:
-        super().__init__(command, exit_code=-1, sandbox_id=sandbox_id, outcome=f"could not be started: {why}")
+        super().__init__(command, exit_code=-1, sandbox_id=sandbox_id, outcome=f"could not be started: {tail(why)}")
 
 
 class CommandLostError(SandboxError):

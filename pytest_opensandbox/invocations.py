@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_opensandbox.commands import check_command, check_directory, check_time_limit
+from pytest_opensandbox.command_checks import check_command, check_directory, check_time_limit
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.opts import check_env
 from pytest_opensandbox.ownership import ID_VARIABLE

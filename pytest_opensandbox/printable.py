@@ -11,6 +11,7 @@ TAIL_CHARACTERS = 2_000
 SHORTEST_SECRET = 6
 """What is shorter is no secret, and would be found in any text; characters."""
 
+_BRIEF_CHARACTERS = 500
 _SHOWN_AS_THEY_ARE = frozenset("\n\t")
 
 
@@ -89,6 +90,20 @@ def os_reason(error: OSError, place: str = "") -> str:
     """
     file = error.filename or place
     return f"{error.strerror or error}{f': {os.fsdecode(file)}' if isinstance(file, (str, bytes)) and file else ''}"
+
+
+def brief(value: object) -> str:
+    """Return the repr of a value, without its middle where nobody would read it."""
+    text = repr(value)
+    if len(text) <= _BRIEF_CHARACTERS:
+        return text
+    half = _BRIEF_CHARACTERS // 2
+    return f"{text[:half]}…[{counted(len(text) - 2 * half, 'character')}]…{text[-half:]}"
+
+
+def tail(text: str) -> str:
+    """Return the last part of a text."""
+    return text if len(text) <= TAIL_CHARACTERS else f"…{text[-TAIL_CHARACTERS:]}"
 
 
 def section(title: str, text: str) -> str:

@@ -78,14 +78,11 @@ def hide_own_frames(call: pytest.CallInfo[None]) -> None:
     """End a traceback at the user's line that called this package, without our frames and those of libraries below."""
     if call.excinfo is None:
         return
-    kept = list(_links_of_users(call.excinfo.tb))
-    if not kept or len(kept) == len(list(_links(call.excinfo.tb))):
-        return
-    # pytest rebuilds a traceback that has been filtered from its raw links, so the links themselves are made anew.
-    shortened = None
-    for link in reversed(kept):
-        shortened = TracebackType(shortened, link.tb_frame, link.tb_lasti, link.tb_lineno)
-    if shortened is not None:
+    # What caused an error of ours was raised in our frames; of that its text is enough.
+    for cause in _causes(call.excinfo.value):
+        cause.__traceback__ = _shortened_trace(cause.__traceback__)
+    shortened = _shortened_trace(call.excinfo.tb)
+    if shortened is not None and shortened is not call.excinfo.tb:
         call.excinfo = pytest.ExceptionInfo.from_exc_info((call.excinfo.type, call.excinfo.value, shortened))
 
 
@@ -208,6 +205,28 @@ def _of_snapshots(left: Sequence[str]) -> str:
 
 def _end_of_lease(lease_seconds: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(time.time() + lease_seconds))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that pytest shows before this one, each once."""
+    seen = {id(error)}
+    below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    while below is not None and id(below) not in seen:
+        seen.add(id(below))
+        yield below
+        below = below.__cause__ or (None if below.__suppress_context__ else below.__context__)
+
+
+def _shortened_trace(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without our frames, itself where it has none, and None where it has no others."""
+    kept = list(_links_of_users(trace))
+    if len(kept) == len(list(_links(trace))):
+        return trace
+    # pytest rebuilds a traceback that has been filtered from its raw links, so the links themselves are made anew.
+    shortened = None
+    for link in reversed(kept):
+        shortened = TracebackType(shortened, link.tb_frame, link.tb_lasti, link.tb_lineno)
+    return shortened
 
 
 def _links(trace: TracebackType | None) -> Iterator[TracebackType]:

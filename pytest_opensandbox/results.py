@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pytest_opensandbox.errors import CommandError, CommandLostError, CommandTimeoutError
+from pytest_opensandbox.printable import brief
 
 _KILLERS = {"SIGKILL": ", sent in the sandbox or by the kernel, which does so when memory runs out"}
 
@@ -83,7 +84,7 @@ class CommandResult:
         )
 
     def __repr__(self) -> str:
-        facts = [f"{self.command!r}", f"exit_code={self.exit_code}"]
+        facts = [brief(self.command), f"exit_code={self.exit_code}"]
         facts += [name for name in ("timed_out", "truncated") if getattr(self, name)]
         facts += [
             f"{name}={_shorten(text)!r}" for name, text in (("stdout", self.stdout), ("stderr", self.stderr)) if text
@@ -106,11 +107,11 @@ class BackgroundCommand(CommandResult):
         """
         __tracebackhide__ = True
         advice = "ask the agent for its status by command_id, or run it in the foreground"
-        text = f"{self.command!r} was started in the background, and how it ends is not known yet: {advice}"
+        text = f"{brief(self.command)} was started in the background, and how it ends is not known yet: {advice}"
         raise CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
 
     def __repr__(self) -> str:
-        return f"<BackgroundCommand {self.command!r} command_id={self.command_id!r}>"
+        return f"<BackgroundCommand {brief(self.command)} command_id={self.command_id!r}>"
 
 
 def _shorten(text: str) -> str:

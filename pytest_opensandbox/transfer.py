@@ -240,7 +240,10 @@ class Transfer:
     def _info(self, path: str) -> FileInfo:
         try:
             return self._client.files_info(self._endpoint, [path])[path]
-        except NotFoundError:
+        except NotFoundError as exc:
+            # The server, whose proxy is asked here, may not know the sandbox any more.
+            if exc.code.endswith("SANDBOX_NOT_FOUND"):
+                raise
             raise _not_found(path) from None
 
     @contextmanager

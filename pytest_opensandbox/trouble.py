@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from ssl import SSLCertVerificationError
 
 import requests
@@ -49,6 +49,9 @@ def explain(error: Exception, timeouts: tuple[float, float]) -> tuple[str, bool]
         return f"{cause}, its time is over", True
     if isinstance(error, requests.Timeout) or isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
         return f"no byte within {timeouts[1]:g} s", True
+    if isinstance(cause, IncompleteRead) or type(cause) is ValueError:
+        # The library counts what is missing, or says of nothing at all that it is no number.
+        return "the connection ended in the middle of the answer, or what came is no HTTP", False
     if isinstance(cause, RemoteDisconnected):
         return "the connection was closed without an answer", False
     if isinstance(cause, OSError) and cause.strerror:

@@ -169,3 +169,32 @@ def test_the_key_is_in_no_report(pytester, server):
     result.assert_outcomes(failed=1)
     assert server.api_key not in result.stdout.str() + result.stderr.str()
     assert server.api_key not in (pytester.path / "report.xml").read_text()
+
+
+# It was 60 lines of our own frames, for each error that had led to the one that is told.
+def test_what_led_to_an_error_is_told_without_our_frames(pytester, server):
+    pytester.makepyfile("def test_it(sandbox): sandbox.run('kill -9 -1; echo not reached')")
+
+    result = pytester.runpytest_subprocess("--opensandbox-ready-timeout=10")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*pytest_opensandbox/*.py:*")
+    result.stdout.no_fnmatch_line("*invalid literal*")
+
+
+def test_a_tests_own_chain_of_errors_keeps_its_frames(pytester, server):
+    pytester.makepyfile(
+        """
+        def inner(): raise KeyError("first")
+        def test_it(sandbox):
+            try:
+                inner()
+            except KeyError as error:
+                sandbox.run("exit 3", check=True)
+        """
+    )
+
+    result = pytester.runpytest_subprocess()
+
+    result.stdout.fnmatch_lines(["*def inner(): raise KeyError*", "*exited with 3*"])
+    result.stdout.no_fnmatch_line("*pytest_opensandbox/*.py:*")

@@ -53,7 +53,7 @@ LEVELS = {
                 "shelf",
                 "waits",
             ),
-            ("server_clock",),
+            ("command_checks", "server_clock"),
             (
                 "broom",
                 "commands",
