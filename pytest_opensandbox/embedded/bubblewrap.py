@@ -32,7 +32,9 @@ _NAMESPACES = (
     *("--hostname", HOSTNAME, "--clearenv", "--chdir", "/"),
 )
 # Root in a sandbox is the server's user outside: the only one that there is inside.
-_OWN_USER = ("--unshare-user", "--disable-userns", "--uid", "0", "--gid", "0")
+_OWN_USER = ("--unshare-user", "--uid", "0", "--gid", "0")
+# Where no filter refuses namespaces. It puts the sandbox into one more, from which it cannot bind ports below 1024.
+_NO_FURTHER_NAMESPACES = "--disable-userns"
 # Of what root may do in a container, the part that counts for what is the sandbox's own, and for nothing of the host.
 _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
@@ -89,7 +91,7 @@ class Bubblewrap:
             output: descriptor for its standard output and standard error.
             identity: who the sandbox is on this machine; None for the server's own user.
         """
-        outer, inner = _user_options(identity)
+        outer, inner = _user_options(identity, is_filtered=bool(self.call_filter))
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
         call_filter = [in_memory(self.call_filter)] if self.call_filter else []
         filtering = [part for fd in call_filter for part in ("--seccomp", str(fd))]
@@ -234,12 +236,12 @@ def fixed_paths(host: Host) -> list[str]:
     return [*mounted, *linked, *(inside for _, inside in host.interpreter.binds)]
 
 
-def _user_options(identity: Identity | None) -> tuple[list[str], list[str]]:
+def _user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[str], list[str]]:
     """Return the options for the user namespace of the guard, and for that of the sandbox with its rights."""
     if identity:
         outer, inner = (["--userns", str(namespace)] for namespace in identity.namespaces)
     else:
-        outer, inner = ["--unshare-user"], list(_OWN_USER)
+        outer, inner = ["--unshare-user"], [*_OWN_USER, *([] if is_filtered else [_NO_FURTHER_NAMESPACES])]
     if identity or os.geteuid() != 0:  # else everything of the host's root would count as the sandbox's own
         inner += [part for name in _CAPABILITIES for part in ("--cap-add", name)]
     return outer, inner

@@ -106,6 +106,12 @@ def test_there_is_loopback_and_no_other_network(run):
     assert run("exec 3<>/dev/tcp/192.0.2.1/80").exit_code != 0
 
 
+def test_any_port_can_be_bound(run):
+    bind = 'import socket\nfor port in (1, 80, 443, 1023): socket.create_server(("127.0.0.1", port))'
+
+    assert run(f"python3 -c '{bind}'").exit_code == 0
+
+
 def test_a_listener_inside_can_be_reached_from_inside(run):
     serve = (
         "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()).close()"
