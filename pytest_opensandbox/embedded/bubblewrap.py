@@ -218,9 +218,9 @@ def sandbox_options(
     yield from _devices(size, is_guarded=is_guarded)
     yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
     yield from agent_options(host, is_copy_on_write=is_copy_on_write)
-    for path in host.hidden_directories:
+    for path in filter(os.path.isdir, host.hidden_directories):
         yield from ("--perms", "0700", "--tmpfs", path, "--remount-ro", path)
-    for path in host.hidden_files:
+    for path in filter(os.path.exists, host.hidden_files):
         yield from ("--ro-bind", "/dev/null", path)
     # Or any process could raise another one's chance to survive a lack of memory, and root change the kernel's files.
     yield from ("--remount-ro", "/proc")

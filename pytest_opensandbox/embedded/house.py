@@ -6,15 +6,22 @@ import os
 import socket
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.embedded.agent_files import is_beside, mark_agent_files
 from pytest_opensandbox.embedded.background import Background
-from pytest_opensandbox.embedded.bubblewrap import Bubblewrap, BubblewrapRefusedError, executables_here, find_bubblewrap
+from pytest_opensandbox.embedded.bubblewrap import (
+    Bubblewrap,
+    BubblewrapRefusedError,
+    executables_here,
+    find_bubblewrap,
+    over_layers,
+)
 from pytest_opensandbox.embedded.bytecode import compile_ahead
+from pytest_opensandbox.embedded.hiding import Search
 from pytest_opensandbox.embedded.host import look_around
 from pytest_opensandbox.embedded.identities import Identities
 from pytest_opensandbox.embedded.obstacles import StartError, likely_cause
@@ -42,6 +49,7 @@ class House:
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
         self._background = Background()
         self._identities: Identities | None = None
+        self._hidden: Future[None] | None = None
         self._registry: Registry | None = None
 
     @property
@@ -60,6 +68,8 @@ class House:
         try:
             # In the thread that starts them all, because that is what dies last.
             self._bubblewrap = self._starter.submit(self._find_bubblewrap).result()
+            if not self._bubblewrap.is_copy_on_write:
+                self._mask()
         except BubblewrapRefusedError as error:
             raise StartError(str(error), likely_cause(str(error))) from error
         self._notes = [_SAME_ROOT] if os.geteuid() == 0 and self._identities is None else []
@@ -88,6 +98,7 @@ class House:
             self._identities,
             self._background,
             self._starter,
+            self._hidden,
         )
         self._registry = Registry(workshop, self._notes)
         serve(listener, self._registry, api_key)
@@ -111,8 +122,23 @@ class House:
         if is_beside(host.interpreter, self._runtime.path):  # overlays refuse a layer that lies in another one
             self._marks = RuntimeDirectory(SHARED_MEMORY)
         self._host = replace(host, agent_files=mark_agent_files(host.interpreter, self._marks.path / "marks"))
+        search = Search(self._host.directories)
         self._runtime.build_layer()
-        return find_bubblewrap(self._host, self._runtime.layer)
+        found = find_bubblewrap(self._host, self._runtime.layer)
+        # In the same thread, before it starts the first sandbox.
+        self._hidden = self._starter.submit(search.hide_in, self._runtime.layer)
+        return found
+
+    def _mask(self) -> None:
+        """Mount something over what must not be seen where nothing hides it: sockets and pipes lead to the host."""
+        files, directories = Search(self._host.directories, special=True).found()
+        self._host = replace(
+            self._host,
+            hidden_files=tuple(dict.fromkeys((*self._host.hidden_files, *files))),
+            hidden_directories=tuple(dict.fromkeys((*self._host.hidden_directories, *directories))),
+        )
+        layer = self._identities.any_layer() if self._identities else self._runtime.layer
+        self._bubblewrap = self._starter.submit(over_layers, self._bubblewrap, self._host, layer).result()
 
     def _find_for_root(self) -> Bubblewrap:
         """Return what makes sandboxes that have users of their own.

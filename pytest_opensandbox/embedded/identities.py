@@ -88,6 +88,10 @@ class Identities:
             self._ids.give_back(taken)
             raise
 
+    def any_layer(self) -> Path:
+        """Return one of the layers; they are all alike."""
+        return next(iter(self._layers.values()))
+
     def hold(self, ids: IdRange) -> None:
         """Keep ids from others until they are given back once more."""
         self._ids.take(ids)

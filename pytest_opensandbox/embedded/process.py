@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,8 @@ class Workshop:
     background: Background
     # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
     starter: ThreadPoolExecutor
+    # Fails where what is private could not be found; None where the kernel keeps it from sandboxes.
+    hidden: Future[None] | None = None
 
 
 class SandboxProcess:
@@ -174,9 +176,11 @@ class SandboxProcess:
     ) -> subprocess.Popen[bytes]:
         """Start bubblewrap from the thread that starts them all."""
         leave_session_keyring()  # or they would share one, and read each other's keys
+        if self._workshop.hidden:
+            self._workshop.hidden.result()
         shop, fds = self._workshop, (self.agent.listener.fileno(), lifeline)
         if shop.identities is None:
-            bubblewrap = _over(shop, shop.layer, origin.layers) if origin else shop.bubblewrap
+            bubblewrap = _over(shop, shop.layer, origin.layers if origin else ())
             return bubblewrap.start(command, environment=environment, fds=fds, output=output)
         identity = shop.identities.take(origin.ids if origin else None)
         self.ids = identity.ids
@@ -237,7 +241,9 @@ class SandboxProcess:
 
 def _over(workshop: Workshop, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
     """Return a bubblewrap for one sandbox, which begins with the layers of a snapshot if there are any."""
-    if not restored:
+    if not restored and workshop.identities is None and workshop.bubblewrap.is_copy_on_write:
+        return workshop.bubblewrap
+    if not restored:  # what is hidden by mounts may have gone in the meantime
         return over_layers(workshop.bubblewrap, workshop.host, layer)
     from pytest_opensandbox.embedded.restoring import restoring  # lazily, as most runs have no snapshots
 

@@ -87,7 +87,7 @@ def running_server(
             stdout=subprocess.PIPE,
             cwd=cwd,
             preexec_fn=before,
-            env={**(os.environ if user is None else {"TMPDIR": str(cwd.parent / "tmp")}), **(environment or {})},
+            env=_environment(user, cwd, environment or {}),
             **({} if user is None else {"user": user, "group": user, "extra_groups": []}),
         )
         machine = Machine(process)
@@ -136,9 +136,17 @@ def _command(user: int | None) -> Iterator[tuple[list[str], Path]]:
         subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
         (copy / "tmp").mkdir()
         os.chown(copy / "tmp", user, user)  # what a killed server leaves there goes with the copy
-        yield [_interpreter_for_everybody(), "-m", "pytest_opensandbox.embedded"], library
+        yield [_interpreter_for_everybody(), "-m", "pytest_opensandbox.embedded"], copy
     finally:
         shutil.rmtree(copy)
+
+
+def _environment(user: int | None, cwd: Path, given: dict[str, str]) -> dict[str, str]:
+    """Return a server's variables; another user's Python finds the copy after what PYTHONPATH names."""
+    if user is None:
+        return {**os.environ, **given}
+    paths = [given["PYTHONPATH"]] if "PYTHONPATH" in given else []
+    return {"TMPDIR": str(cwd / "tmp"), **given, "PYTHONPATH": os.pathsep.join([*paths, str(cwd / "lib")])}
 
 
 def _sources() -> Iterator[Path]:

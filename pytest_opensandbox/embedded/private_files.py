@@ -1,0 +1,62 @@
+"""Finds what a sandbox must not see of the system directories: a program of its own, as it looks at every file.
+
+``python private_files.py [--special] DIRECTORY...`` prints the paths, each with a NUL behind it and ``/`` before that
+where it is a directory. What is private and can be read all the same by the user who runs it is printed: a file of his
+own, of one of his groups, or with an access list. With ``--special`` so are sockets and pipes. Nothing in a directory
+that is printed is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+
+
+def find(directory: str, *, special: bool) -> Iterator[str]:
+    """Yield the paths in a directory.
+
+    Args:
+        directory: absolute.
+        special: whether sockets and pipes count.
+    """
+    own, waiting = os.getuid(), [directory]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    is_directory = stat.S_ISDIR(status.st_mode)
+                    if _is_private(status, entry.path, own) or (special and _is_special(status)):
+                        yield f"{entry.path}/" if is_directory else entry.path
+                    elif is_directory:
+                        waiting.append(entry.path)
+        except OSError:  # removed in the meantime, or closed for this user, and so for the sandbox
+            continue
+
+
+def _is_private(status: os.stat_result, path: str, own: int) -> bool:
+    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
+    if status.st_mode & needed == needed:
+        return False
+    return status.st_uid == own or os.access(path, os.R_OK) or os.access(path, os.X_OK)
+
+
+def _is_special(status: os.stat_result) -> bool:
+    return stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode)
+
+
+def main() -> None:
+    """Print what is found in the directories of the command line."""
+    directories = sys.argv[1:]
+    special = directories[:1] == ["--special"]
+    for directory in directories[special:]:
+        for path in find(directory, special=special):
+            sys.stdout.buffer.write(os.fsencode(path) + b"\0")
+
+
+if __name__ == "__main__":
+    main()
