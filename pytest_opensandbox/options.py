@@ -103,7 +103,7 @@ def add_options(parser: pytest.Parser) -> None:
             group.addoption(option.off_flag, action="store_const", const="no", default=None, dest=option.dest, help=off)
         else:
             group.addoption(option.flag, default=None, dest=option.dest, metavar=option.metavar, help=text)
-        more = "; in TOML also a list or a table" if option.of_toml else ""
+        more = "; in TOML also a list" if option.of_toml else ""
         parser.addini(option.ini, f"As {option.flag}{more}.", default=None)
 
 
