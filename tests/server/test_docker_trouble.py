@@ -1,6 +1,7 @@
 """No engine, no image, an agent that cannot run: one clear message with the remedy, and nothing left behind."""
 
 import re
+import sys
 
 import pytest
 
@@ -65,6 +66,29 @@ def test_without_the_image_of_the_network_guard_only_its_tests_fail(pytester, on
     result.assert_outcomes(errors=2, passed=3)
     assert result.stdout.str().count("Does `docker pull no-such-registry.invalid/image:1` work") == 1
     result.stdout.fnmatch_lines(["*no-such-registry.invalid/image:1 could not be pulled before in this run*"])
+
+
+def test_the_sweep_of_an_unknown_run_on_an_engine_says_so(pytester, engine):
+    result = pytester.run(
+        sys.executable, "-m", "pytest_opensandbox", "sweep", "--run", "unknown", "--opensandbox-url=docker"
+    )
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["opensandbox: run unknown: nothing of it was found at docker; *"])
+
+
+def test_containers_of_a_run_that_this_directory_knows_are_swept(pytester, client, images):
+    """The run and its server were killed; only what pytest's cache keeps says that they were on an engine."""
+    client.containers.create(images.sandbox, "true", labels={"pytest-opensandbox.run": "killed"})
+    place = pytester.mkdir(".pytest_cache").joinpath("v/opensandbox/runs")
+    place.mkdir(parents=True)
+    (place / "killed").write_text('{"url": "docker"}')
+
+    result = pytester.run(sys.executable, "-m", "pytest_opensandbox", "sweep", "--run", "killed")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["opensandbox: run killed: 1 deleted, 0 left"])
+    assert client.api.containers(all=True, filters={"label": "pytest-opensandbox.run=killed"}) == []
 
 
 @pytest.mark.parametrize("host", ["unix:///no/such.sock", "tcp://127.0.0.1:1"])
