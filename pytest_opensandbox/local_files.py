@@ -6,12 +6,16 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from pytest_opensandbox.directories import NEW_FILE, NOT_WRITABLE, exists, mode_of
+
+_ROOM = "make room there, or set TMPDIR to another directory"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -36,6 +40,32 @@ def replacing_file(target: Path, mode: int) -> Iterator[BinaryIO]:
         yield from _beside(target, place, mode)
     finally:
         os.close(place)
+
+
+@contextmanager
+def naming(place: str | os.PathLike[str], advice: str = "") -> Iterator[None]:
+    """Give an error of the system the path that it is about, where it names none or only the end of one.
+
+    Args:
+        place: what is written in the block.
+        advice: what to do where there is no room left.
+    """
+    try:
+        yield
+    except OSError as exc:
+        is_full = exc.errno in _FULL and exc.filename is None
+        if is_full and advice:
+            exc.strerror = f"{exc.strerror} ({advice})"
+        if is_full or (isinstance(exc.filename, str) and not os.path.isabs(exc.filename)):
+            exc.filename = os.fspath(place)
+        raise
+
+
+@contextmanager
+def temporary_archive() -> Iterator[BinaryIO]:
+    """Yield a temporary file with a name, which goes with the block; one for which there is no room says so."""
+    with naming(tempfile.gettempdir(), _ROOM), tempfile.NamedTemporaryFile() as file:
+        yield file  # type: ignore[misc]  # typeshed: a wrapper that behaves as a BinaryIO
 
 
 def _beside(target: Path, place: int, mode: int) -> Iterator[BinaryIO]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ from pytest_opensandbox.errors import (
     NotFoundError,
     OpenSandboxError,
 )
-from pytest_opensandbox.local_files import replacing_file
+from pytest_opensandbox.local_files import naming, replacing_file, temporary_archive
 from pytest_opensandbox.models import Endpoint, FileInfo, FileUpload, check_path
 from pytest_opensandbox.results import CommandResult
 from pytest_opensandbox.transfer_scripts import KIND, PACK, PLACE, UNPACK
@@ -163,9 +162,9 @@ class Transfer:
 
     def _put_tree(self, source: Path, dst: str) -> None:
         root_mode = f"{source.stat().st_mode & 0o777:o}"
-        with tempfile.NamedTemporaryFile() as archive, self._scratch("tar") as scratch:
+        with temporary_archive() as archive, self._scratch("tar") as scratch:
             free = PurePosixPath(scratch).stem
-            pack_tree(source, archive, closing_script=f"{free}.sh")  # type: ignore[arg-type]  # typeshed: a wrapper that behaves as a BinaryIO
+            pack_tree(source, archive, closing_script=f"{free}.sh")
             archive.flush()
             self._client.upload_files(self._endpoint, [FileUpload(scratch, Path(archive.name), 0o600)])
             self._run_script(f"put {dst}", UNPACK, scratch, dst, root_mode, free).check()
@@ -175,16 +174,17 @@ class Transfer:
         with self._readable(path) as source:
             mode = self._client.files_info(self._endpoint, [source])[source].mode
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing_file(target, mode & 0o777 or 0o644) as file:
+            with naming(target), replacing_file(target, mode & 0o777 or 0o644) as file:
                 self._copy(source, file, max_bytes)
         return target
 
     def _get_tree(self, path: str, dst: Path, max_bytes: int, links: Links) -> Path:
-        with tempfile.TemporaryFile() as archive, self._scratch("tar") as scratch:
+        with temporary_archive() as archive, self._scratch("tar") as scratch:
             self._pack(path, scratch, max_bytes)
             self._copy(scratch, archive, max_bytes + _HEADERS_BYTES)
             archive.seek(0)
-            extract_tree(archive, dst, max_bytes=max_bytes, links=links)
+            with naming(dst):
+                extract_tree(archive, dst, max_bytes=max_bytes, links=links)
         return dst
 
     def _pack(self, path: str, archive: str, max_bytes: int) -> None:

