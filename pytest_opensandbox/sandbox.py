@@ -132,13 +132,15 @@ class Sandbox(Handle):
 
         Args:
             src: bytes; text, written as UTF-8; or a path object that names a local file or directory.
-            dst: absolute path in the sandbox; missing parents are made; for a directory it becomes the root.
+            dst: absolute path in the sandbox; missing parents are made; for a directory it becomes the root. A tree
+                is merged into directories that exist, also behind links to them; these keep their permissions.
             mode: permission bits, 0 … 0o777; default those of the source, 0o644 for bytes and text.
 
         Raises:
             ConfigError: ``dst`` is not absolute, ``mode`` was given for a tree, or ``src`` is a device, socket or FIFO.
             OSError: a local file is not there, or cannot be read.
-            CommandError: a tree could not be unpacked; the sandbox needs ``tar``.
+            CommandError: a tree could not be unpacked; the sandbox needs ``tar``. Or a directory would replace
+                something else, or something else a directory; nothing was changed then.
             ApiError: the agent refuses.
             ProtocolError: what arrived has another size.
             TransportError: the agent does not answer.

@@ -101,35 +101,47 @@ check() {
   done
 }
 
+# Moves what a pattern stands for into a directory, as much at once as a command may have as arguments.
 move() {
-  to=$2
-  shift 3
-  if [ "$#" != 0 ]; then mv -f -- "$@" "$to/" || failed=1; fi
+  to=$1
+  shift
+  if [ ! -e "$1" ] && [ ! -L "$1" ]; then
+    return
+  elif [ "$#" -le 1000 ] && [ "${#1}" -le 500 ]; then
+    mv -f -- "$@" "$to/" || failed=1
+    return
+  fi
+  n=0
+  for e in "$@"; do
+    if [ "$n" = 0 ]; then set -- "$e"; else set -- "$@" "$e"; fi
+    n=$((n + 1))
+    if [ "$n" = 150 ]; then
+      mv -f -- "$@" "$to/" || failed=1
+      n=0
+    fi
+  done
+  if [ "$n" != 0 ]; then mv -f -- "$@" "$to/" || failed=1; fi
 }
 
 merge() {
   if [ ! -w "$1" ]; then chmod u+w -- "$1"; fi
   if [ -w "$2/" ]; then set -- "$1" "$2" ""; else chmod u+w -- "$2/" && set -- "$1" "$2" closed; fi
-  for e in "$1"/* "$1"/.[!.]* "$1"/..?*; do
-    if [ -d "$e" ] && [ ! -L "$e" ]; then
-      t=$2/${e##*/}
-      if [ -d "$t" ]; then
-        merge "$e" "$t"
-        continue
-      elif [ ! -w "$e" ]; then
-        { chmod u+w -- "$e" && mv -f -- "$e" "$2/" && chmod u-w -- "$t"; } || failed=1
-        continue
-      fi
-    elif [ ! -e "$e" ] && [ ! -L "$e" ]; then
+  for e in "$1"/*/ "$1"/.[!.]*/ "$1"/..?*/; do
+    e=${e%/}
+    t=$2/${e##*/}
+    if [ ! -d "$e" ] || [ -L "$e" ]; then
       continue
-    fi
-    set -- "$@" "$e"
-    if [ "$#" -ge 150 ]; then
-      move "$@"
-      set -- "$1" "$2" "$3"
+    elif [ -d "$t" ]; then
+      set -- "$1" "$2" "$3" "$e"
+      merge "$e" "$t"
+      rm -rf -- "$4"
+    elif [ ! -w "$e" ]; then
+      { chmod u+w -- "$e" && mv -f -- "$e" "$2/" && chmod u-w -- "$t"; } || failed=1
     fi
   done
-  move "$@"
+  move "$2" "$1"/*
+  move "$2" "$1"/.[!.]*
+  move "$2" "$1"/..?*
   if [ "$3" ]; then chmod u-w -- "$2/"; fi
 }
 

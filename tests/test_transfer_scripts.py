@@ -211,8 +211,9 @@ def test_directories_that_are_there_keep_their_modes(scripts, place, tmp_path):
     assert [mode(target / name) for name in ("tmp", "private", "new")] == [0o1777, 0o700, 0o755]
 
 
-def test_read_only_files_and_many_of_them_are_replaced(scripts, place, tmp_path):
-    names = [f"many/{number}" for number in range(900)]
+@pytest.mark.parametrize("count", [900, 1111])
+def test_read_only_files_and_many_of_them_are_replaced(scripts, place, tmp_path, count):
+    names = [f"many/{number}" for number in range(count)]
     target, source = tree(place / "root", *names), tree(tmp_path / "source", *names)
     for name in names:
         (target / name).write_text("old")
