@@ -29,7 +29,7 @@ from pytest_opensandbox.setup_errors import TIME_LIMIT, SetupError, SnapshotFail
 from pytest_opensandbox.shelf import Shelf
 from pytest_opensandbox.tally import SetupTally
 
-_SNAPSHOT, _LACKING, _ERROR, _FACTS = "snapshot", "lacking", "error", "facts"
+_SNAPSHOT, _LABELS, _LACKING, _ERROR, _FACTS = "snapshot", "labels", "lacking", "error", "facts"
 # What would go wrong in the same way for every test that asks for it.
 _REMEMBERED: Mapping[str, Callable[..., OpenSandboxError]] = {
     "SetupError": SetupError,
@@ -89,7 +89,10 @@ class Prepared:
             raise _told_again(made)
         if _LACKING in made:
             return self._prepare_one(launch(opts), preparation, made[_LACKING])
-        box = launch(replace(opts, image=None, snapshot_id=made[_SNAPSHOT]), image=opts.image or "")
+        # A snapshot hands labels down: those of the test for which the setup was run are not this test's.
+        metadata = {**dict.fromkeys(made[_LABELS], ""), **opts.metadata}
+        restored = replace(opts, image=None, snapshot_id=made[_SNAPSHOT], metadata=metadata)
+        box = launch(restored, image=opts.image or "")
         box.prepared_by = preparation.title
         self.tally += SetupTally(restored=1)
         return box
@@ -164,7 +167,7 @@ def _keep(box: Sandbox, opts: SandboxOpts, *, name: str) -> Mapping[str, Any]:
     if POOL_EXTENSION in opts.extensions:
         return {_LACKING: "a pool restores no snapshots"}
     try:
-        return {_SNAPSHOT: box.snapshot(name).id}
+        return {_SNAPSHOT: box.snapshot(name).id, _LABELS: list(opts.metadata)}
     except ApiError as exc:
         if lacks_snapshots(exc):
             return {_LACKING: f"{exc.message} ({exc.status} {exc.code})"}

@@ -447,3 +447,31 @@ def test_a_snapshot_that_nobody_can_delete_is_named_and_does_not_change_the_outc
     named = f"snapshots stay on the server until somebody deletes them: {left.id} ({left.name})"
     result.stdout.fnmatch_lines([named, "the sweep stopped early: *not yours*"])
     assert result.stdout.str().count(f"LeakWarning: {named}") == 1
+
+
+def test_a_setup_hands_no_test_s_labels_to_another_test(pytester, server):
+    """Docker and the embedded server give a restored sandbox what its snapshot's source was created with."""
+    pytester.makeconftest("""
+        from dataclasses import replace
+
+        def pytest_opensandbox_opts(opts, nodeid):
+            return replace(opts, metadata={"kind": nodeid[-3:]} | ({"only": "one"} if "one" in nodeid else {}))
+    """)
+    pytester.makepyfile("""
+        import pytest
+
+        pytestmark = pytest.mark.sandbox(setup="touch /tmp/made")
+
+        def test_one(sandbox):
+            pass
+
+        def test_two(sandbox, opensandbox_client):
+            told = opensandbox_client.get_sandbox(sandbox.id).metadata
+            assert (told["kind"], told.get("only", "")) == ("two", "")
+            assert "test_two" in told["pytest-opensandbox.test"]
+            assert opensandbox_client.list_sandboxes({"only": "one"}) == []
+    """)
+
+    result = pytester.runpytest_subprocess("-p", "no:xdist")
+
+    result.assert_outcomes(passed=2)

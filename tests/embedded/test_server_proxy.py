@@ -201,6 +201,14 @@ def test_a_redirect_stays_inside_the_proxy(sandbox, through_server):
     assert moved.headers["Location"] == f"/v1/sandboxes/{sandbox}/proxy/8000/elsewhere?a=b"
 
 
+def test_a_redirect_keeps_the_secret_that_opens_the_proxy(machine, sandbox):
+    found = machine.request("GET", f"/v1/sandboxes/{sandbox}/endpoints/8000?use_server_proxy=true").json()["endpoint"]
+
+    moved = requests.get(f"http://{found}/moved", timeout=10, allow_redirects=False)
+
+    assert moved.headers["Location"] == f"/{found.partition('/')[2]}/elsewhere?a=b"
+
+
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
 def test_some_methods_are_not_routed(through_server, method):
     assert through_server(method, "/8000/").status_code == 405
