@@ -205,7 +205,8 @@ def sandbox_options(
         restored: layers of the snapshot, lowest first.
     """
     yield from _NAMESPACES
-    size = str(private_bytes())
+    # Two file systems where there is no namespace around, which would hold both.
+    size = str(private_bytes() if is_guarded else private_bytes() // 2)
     yield from _private_root(size, restored if is_copy_on_write else (), is_guarded=is_guarded)
     for mode, directory in () if restored else _PRIVATE:
         yield from ("--perms", mode, "--dir", directory)

@@ -13,6 +13,7 @@ from pytest_opensandbox.embedded.bubblewrap import (
     sandbox_options,
 )
 from pytest_opensandbox.embedded.host import look_around
+from pytest_opensandbox.embedded.limits import private_bytes
 from pytest_opensandbox.embedded.runtime import RuntimeDirectory
 
 
@@ -124,6 +125,12 @@ def test_space_in_private_directories_is_limited(found, tmp_path):
     _, output = run(found, "df --block-size=1 --output=size / | tail -1", tmp_path)
 
     assert 0 < int(output) < max(memory // 3, 300 << 20)
+
+
+def test_space_is_limited_all_together_where_there_is_no_namespace_around(read_only, tmp_path):
+    _, output = run(read_only, "df --block-size=1 --output=size / /dev/shm | tail -2", tmp_path)
+
+    assert sum(map(int, output.split())) <= private_bytes() + 2 * os.sysconf("SC_PAGE_SIZE")  # each is rounded up
 
 
 @pytest.fixture
