@@ -29,6 +29,7 @@ ENDING_SECONDS = 5.0
 
 _INTERRUPT_TIMEOUTS = (2.0, 8.0)  # The agent waits 3 s between SIGTERM and SIGKILL before it answers.
 _STATUS_TIMEOUTS = (2.0, 5.0)
+_LEAST_SECONDS = 0.02
 _STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, however long it is
 
 
@@ -203,7 +204,8 @@ class CommandCalls:
             if limit is None or run.request.background:
                 return silence
             left = limit + GRACE_SECONDS - run.elapsed
-            if left <= 0:
+            # A read that used up what was left of the time may end a moment before it.
+            if left <= _LEAST_SECONDS:
                 raise run.timed_out(limit)
             return min(silence, left)
 
