@@ -86,20 +86,8 @@ def extract_tree(
         OSError: the target cannot be written.
     """
     budget = Budget(max_bytes) if budget is None else budget
-    longest = PATH_BYTES - len(os.fsencode(target.absolute())) - 1
     with closing(NewTree(target, budget)) as tree:
-        is_folding = _is_folding(tree.root)
-        unpacking = Unpacking(
-            tree.root,
-            budget,
-            links=links,
-            longest_name=longest,
-            is_folding=is_folding,
-            is_merged=tree.old_root is not None,
-        )
-        unpacking.run(archive)
-        if tree.old_root is not None:
-            unpacking.judge_links_in(tree.old_root, str(tree.target))
+        unpacking = _unpack(archive, tree, links, budget)
         root = tree.move(unpacking.root_mode)
     try:
         set_modes(root, unpacking.modes, budget)
@@ -107,12 +95,34 @@ def extract_tree(
         os.close(root)
 
 
+def _unpack(archive: BinaryIO, tree: NewTree, links: Links, budget: Budget) -> Unpacking:
+    unpacking = Unpacking(
+        tree.root,
+        budget,
+        links=links,
+        longest_name=PATH_BYTES - len(os.fsencode(tree.target)) - 1,
+        is_folding=_is_folding(tree.root),
+        is_merged=tree.old_root is not None,
+    )
+    unpacking.run(archive)
+    if tree.old_root is not None:
+        unpacking.judge_links_in(tree.old_root, str(tree.target))
+    return unpacking
+
+
 def _is_folding(directory: int) -> bool:
     """Say whether a file system takes names that differ in case or in accents alone for one, as macOS's does."""
-    name, others = "Opensandbox-\u00e9", ("opensandbox-\u00e9", "Opensandbox-e\u0301")
-    os.mkdir(name, dir_fd=directory)
+    accents = (os.fsdecode("\u00e9".encode()), os.fsdecode("e\u0301".encode()))
+    return any(_are_one(*names, directory) for names in (("Opensandbox", "opensandbox"), accents))
+
+
+def _are_one(name: str, other: str, directory: int) -> bool:
     try:
-        return any(exists(other, directory) for other in others)
+        os.mkdir(name, dir_fd=directory)
+    except OSError:
+        return False  # this file system has no such names
+    try:
+        return exists(other, directory)
     finally:
         os.rmdir(name, dir_fd=directory)
 

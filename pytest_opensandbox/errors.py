@@ -140,7 +140,7 @@ class FileTooLargeError(OpenSandboxError):
 
 
 class UnsafeArchiveError(OpenSandboxError):
-    """A tree from a sandbox would have touched something outside its target; ``member`` is that name in the archive."""
+    """A tree from a sandbox is refused for what it would touch or cost; ``member`` is the name in its archive."""
 
     def __init__(self, member: str, why: str) -> None:
         self.member = member

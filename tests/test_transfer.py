@@ -424,3 +424,23 @@ def test_a_device_and_a_link_to_one_are_left_alone(box, tmp_path):
 
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("complaint", "is_usable"),
+    [
+        ("tar: ./gone: No such file or directory\ntar: error exit delayed from previous errors", True),
+        ("tar: ./secret: Permission denied\ntar: error exit delayed from previous errors", False),
+    ],
+)
+def test_a_file_that_vanished_from_a_tree_is_no_error(sandbox, tmp_path, complaint, is_usable):
+    # As BusyBox says it, which has one status for everything.
+    sandbox.run(["mkdir", "/srv/tree"], check=True)
+    tool = f'#!/bin/sh\n[ "$1" = --version ] && exit 1\n/usr/bin/tar "$@"\nprintf %b {complaint!r} >&2\nexit 1\n'
+    sandbox.put(tool, "/usr/local/bin/tar", mode=0o755)
+
+    if is_usable:
+        assert sandbox.get("/srv/tree", tmp_path / "copy").is_dir()
+    else:
+        with pytest.raises(CommandError, match="Permission denied"):
+            sandbox.get("/srv/tree", tmp_path / "copy")

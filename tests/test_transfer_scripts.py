@@ -276,3 +276,22 @@ def test_a_tree_that_cannot_be_read_is_not_packed(scripts, place, user):
     result = scripts.run(PACK, 10**9, place / "archive", source)
 
     assert result.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "expected"),
+    [
+        pytest.param("tar (GNU tar) 1.34", 1, 0, id="a file changed"),
+        pytest.param("tar (GNU tar) 1.34", 2, 2, id="a file cannot be read"),
+        pytest.param("bsdtar 3.6.2 - libarchive 3.6.2", 1, 1, id="another program's only error"),
+    ],
+)
+def test_a_file_that_changes_while_it_is_packed_is_no_error(place, version, status, expected):
+    tool = place / "tar"
+    tool.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" && exit\nexit {status}\n')
+    tool.chmod(0o755)
+    scripts = Scripts({"PATH": f"{place}:{os.environ['PATH']}"}, None, place)
+
+    result = scripts.run(PACK, 1000, place / "archive", place)
+
+    assert result.returncode == expected
