@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pytest_opensandbox.embedded.limits import leave_no_cores
 from pytest_opensandbox.embedded.obstacles import StartError, check_platform, storage_trouble
+from pytest_opensandbox.embedded.own_namespace import enter_own_namespace
 from pytest_opensandbox.embedded.start_state import set_start_state
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         check_platform()
+        enter_own_namespace()
         set_start_state()
         leave_no_cores()
         _run(port)

@@ -243,7 +243,13 @@ def _user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list
         outer, inner = (["--userns", str(namespace)] for namespace in identity.namespaces)
     else:
         outer, inner = ["--unshare-user"], [*_OWN_USER, *([] if is_filtered else [_NO_FURTHER_NAMESPACES])]
-    if identity or os.geteuid() != 0:  # else everything of the host's root would count as the sandbox's own
+    if not identity and os.geteuid() == 0:
+        # Everything of the host's root would count as the sandbox's own. A /proc of the guard's own, in which its
+        # bubblewrap covers what this root could change, would keep the sandbox from having one.
+        outer += ["--dev-bind", "/proc", "/proc"]
+    else:
+        # The inner bubblewrap looks there for processes as the guard's namespace numbers them.
+        outer += ["--proc", "/proc"]
         inner += [part for name in _CAPABILITIES for part in ("--cap-add", name)]
     return outer, inner
 

@@ -15,7 +15,6 @@ from pytest_opensandbox.embedded.host import Host
 from pytest_opensandbox.embedded.trees import layer_options, writable_options
 
 _NAMESPACES = ("--unshare-pid", "--as-pid-1", "--die-with-parent")
-_KERNEL = ("/dev", "/proc")
 
 
 def guard_options(
@@ -38,8 +37,7 @@ def guard_options(
         yield from ("--symlink", target, name)
     for directory in host.directories:
         yield from ("--ro-bind", directory, directory)
-    for directory in _KERNEL:
-        yield from ("--dev-bind", directory, directory)
+    yield from ("--dev-bind", "/dev", "/dev")
     for source in dict.fromkeys([*_programs(executable), str(layer), *_sources(host)]):
         if not source.startswith(tuple(f"{directory}/" for directory in host.directories)):
             yield from ("--ro-bind", source, source)

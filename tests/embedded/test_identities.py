@@ -1,5 +1,6 @@
 """Who a sandbox is on this machine, what its root may do with what is its own, and that nothing of the host is."""
 
+import ctypes
 import fcntl
 import importlib.util
 import os
@@ -61,6 +62,23 @@ def test_each_sandbox_of_root_is_another_nobody_outside():
 
     assert len(set(ids)) == 3
     assert min(ids) >= 0x78000000
+
+
+@SERVED_BY_ROOT
+def test_a_container_s_root_gives_its_sandboxes_users_as_well():
+    """It lacks the right to mount, which a user namespace of the server's own gives it."""
+
+    def be_without_the_right_to_mount():
+        assert ctypes.CDLL(None).prctl(24, 21, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_SYS_ADMIN
+
+    with running_server(before=be_without_the_right_to_mount) as machine:
+        sandbox_id = machine.create()
+
+        (ids,) = ids_of(machine)
+        kept = restore(machine, take(machine, sandbox_id)["id"])
+
+        assert ids >= 0x78000000
+        assert machine.run(kept, "touch /root/f; chown 1000 /root/f; stat -c %u /root/f").stdout == "1000"
 
 
 @SERVED_BY_ROOT
