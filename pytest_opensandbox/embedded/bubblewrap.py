@@ -18,6 +18,7 @@ from pytest_opensandbox.embedded.limits import first_to_go, private_bytes
 from pytest_opensandbox.embedded.runtime import HOSTNAME, layer_files
 from pytest_opensandbox.embedded.seccomp import filter_program
 from pytest_opensandbox.embedded.trees import PRIVATE, SHARED_MEMORY, UPPER, overlay_options
+from pytest_opensandbox.embedded.user_namespaces import user_options
 
 if TYPE_CHECKING:
     from pytest_opensandbox.embedded.identities import Identity
@@ -30,15 +31,6 @@ _NAMESPACES = (
     *("--cap-drop", "ALL", "--new-session", "--die-with-parent"),
     "--as-pid-1",  # a bubblewrap that stays as process 1 shows its own program inside, and no signal ends it
     *("--hostname", HOSTNAME, "--clearenv", "--chdir", "/"),
-)
-# Root in a sandbox is the server's user outside: the only one that there is inside.
-_OWN_USER = ("--unshare-user", "--uid", "0", "--gid", "0")
-# Where no filter refuses namespaces. It puts the sandbox into one more, from which it cannot bind ports below 1024.
-_NO_FURTHER_NAMESPACES = "--disable-userns"
-# Of what root may do in a container, the part that counts for what is the sandbox's own, and for nothing of the host.
-_CAPABILITIES = (
-    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
-    "CAP_NET_BIND_SERVICE",
 )
 _LINKS = (("/run", "/var/run"), ("/run/lock", "/var/lock"))
 _PRIVATE = (
@@ -91,7 +83,7 @@ class Bubblewrap:
             output: descriptor for its standard output and standard error.
             identity: who the sandbox is on this machine; None for the server's own user.
         """
-        outer, inner = _user_options(identity, is_filtered=bool(self.call_filter))
+        outer, inner = user_options(identity, is_filtered=bool(self.call_filter))
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
         call_filter = [in_memory(self.call_filter)] if self.call_filter else []
         filtering = [part for fd in call_filter for part in ("--seccomp", str(fd))]
@@ -235,23 +227,6 @@ def fixed_paths(host: Host) -> list[str]:
     mounted = (*host.directories, "/dev", "/proc", PACKAGES, INSIDE, *host.hidden_files, *host.hidden_directories)
     linked = (name for _, name in (*_LINKS, *host.links))
     return [*mounted, *linked, *(inside for _, inside in host.interpreter.binds)]
-
-
-def _user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[str], list[str]]:
-    """Return the options for the user namespace of the guard, and for that of the sandbox with its rights."""
-    if identity:
-        outer, inner = (["--userns", str(namespace)] for namespace in identity.namespaces)
-    else:
-        outer, inner = ["--unshare-user"], [*_OWN_USER, *([] if is_filtered else [_NO_FURTHER_NAMESPACES])]
-    if not identity and os.geteuid() == 0:
-        # Everything of the host's root would count as the sandbox's own. A /proc of the guard's own, in which its
-        # bubblewrap covers what this root could change, would keep the sandbox from having one.
-        outer += ["--dev-bind", "/proc", "/proc"]
-    else:
-        # The inner bubblewrap looks there for processes as the guard's namespace numbers them.
-        outer += ["--proc", "/proc"]
-        inner += [part for name in _CAPABILITIES for part in ("--cap-add", name)]
-    return outer, inner
 
 
 def _private_root(size: str, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:
