@@ -130,7 +130,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the story of a failed test's sandboxes, and a worker's tally for the controller."""
-    if not item.config.getoption("fulltrace"):
+    if not item.config.getoption("fulltrace", default=False):
         report.hide_own_frames(call)
     outcome = yield
     run = item.config.stash[RUN]
@@ -139,7 +139,8 @@ def pytest_runtest_makereport(
         report.add_sections(outcome, run, item)
     mask_report(outcome)
     if run.tally.used:
-        escape_report(outcome, coloured=item.config.get_terminal_writer().hasmarkup)
+        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        escape_report(outcome, coloured=terminal is not None and terminal.hasmarkup)
     if run.is_worker and run.tally.used:
         setattr(outcome, TALLY_KEY, run.tally.to_wire())
     return outcome

@@ -125,3 +125,12 @@ def test_what_a_test_prints_is_shown_as_it_was_printed(pytester, server):
     result = pytester.runpytest_subprocess()
 
     assert "a\x1b[31mb" in result.stdout.str()
+
+
+def test_a_run_without_a_terminal_goes_on(pytester, server):
+    pytester.makepyfile("def test_it(sandbox): assert sandbox.run('echo hi').stdout == ''")
+
+    result = pytester.runpytest_subprocess("-p", "no:terminal", "--junitxml=report.xml")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "AssertionError" in (pytester.path / "report.xml").read_text()
