@@ -18,6 +18,7 @@ KILLER = """
         for child in children(os.getpid()):
             if b"pytest_opensandbox.embedded" in command(child):
                 os.kill(child, signal.SIGKILL)
+                os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it is still there for whoever asks how it ended
 """
 WAYS = [pytest.param((), "", id="alone"), pytest.param(("-n1",), " of gw0", id="a worker")]
 
