@@ -58,7 +58,8 @@ def is_beside(interpreter: Interpreter, place: Path) -> bool:
         place: the directory.
     """
     real = Path(os.path.realpath(place))
-    return any(Path(os.path.realpath(source)).parent in real.parents for source, _ in interpreter.binds)
+    sources = (Path(os.path.realpath(source)) for source, _ in interpreter.binds)
+    return any((source if source.is_dir() else source.parent) in real.parents for source in sources)
 
 
 def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) -> AgentFiles:

@@ -86,6 +86,8 @@ def _become_outer(parent: socket.socket, owner: int, processes: int, inner_map: 
     _write_maps(pid, inner_map)
     namespaces = [os.open(f"/proc/{process}/ns/user", os.O_RDONLY) for process in ("self", pid)]
     socket.send_fds(parent, [b"\0"], namespaces)
+    ours.close()
+    os.waitpid(pid, 0)  # the first process of a container may not collect it
 
 
 def _become_inner(parent: socket.socket) -> None:

@@ -83,6 +83,8 @@ def likely_cause(refusal: str) -> str:
             return cause
     if "source path" in refusal and "Permission denied" in refusal:
         return "root cannot pass another user's private directory here: run as the user whose Python this is"
+    if "execvp" in refusal and "Permission denied" in refusal:
+        return f"other users cannot read this Python: chmod -R o+rX {sys.base_prefix}"
     if "ENOSPC" in refusal:
         return "no further user namespaces are allowed here: user.max_user_namespaces, or a sandbox around this one"
     if _is_container():

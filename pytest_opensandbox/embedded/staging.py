@@ -35,7 +35,14 @@ class Staging:
 
     def __init__(self, needed: Sequence[str]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        place = next((place for place in _PLACES if os.path.isdir(place) and not _is_above(place, needed)), None)
+        place = next(
+            (
+                place
+                for place in _PLACES
+                if os.path.realpath(place) == place and os.path.isdir(place) and not _is_above(place, needed)
+            ),
+            None,
+        )
         if place is None:
             raise OSError("there is no directory to mount over")
         # A thread shares its working directory and its mounts with the others until it says otherwise.

@@ -1,0 +1,98 @@
+"""What a sandbox sees of the agent's libraries and of Python: nothing of what lies beside them."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_opensandbox.embedded.agent_files import agent_options, copy_agent_files, is_beside, mark_agent_files
+from pytest_opensandbox.embedded.host import LIBRARIES, PYTHON, Host, Interpreter
+
+VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    """A Python in a home directory, among the programs and files of its user."""
+    base = tmp_path / "local"
+    for name in (f"bin/{VERSION}", "bin/tool", f"lib/{VERSION}/os.py", f"lib/{VERSION}/site-packages/mine.py"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("x")
+    for name in (f"lib/lib{VERSION}.so.1.0", "lib/mine.so", "share/notes"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("x")
+    return base
+
+
+@pytest.fixture
+def interpreter(prefix, tmp_path):
+    site, agent = tmp_path / "site", tmp_path / "package" / "agent"
+    for path in (site / "bottle.py", site / "secrets.py", site / "waitress" / "task.py", agent / "app.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    binds = (
+        (str(agent), f"{LIBRARIES}/opensandbox_agent"),
+        (str(site / "bottle.py"), f"{LIBRARIES}/bottle.py"),
+        (str(site / "waitress"), f"{LIBRARIES}/waitress"),
+        (str(prefix), PYTHON),
+    )
+    return Interpreter(f"{PYTHON}/bin/{VERSION}", binds)
+
+
+def marked(marks):
+    """Return what is marked as deleted below a directory."""
+    paths = [path for path in marks.rglob("*") if not path.is_dir()]
+    assert all(stat.S_ISCHR(path.lstat().st_mode) or path.stat().st_size == 0 for path in paths)
+    return {str(path.relative_to(marks)) for path in paths}
+
+
+def test_of_a_python_in_a_home_only_python_is_seen(interpreter, tmp_path):
+    mark_agent_files(interpreter, tmp_path / "marks")
+
+    hidden = marked(tmp_path / "marks" / "python")
+
+    assert hidden == {"bin/tool", f"lib/{VERSION}/site-packages", "lib/mine.so", "share"}
+
+
+def test_of_a_directory_of_libraries_only_the_agent_s_are_seen(interpreter, tmp_path):
+    files = mark_agent_files(interpreter, tmp_path / "marks")
+
+    assert marked(tmp_path / "marks" / "lib") == {"secrets.py"}
+    assert (files.library, files.others) == (
+        str(tmp_path / "site"),
+        ((str(tmp_path / "package" / "agent"), f"{LIBRARIES}/opensandbox_agent"),),
+    )
+
+
+def test_copies_are_for_everybody_to_read(interpreter, tmp_path):
+    (tmp_path / "site" / "waitress").chmod(0o700)
+    (tmp_path / "site" / "bottle.py").chmod(0o600)
+
+    copies = copy_agent_files(mark_agent_files(interpreter, tmp_path / "marks"), interpreter, tmp_path / "copies")
+
+    found = {str(path.relative_to(copies.library)): path for path in Path(copies.library).rglob("*")}
+    assert {"bottle.py", "waitress/task.py", "opensandbox_agent/app.py"} <= set(found)
+    assert "secrets.py" not in found
+    assert all(os.stat(path).st_mode & 0o004 for path in found.values())
+    assert copies.others == ()
+
+
+@pytest.mark.parametrize("is_copy_on_write", [True, False])
+def test_nothing_else_of_the_host_is_a_source(interpreter, tmp_path, is_copy_on_write):
+    files = mark_agent_files(interpreter, tmp_path / "marks")
+    host = Host(
+        directories=(), links=(), hidden_files=(), hidden_directories=(), interpreter=interpreter, agent_files=files
+    )
+
+    options = list(agent_options(host, is_copy_on_write=is_copy_on_write))
+
+    bound = [options[index + 1] for index, option in enumerate(options) if option == "--ro-bind"]
+    assert str(tmp_path / "local") not in bound
+    assert bool(bound) is not is_copy_on_write
+
+
+def test_marks_may_not_lie_beside_the_libraries(interpreter, tmp_path):
+    assert is_beside(interpreter, tmp_path / "site" / "tmp" / "marks")
+    assert not is_beside(interpreter, tmp_path / "elsewhere" / "marks")
