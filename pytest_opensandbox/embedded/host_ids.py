@@ -42,10 +42,9 @@ class HostIds:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._ranges = list(_free_ranges())
         self._users: dict[IdRange, int] = {}
         self._file = _open_lock_file()
-        self._unlocked = iter(_from_a_random_one(self._ranges))
+        self._unlocked = _free_ranges()
 
     def take(self, ids: IdRange | None = None) -> IdRange:
         """Lend a range.
@@ -69,24 +68,27 @@ class HostIds:
     def _find(self) -> IdRange:
         """Return a range that no server has, and keep others from it for as long as this one runs."""
         for ids in self._unlocked:
-            if self._file is None or _locks(self._file, self._ranges.index(ids)):
+            if self._file is None or _locks(self._file, ids.first):
                 return ids
         raise OSError("there are no free user ids on this machine for a further sandbox")
 
 
 def _free_ranges() -> Iterator[IdRange]:
-    """Yield the ranges that this process's namespace has and that nobody has an account in."""
+    """Yield the ranges that this process's namespace has and that nobody has an account in.
+
+    They come from a random one on, so that servers that cannot see each other's locks seldom meet.
+    """
     own = [_extents("/proc/self/uid_map"), _extents("/proc/self/gid_map")]
     taken = list(_taken())
     for first, end, count in ((_FIRST, _END, _COUNT), (_SMALL_FIRST, _SMALL_END, 1)):
-        ranges = [
-            IdRange(start, count)
-            for start in range(first, end, count)
-            if all(any(low <= start and start + count <= high for low, high in kind) for kind in own)
-            and not any(low < start + count and start < high for low, high in taken)
-        ]
-        if ranges:
-            yield from ranges
+        starts = range(first, end, count)
+        middle, is_any = secrets.randbelow(len(starts)), False
+        for start in (*starts[middle:], *starts[:middle]):
+            is_mapped = all(any(low <= start and start + count <= high for low, high in kind) for kind in own)
+            if is_mapped and not any(low < start + count and start < high for low, high in taken):
+                is_any = True
+                yield IdRange(start, count)
+        if is_any:
             return
 
 
@@ -113,12 +115,6 @@ def _fields(path: str) -> list[list[str]]:
         return [line.split(":") for line in Path(path).read_text(errors="replace").splitlines()]
     except OSError:
         return []
-
-
-def _from_a_random_one(ranges: list[IdRange]) -> list[IdRange]:
-    """Return the ranges in another order, so that servers that cannot see each other's locks seldom meet."""
-    start = secrets.randbelow(len(ranges)) if ranges else 0
-    return ranges[start:] + ranges[:start]
 
 
 def _open_lock_file() -> int | None:

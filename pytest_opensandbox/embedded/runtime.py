@@ -69,22 +69,21 @@ def build_layer(layer: Path, *, owner: int | None = None) -> None:
         layer: a directory, which is made.
         owner: user and group to whom everything is given; None for this process's own.
     """
-    made = [layer, *(layer / directory for directory in ("etc", "usr", "opt"))]
-    hidden: list[Path] = []
+    made = dict.fromkeys([f"{layer}", *(f"{layer}/{name}" for name in ("etc", "usr", "opt"))])
+    hidden: dict[str, None] = {}
     if owner is not None or os.geteuid() != 0:
         for top, depth in _MIRRORED:
             for path, private in _directories(top, depth):
-                (hidden if private else made).append(layer / path.lstrip("/"))
-    made = list(dict.fromkeys(made))
+                (hidden if private else made)[f"{layer}{path}"] = None
     for directory in made:
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(_DIRECTORY_MODE)
-    for mark in dict.fromkeys(hidden):
+        os.makedirs(directory, exist_ok=True)
+        os.chmod(directory, _DIRECTORY_MODE)
+    for mark in hidden:
         hide(mark)
     for name, text in _FILES.items():
         (layer / name).write_text(text)
         (layer / name).chmod(_FILE_MODE)
-        made.append(layer / name)
+        made[f"{layer}/{name}"] = None
     if owner is not None:
         for made_path in made:
             os.chown(made_path, owner, owner)
@@ -146,7 +145,7 @@ def _is_abandoned(path: Path) -> bool:
     return True
 
 
-def hide(path: Path) -> None:
+def hide(path: str | Path) -> None:
     """Mark a name in a layer as deleted, so that overlays show nothing of what lies below.
 
     Args:
@@ -155,7 +154,7 @@ def hide(path: Path) -> None:
     try:
         os.mknod(path, stat.S_IFCHR, 0)
     except OSError:  # the layer lies on an overlay itself, or the kernel is older than 5.8: an empty file hides as much
-        path.touch(mode=0)
+        Path(path).touch(mode=0)
 
 
 def is_private(status: os.stat_result) -> bool:
