@@ -20,7 +20,8 @@ def fetch(endpoint, path):
 
 def test_a_page_is_served(sandbox):
     sandbox.put("<h1>hello</h1>", "/workspace/index.html")
-    serve = "python3 -m http.server 8000 --bind 127.0.0.1 --directory /workspace"
+    # On all addresses: what listens on loopback is not reached through the own proxy of a server on Docker.
+    serve = "python3 -m http.server 8000 --bind 0.0.0.0 --directory /workspace"
     # run waits for all that holds its output, as subprocess.run does.
     sandbox.run(f"setsid {serve} >/dev/null 2>&1 &", check=True)
 
