@@ -208,7 +208,10 @@ def test_a_full_directory_for_temporary_files_is_named_with_the_remedy(tmp_path)
     # Room for two small files, in memory of its own: this machine's disk stays as it is.
     full = ["--size", "8192", "--tmpfs", str(tmp_path), "--setenv", "TMPDIR", str(tmp_path)]
 
-    refused = script(FULL, prefix=[bubblewrap, "--dev-bind", "/", "/", *full, "--"])
+    # Root keeps what a server needs to begin in memory of its own, so it is an ordinary user who has no room.
+    ordinary = ["--unshare-user", "--uid", "1000", "--gid", "1000"]
+
+    refused = script(FULL, prefix=[bubblewrap, *ordinary, "--dev-bind", "/", "/", *full, "--"])
 
     said = json.loads(refused.stdout)
     assert said["error"].startswith(f"No space left on device: {tmp_path}/pytest-opensandbox-")

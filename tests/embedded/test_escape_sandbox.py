@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from pytest_opensandbox import OpenSandboxError
+from pytest_opensandbox.embedded import EXECD_PORT, TOKEN_HEADER
 from pytest_opensandbox.embedded.limits import MOST_PROCESSES, most_processes, private_bytes
 from tests.embedded.machine import AS_ROOT, USERS, running_server, wait_until
 
@@ -257,9 +258,21 @@ def test_the_agent_s_socket_leads_nowhere(machine):
     assert machine.process.poll() is None
 
 
-def test_the_token_of_one_sandbox_opens_no_other(machine, sandbox):
-    other = machine.create()
-    token = machine.client.discover_execd(sandbox).headers
-    relay = machine.client.discover_execd(other).url
+@pytest.mark.parametrize("query", ["", "?use_server_proxy=true"], ids=["directly", "through the server"])
+def test_the_secret_of_one_sandbox_opens_no_other(machine, sandbox, query):
+    endpoint = f"endpoints/{EXECD_PORT}{query}"
+    own, foreign = (
+        machine.request("GET", f"/v1/sandboxes/{sandbox_id}/{endpoint}").json()
+        for sandbox_id in (sandbox, machine.create())
+    )
+    secret, another = own["headers"][TOKEN_HEADER], foreign["headers"][TOKEN_HEADER]
+    address, without = foreign["endpoint"], foreign["endpoint"].replace(f"/{another}", "")
 
-    assert machine._session.get(f"{relay}/ping", headers=token, timeout=10).status_code == 401
+    def status(address, **headers):
+        return machine._session.get(f"http://{address}/ping", headers=headers, timeout=10).status_code
+
+    assert status(address) == 200
+    assert status(address.replace(another, secret)) == 401
+    assert status(without, **{TOKEN_HEADER: secret}) == 401
+    assert status(address.replace(another, secret), **{TOKEN_HEADER: secret}) == 401
+    assert status(f"{without}/{secret}") == 401
