@@ -2,8 +2,8 @@
 
 ``python private_files.py [--special] DIRECTORY...`` prints the paths, each with a NUL behind it and ``/`` before that
 where it is a directory. What is private and can be read all the same by the user who runs it is printed: a file of his
-own, of one of his groups, or with an access list. With ``--special`` so are sockets and pipes. Nothing in a directory
-that is printed is looked at.
+own, of one of his groups, or with an access list. So is each directory that is private, for a search would stumble over
+it, and with ``--special`` each socket and pipe. Nothing in a directory that is printed is looked at.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _is_private(status: os.stat_result, path: str, own: int) -> bool:
     needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
     if status.st_mode & needed == needed:
         return False
-    return status.st_uid == own or os.access(path, os.R_OK) or os.access(path, os.X_OK)
+    return stat.S_ISDIR(status.st_mode) or status.st_uid == own or os.access(path, os.R_OK)
 
 
 def _is_special(status: os.stat_result) -> bool:
