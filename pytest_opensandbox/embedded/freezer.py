@@ -78,12 +78,10 @@ class Freezer:
 def _stop_all(firsts: list[Process]) -> dict[str, Any]:
     """Run the program that stops everything, in the outermost namespace of the sandbox."""
     with ExitStack() as stack:
-        ends = [
-            os.open(f"/proc/{firsts[0].pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
-            os.open(f"/proc/{firsts[-1].pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
-        ]
-        for descriptor in ends:
-            stack.callback(os.close, descriptor)
+        ends = []
+        for process, name, flags in ((firsts[0], "ns/pid", 0), (firsts[-1], "root/proc", os.O_DIRECTORY)):
+            ends.append(process.open(name, flags))
+            stack.callback(os.close, ends[-1])
         order = dict(zip(("namespace", "processes"), ends, strict=True)) | {
             "is_inside": len(firsts) == 1,
             "seconds": SECONDS,

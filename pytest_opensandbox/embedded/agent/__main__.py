@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: instead of those of the command line.
     """
     options = _parser().parse_args(arguments)
+    _close_others(options)
     set_start_state(most_processes=options.processes)
     stay_first()
     _restore_environment()
@@ -91,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
         "entrypoint", nargs="*", metavar="-- ENTRYPOINT", help="program to start, with arguments; its end is ours"
     )
     return parser
+
+
+def _close_others(options: argparse.Namespace) -> None:
+    """Close descriptors that are not for an agent that was given its own: what made the sandbox may leave some."""
+    if options.listen_fd is None:
+        return
+    kept = {0, 1, 2, options.listen_fd, options.lifeline_fd}
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor not in kept:
+            with suppress(OSError):  # that of the listing itself
+                os.close(descriptor)
 
 
 def _listener(options: argparse.Namespace) -> socket.socket:
