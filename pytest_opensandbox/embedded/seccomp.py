@@ -100,9 +100,10 @@ _NETLINK_ROUTE = 0
 _PERSONALITIES = 0x0060008  # ADDR_NO_RANDOMIZE for debuggers, UNAME26, PER_LINUX32
 _ASKS_FOR_PERSONALITY = 0xFFFFFFFF
 
-# What would wake up a paused process, from outside: a signal of its choice for input, or for its parent's end.
+# What would wake up a paused process, from outside: a signal of its choice for input, or for its parent's end. Where
+# a process is killed, the kernel sends SIGCONT to those whose job control ends with it.
 _F_SETSIG, _PR_SET_PDEATHSIG = 10, 1
-_SIGCONT = 18
+_SIGKILL, _SIGCONT = 9, 18
 
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _NUMBER_OFFSET, _MACHINE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
@@ -155,8 +156,8 @@ def _instructions(machine: str) -> Iterator[Instruction]:
     yield from _when(_UNSHARE[column], _flags(_NEW_NAMESPACES | _NEW_TIME))
     yield from _when(_IOCTL[column], _values(1, _TYPE_INTO_TERMINAL, _refusal(errno.EPERM), _allowance()))
     yield from _when(_PERSONALITY[column], _personalities())
-    yield from _when(_FCNTL[column], _both(1, _F_SETSIG, 2, _SIGCONT))
-    yield from _when(_PRCTL[column], _both(0, _PR_SET_PDEATHSIG, 1, _SIGCONT))
+    yield from _when(_FCNTL[column], _both(1, _F_SETSIG, 2, (_SIGKILL, _SIGCONT)))
+    yield from _when(_PRCTL[column], _both(0, _PR_SET_PDEATHSIG, 1, (_SIGCONT,)))
     for numbers in (_SOCKET, _SOCKETPAIR):
         yield from _when(numbers[column], _families())
     yield _allowance()
@@ -179,9 +180,9 @@ def _values(index: int, values: Sequence[int], match: Instruction, other: Instru
     return [_argument(index), *tests, other, match]
 
 
-def _both(index: int, value: int, other: int, its_value: int) -> list[Instruction]:
-    """Return what refuses a call if two of its arguments have these values."""
-    second = _values(other, [its_value], _refusal(errno.EINVAL), _allowance())
+def _both(index: int, value: int, other: int, its_values: Sequence[int]) -> list[Instruction]:
+    """Return what refuses a call if one argument has this value, and another one of these."""
+    second = _values(other, its_values, _refusal(errno.EINVAL), _allowance())
     return [_argument(index), (_EQUAL, 1, 0, value), _allowance(), *second]
 
 

@@ -29,7 +29,8 @@ _FORKS = {"x86_64": {"56", "58", "435"}, "aarch64": {"220", "435"}}
 _PAUSE_SECONDS = 0.002
 _STATE, _THREADS, _STARTED = 0, 17, 19
 _OWN = "it is the server's own"
-_WAKES_UP = f"signal: {int(signal.SIGCONT)}/"
+# By the second a process ends, and then the kernel sends the first to those whose job control ends with it.
+_WAKE_UP = (signal.SIGCONT, signal.SIGKILL)
 
 
 class NotStoppedError(Exception):
@@ -87,10 +88,10 @@ def stop_all(proc: int, *, deadline: float, own: int | None) -> list[tuple[int, 
         now = {thread for thread in _threads(proc) if thread.process != own}
         if not all(_is_still(proc, thread) for thread in now):
             seen = None
-        elif now == seen:  # twice the same: nobody came in between who was not seen
-            _refuse_alarms(proc, {thread.process for thread in now})
+        elif now == seen:  # twice the same: nobody came in between who was not seen, and no alarm rang
             return before
         else:
+            _refuse_alarms(proc, {thread.process for thread in now})
             seen = now
         if time.monotonic() > deadline:
             raise NotStoppedError("something in it still runs, however often it is stopped")
@@ -203,15 +204,17 @@ def _waits_for_child(proc: int, thread: Thread) -> bool:
 
 
 def _refuse_alarms(proc: int, processes: set[int]) -> None:
-    """Look for timers that would send a stopped process the signal to go on.
+    """Look for timers that would have a stopped process go on.
 
     Raises:
         NotStoppedError: there is one.
     """
     for process in processes:
         with suppress(OSError):  # a kernel that does not tell
-            if _WAKES_UP in _read(proc, f"{process}/timers"):
-                raise NotStoppedError("a timer of a process in it sends SIGCONT")
+            timers = _read(proc, f"{process}/timers")
+            for alarm in _WAKE_UP:
+                if f"signal: {alarm:d}/" in timers:
+                    raise NotStoppedError(f"a timer of a process in it sends {alarm.name}")
 
 
 def _answer(answer: dict[str, Any]) -> NoReturn:

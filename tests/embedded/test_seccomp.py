@@ -89,6 +89,8 @@ def test_every_call_is_refused_or_served_as_the_table_says(machine, judge):
         *[("ioctl", [0, command], EPERM) for command in (0x5412, 0x541C, 0x5412 | 1 << 32)],
         ("fcntl", [3, 10, 29], ALLOW),
         ("fcntl", [3, 10, 18], REFUSE | errno.EINVAL),  # what would wake up a paused process
+        ("fcntl", [3, 10, 9], REFUSE | errno.EINVAL),
+        ("fcntl", [3, 10, 10], ALLOW),
         ("fcntl", [18, 18, 18], ALLOW),
         ("prctl", [1, 9], ALLOW),
         ("prctl", [1, 18], REFUSE | errno.EINVAL),
