@@ -22,6 +22,8 @@ _MAX_SECONDS = 120.0
 _SLOWEST_BYTES_A_SECOND = 4 * 1024**2
 _SECONDS_A_MEMBER = 0.002
 _STEPS_BETWEEN_LOOKS = 1024
+_UNLISTED_DIRECTORIES = 10_000
+"""How many more directories than members an archive may have: tar lists each directory as a member."""
 
 _DEPTH = 256
 _NAME_BYTES = 255
@@ -52,7 +54,7 @@ class Budget:
         self.steps = 0
         """Steps so far."""
         self._max_bytes, self._max_steps, self._max_kept_bytes = max_bytes, max_steps, max_kept_bytes
-        self._bytes = self._kept_bytes = self._members = 0
+        self._bytes = self._kept_bytes = self._members = self._directories = 0
         self._clock = clock
         self._end = clock() + max_seconds
         self._next_look = _STEPS_BETWEEN_LOOKS
@@ -61,6 +63,17 @@ class Budget:
         """Count a member, which is the one that later errors name."""
         self.member = member
         self._members += 1
+
+    def make_directory(self) -> None:
+        """Count a directory before it is made; one long name may stand for hundreds.
+
+        Raises:
+            UnsafeArchiveError: there are many more directories than members.
+        """
+        self._directories += 1
+        if self._directories > self._members + _UNLISTED_DIRECTORIES:
+            why = f"the archive has more than {_UNLISTED_DIRECTORIES:,} directories that it does not list"
+            raise UnsafeArchiveError(self.member, why)
 
     def step(self, count: int = 1) -> None:
         """Count steps.

@@ -51,7 +51,7 @@ class Directories:
             self._leave()
         for part in parts[same:]:
             self._budget.step()
-            self._open.append(_open_directory(part, self._last, make=make))
+            self._open.append(_open_directory(part, self._last, make=self._budget.make_directory if make else None))
             self._names.append(part)
         return self._last
 
@@ -131,16 +131,17 @@ def opened(name: str, parent: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _open_directory(name: str, parent: int, *, make: bool) -> int:
+def _open_directory(name: str, parent: int, *, make: Callable[[], None] | None) -> int:
     try:
         return os.open(name, DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
-        if not make:
+        if make is None:
             raise
     except OSError as exc:
         # What a link gives depends on the system.
         if exc.errno in (errno.ELOOP, errno.EMLINK):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from exc
         raise
+    make()
     os.mkdir(name, _PERMISSIONS, dir_fd=parent)
     return os.open(name, DIRECTORY, dir_fd=parent)

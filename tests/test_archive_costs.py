@@ -21,9 +21,9 @@ def padded(data):
     return data + bytes(-len(data) % 512)
 
 
-def header(name, kind=tarfile.REGTYPE, link="", size=0):
+def header(name, kind=tarfile.REGTYPE, link="", size=0, mode=0o644):
     entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname, entry.size = kind, link, size
+    entry.type, entry.linkname, entry.size, entry.mode = kind, link, size, mode
     return entry.tobuf(tarfile.GNU_FORMAT)
 
 
@@ -186,6 +186,26 @@ def test_names_that_are_kept_have_a_limit(tmp_path):
         extract_tree(data, tmp_path / "target", max_bytes=LIMIT, links="skip", budget=budget)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_stand_for_hundreds_of_directories_are_refused(tmp_path):
+    deep = b"".join(
+        extended(tarfile.GNUTYPE_LONGNAME, b"%d/" % i + b"a/" * 250 + b"x\0") + header("x") for i in range(60)
+    )
+
+    with pytest.raises(UnsafeArchiveError, match="directories that it does not list"):
+        extract_tree(io.BytesIO(deep + END), tmp_path / "target", max_bytes=LIMIT)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_that_are_listed_may_be_many(tmp_path):
+    names = [f"d{number % 2}/{number}" for number in range(12_000)]
+    listed = b"".join(header(name, kind=tarfile.DIRTYPE, mode=0o755) for name in names)
+
+    extract_tree(io.BytesIO(listed + END), tmp_path / "target", max_bytes=LIMIT)
+
+    assert sum(1 for path in tmp_path.glob("target/*/*")) == len(names)
 
 
 def test_an_archive_that_takes_too_many_steps_is_refused(tmp_path):
