@@ -15,6 +15,8 @@ from pytest_opensandbox.printable import escape
 # What pytest and pygments colour with; it can change colours and nothing else.
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
+_ESCAPED_KEY = "opensandbox_escaped"
+
 Explain = Callable[..., list[Any]]
 """pytest's hook ``pytest_assertrepr_compare``, called with ``config``, ``op``, ``left`` and ``right``."""
 
@@ -44,10 +46,10 @@ def explained(explain: Explain, config: Any, op: str, left: object, right: objec
     """
     if not (_can_steer(left) or _can_steer(right)):
         return None
-    shown = [_shown(value, _visible) for value in (left, right)]
+    shown = [_shown(value, visible) for value in (left, right)]
     if left != right and shown[0] == shown[1]:
         # One of them has an escape where the other one has the text of that escape.
-        shown = [_shown(value, lambda text: _visible(text.replace("\\", "\\\\"))) for value in (left, right)]
+        shown = [_shown(value, lambda text: visible(text.replace("\\", "\\\\"))) for value in (left, right)]
     return next(filter(None, explain(config=config, op=op, left=shown[0], right=shown[1])), None)
 
 
@@ -60,14 +62,28 @@ def escape_report(report: Any, *, coloured: bool) -> None:
         report: a test's report, changed in place.
         coloured: whether pytest has coloured parts of it already.
     """
-    change = _visible_but_colours if coloured else _visible
+    change = _visible_but_colours if coloured else visible
     report.longrepr = with_texts(report.longrepr, change)
     if hasattr(report, "wasxfail"):
         report.wasxfail = change(report.wasxfail)
+    setattr(report, _ESCAPED_KEY, True)
+
+
+def escape_subtest(report: Any) -> None:
+    """Escape the message of a subtest, which its report gets after ``escape_report`` has changed what it is made of."""
+    context = getattr(report, "context", None)
+    message = getattr(context, "msg", None)
+    if getattr(report, _ESCAPED_KEY, False) and isinstance(message, str):
+        object.__setattr__(context, "msg", visible(message))  # it is frozen
+
+
+def visible(text: str) -> str:
+    """Return a text with each control character escaped, also one that belongs to the end of a line."""
+    return escape(text.replace("\r\n", "\\r\n"))
 
 
 def _can_steer(value: object) -> bool:
-    return isinstance(value, str) and not isinstance(value, _Shown) and _visible(value) != value
+    return isinstance(value, str) and not isinstance(value, _Shown) and visible(value) != value
 
 
 def _shown(value: object, change: Callable[[str], str]) -> object:
@@ -78,10 +94,5 @@ def _shown(value: object, change: Callable[[str], str]) -> object:
     return shown
 
 
-def _visible(text: str) -> str:
-    """Return a text with each control character escaped, also one that belongs to the end of a line."""
-    return escape(text.replace("\r\n", "\\r\n"))
-
-
 def _visible_but_colours(text: str) -> str:
-    return "".join(part if _COLOUR.fullmatch(part) else _visible(part) for part in _COLOUR.split(text))
+    return "".join(part if _COLOUR.fullmatch(part) else visible(part) for part in _COLOUR.split(text))

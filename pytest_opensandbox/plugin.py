@@ -11,7 +11,7 @@ import pytest
 from pytest_opensandbox import hookspecs, report
 from pytest_opensandbox.config import settings_of
 from pytest_opensandbox.errors import SandboxError, TransportError
-from pytest_opensandbox.escaping import escape_report, explained
+from pytest_opensandbox.escaping import escape_report, escape_subtest, explained, visible
 from pytest_opensandbox.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.marker import check_items, parameter_id
 from pytest_opensandbox.masking import mask_report
@@ -108,7 +108,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     with run.test(item):
         if not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             run.renew_server()
-        return (yield)
+        try:
+            return (yield)
+        except (pytest.exit.Exception, KeyboardInterrupt) as exc:
+            # No report tells of these: pytest shows them at the end of the run.
+            if run.may_show_output:
+                exc.args = tuple(visible(str(arg)) for arg in exc.args)
+            raise
 
 
 @pytest.hookimpl(wrapper=True)
@@ -121,7 +127,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
     """Know that a fixture is being set up, even where a test's body asked for it."""
-    with request.config.stash[RUN].part(body=False):
+    run = request.config.stash[RUN]
+    run.note_fixture(str(request.fixturename))
+    with run.part(body=False):
         return (yield)
 
 
@@ -138,7 +146,8 @@ def pytest_runtest_makereport(
         run.look_after_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
         report.add_sections(outcome, run, item)
     mask_report(outcome)
-    if run.tally.used:
+    # A fixture of earlier tests may end with one that has none.
+    if run.may_show_output or (call.when == "teardown" and run.tally.used):
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
         escape_report(outcome, coloured=terminal is not None and terminal.hasmarkup)
     if run.is_worker and run.tally.used:
@@ -150,11 +159,13 @@ def pytest_runtest_makereport(
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
     """Show what a sandbox may have written so that it cannot steer the terminal."""
     run = config.stash[RUN]
-    return explained(run.hook.pytest_assertrepr_compare, config, op, left, right) if run.tally.used else None
+    return explained(run.hook.pytest_assertrepr_compare, config, op, left, right) if run.may_show_output else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Take a worker's tally from its report, so that a crash later on does not lose it."""
+    """Take a worker's tally from its report, so that a crash later on does not lose it; and escape late texts."""
+    escape_subtest(report)
     node: _Node | None = getattr(report, "node", None)
     if node is not None:
         node.config.stash[_WORKERS].hear(node.gateway.id, getattr(report, TALLY_KEY, None))

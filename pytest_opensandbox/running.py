@@ -17,6 +17,9 @@ from pytest_opensandbox.opts import SandboxOpts
 if TYPE_CHECKING:
     from pytest_opensandbox.sandbox import Sandbox
 
+_FIXTURES = frozenset({"sandbox", "sandbox_factory", "opensandbox_client"})
+"""The fixtures by which output of a sandbox comes to a test."""
+
 
 class Running:
     """What a run knows of the present moment; part of the run.
@@ -32,6 +35,7 @@ class Running:
         self._process = os.getpid()
         self._item: pytest.Item | None = None
         self._in_body = False
+        self._is_fixture_hidden = False
         self._open: list[Sandbox] = []
         self._recent: list[Sandbox] = []
 
@@ -63,6 +67,24 @@ class Running:
     def used_by_test(self) -> list[Sandbox]:
         """Return the sandboxes that the running test created or ran a command in, oldest first."""
         return [box for box in self._recent if _last_use(box) >= self.test_started]
+
+    def note_fixture(self, name: str) -> None:
+        """Know that a fixture is set up; a test does not list what ``getfixturevalue`` asks for."""
+        if name in _FIXTURES and name not in self._fixtures:
+            self._is_fixture_hidden = True
+
+    @property
+    def may_show_output(self) -> bool:
+        """Whether what pytest shows of the running test may come out of a sandbox.
+
+        It may where the test has one of our fixtures, also by way of another fixture, or has used a sandbox. Once
+        ``getfixturevalue`` has asked for one of them, any later test may have it in the same way.
+        """
+        return self._is_fixture_hidden or not _FIXTURES.isdisjoint(self._fixtures) or bool(self.used_by_test())
+
+    @property
+    def _fixtures(self) -> list[str]:
+        return getattr(self._item, "fixturenames", [])
 
     def _changed_by_hooks(self, opts: SandboxOpts) -> SandboxOpts:
         changed = self.hook.pytest_opensandbox_opts(config=self.config, opts=opts, nodeid=self._nodeid)

@@ -1,6 +1,7 @@
 """A sandbox's output cannot steer the terminal through what pytest itself shows; what a test holds stays exact."""
 
 import re
+import textwrap
 
 import pytest
 
@@ -103,6 +104,88 @@ def test_a_suite_that_uses_no_sandbox_is_shown_as_ever(pytester):
     result = pytester.runpytest_subprocess()
 
     assert "a\x1b[31mb" in result.stdout.str()
+
+
+def test_a_test_without_a_sandbox_is_shown_as_ever_beside_those_that_have_one(pytester, server):
+    pytester.makepyfile(
+        r"""
+        def test_first(sandbox): assert sandbox.run(r"printf 'a\033[31mb'").stdout == "c"
+        def test_second(): assert "d\x1b[31me" == "f"
+        """
+    )
+
+    result = pytester.runpytest_subprocess()
+
+    assert r"a\x1b[31mb" in result.stdout.str()
+    assert "a\x1b[31mb" not in result.stdout.str()
+    assert "d\x1b[31me" in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("def test_it(sandbox): pytest.exit(sandbox.run(COMMAND).stdout)", id="the end of the run"),
+        pytest.param(
+            "def test_it(sandbox): raise KeyboardInterrupt(sandbox.run(COMMAND).stdout)", id="an interrupt's text"
+        ),
+        pytest.param(
+            """
+            @pytest.fixture(scope="session")
+            def text(sandbox_factory):
+                with sandbox_factory() as box:
+                    return box.run(COMMAND).stdout
+            def test_one(request): assert request.getfixturevalue("text")
+            def test_two(request): assert request.getfixturevalue("text") == "abc"
+            """,
+            id="a fixture that is asked for by name and was made before",
+        ),
+        pytest.param(
+            """
+            @pytest.fixture(scope="session")
+            def box(sandbox_factory):
+                with sandbox_factory() as box:
+                    text = box.run(COMMAND).stdout
+                    yield
+                    raise ValueError(text)
+            def test_one(box): pass
+            def test_two(): pass
+            """,
+            id="a fixture that fails after a test without it",
+        ),
+        pytest.param(
+            """
+            from pytest_opensandbox import SandboxOpts
+            def test_it(opensandbox_client):
+                box = opensandbox_client.create_sandbox(SandboxOpts(image="host"))
+                opensandbox_client.wait_ready(box.id)
+                agent = opensandbox_client.discover_execd(box.id)
+                assert opensandbox_client.run_command(agent, COMMAND).stdout == "abc"
+            """,
+            id="the client alone",
+        ),
+        pytest.param(
+            """
+            def test_it(sandbox, subtests):
+                with subtests.test(sandbox.run(COMMAND).stdout): assert False
+            """,
+            id="the name of a subtest",
+            marks=pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="pytest 9 has subtests"),
+        ),
+    ],
+)
+def test_other_ways_of_output_to_the_terminal_are_closed_too(pytester, server, body):
+    pytester.makepyfile(
+        f"""
+import pytest
+COMMAND = r"printf 'steers\\033]0;pwned\\007b\\033[2Jd'"
+{textwrap.dedent(body)}
+"""
+    )
+
+    result = pytester.runpytest_subprocess()
+
+    assert r"steers\x1b]0;pwned" in result.stdout.str()
+    assert STEERING.findall(result.stdout.str()) == []
 
 
 def test_output_stays_exact_whatever_is_shown_of_it(box):
