@@ -108,7 +108,10 @@ class Workers:
         """Sweep the whole run once its workers are gone, if any of them may have had a sandbox; safe to call again."""
         # A worker that never said goodbye, as after Ctrl-C, may have had sandboxes that it could not report.
         connection = self._run.connection
-        if not (self._to_sweep or self._alive) or connection.owns_server or connection.is_refused:
+        if not (self._to_sweep or self._alive) or connection.is_refused:
+            return
+        if connection.owns_server:
+            self._settle_unheard()
             return
         report = self._run.sweep()
         self._error = report.error
@@ -118,6 +121,13 @@ class Workers:
         self._tallies = {"": self._run.sweep_snapshots(swept, also_unheard=bool(self.crashed or self._alive))}
         self._to_sweep = False
         self.unheard = sorted(self._alive)
+        self._alive.clear()
+
+    def _settle_unheard(self) -> None:
+        """Count the sandboxes of workers that xdist has stopped unheard: their servers have ended with them."""
+        self.unheard += sorted(self._alive)
+        for worker_id in self._alive:
+            self._settle(worker_id, deleted=(), left=())
         self._alive.clear()
 
     def _sweep(self, worker_id: str) -> None:

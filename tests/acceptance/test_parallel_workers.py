@@ -160,3 +160,32 @@ def test_ctrl_c_leaves_nothing_even_where_xdist_kills_a_worker_in_a_slow_teardow
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert server.sandboxes() == []
     result.stdout.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_what_ended_with_stopped_workers_is_not_told_as_left(pytester, number):
+    """xdist hears no worker after Ctrl-C, so the last that is known of their sandboxes is that they run."""
+    pytester.makepyfile(f"""
+        import os, signal, time
+        import pytest
+
+        @pytest.mark.parametrize("n", range(2))
+        def test_it(sandbox, worker_id, n):
+            sandbox.run("true")
+            open(worker_id, "w").close()
+            while not (os.path.exists("gw0") and os.path.exists("gw1")):
+                time.sleep(0.02)
+            if worker_id == "gw0":
+                time.sleep(1)  # the reports of both set-ups reach the controller
+                os.kill(os.getppid(), signal.{number})
+            time.sleep(60)
+    """)
+
+    result = pytester.runpytest_subprocess("-n2", timeout=60)
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        ["opensandbox: 2 created, 2 deleted, 0 swept, 0 left; gw0, gw1 stopped before telling all"]
+    )
+    result.stdout.no_fnmatch_line("*LeakWarning*")
+    result.stdout.no_fnmatch_line("*did not end*")
