@@ -130,6 +130,15 @@ def test_any_other_value_is_one_usage_error(pytester, value, sentence, workers):
     assert_refused(result, f"test_it[[]*[]]: *{sentence}")
 
 
+@pytest.mark.parametrize(("mark", "outcome"), [("skip", "skipped"), ("xfail", "xfailed")])
+def test_no_values_at_all_are_what_pytest_says_of_them(pytester, mark, outcome):
+    suite(pytester, "[]")
+
+    result = pytester.runpytest_subprocess("-o", f"empty_parameter_set_mark={mark}")
+
+    result.assert_outcomes(**{outcome: 1})
+
+
 @pytest.mark.parametrize("name", ["sandbox_factory", "opensandbox_client", "opensandbox_settings"])
 def test_the_other_fixtures_take_no_parameter(pytester, name):
     pytester.makepyfile(f"""
