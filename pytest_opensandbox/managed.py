@@ -25,6 +25,9 @@ DOCKER_START_SECONDS = 120.0
 DOCKER_STOP_SECONDS = 60.0
 
 _START = "pytest_opensandbox.process_start"
+# What the user asks of the Python that runs the tests; in a server it would end it, or fill its standard error.
+_SWITCHES = "DEBUG DEVMODE DUMPREFS INSPECT MALLOCSTATS OPTIMIZE PROFILEIMPORTTIME TRACEMALLOC VERBOSE WARNINGS"
+_NOT_PASSED_ON = frozenset(f"PYTHON{name}" for name in (*_SWITCHES.split(), "WARNDEFAULTENCODING"))
 _TAIL_BYTES = 2_000
 _LINE_BYTES = 65_536
 _CHOICES = (
@@ -161,7 +164,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start ``python -m module``, out of reach of the terminal's Ctrl-C; it is to end when its standard input closes.
 
-    It begins in a defined state, whatever this process ignores, blocks or has as its umask.
+    It begins in a defined state, whatever this process ignores, blocks or has as its umask, and without the switches
+    of Python that the environment may hold.
 
     Args:
         module: what to run.
@@ -179,7 +183,7 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         bufsize=0,
-        env={**os.environ, **(environment or {})},
+        env={name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | dict(environment or {}),
         # -m looks into the working directory first, and a tested project may have a bottle.py of its own.
         cwd=Path(__file__).parents[1],
         start_new_session=True,
@@ -284,7 +288,9 @@ def _tail(errors: IO[bytes]) -> str:
     """Return the end of a file that another process writes to."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - _TAIL_BYTES))
-    return errors.read().decode(errors="replace").strip()
+    tail = errors.read()
+    whole_lines = tail.partition(b"\n")[2] if size > _TAIL_BYTES else tail
+    return (whole_lines or tail).decode(errors="replace").strip()
 
 
 def _refusal(choice: str, why: str, tail: str = "") -> str:

@@ -77,6 +77,34 @@ def test_the_working_directory_is_not_searched_for_modules(tmp_path, monkeypatch
         assert answer.status == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTHONDEVMODE", "1"),
+        ("PYTHONINSPECT", "1"),
+        ("PYTHONMALLOCSTATS", "1"),
+        ("PYTHONPROFILEIMPORTTIME", "1"),
+        ("PYTHONVERBOSE", "1"),
+        ("PYTHONWARNDEFAULTENCODING", "1"),
+        ("PYTHONWARNINGS", "error"),
+    ],
+)
+def test_switches_of_the_python_that_runs_tests_do_not_reach_it(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+
+    with start_embedded() as server, urlopen(f"{server.url}/health", timeout=10) as answer:
+        assert answer.status == 200
+        assert server.stderr_tail() == ""
+
+
+def test_it_uses_nothing_that_a_library_will_take_away():
+    code = "import sys; from pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
+
+    ended = script(f"import warnings; warnings.simplefilter('error', DeprecationWarning); {code}", input="")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_it_starts_in_a_defined_state_whatever_its_parent_ignores_blocks_or_masks():
     """nohup, a background job of a shell and many supervisors ignore signals, and a child inherits that."""
     code = """if True:

@@ -84,7 +84,8 @@ class Gate:
 
 def _lifecycle_app(registry: Registry) -> Any:
     """Return the router over the lifecycle API."""
-    app = bottle.Bottle(autojson=False)
+    app = bottle.Bottle()
+    app.uninstall(bottle.JSONPlugin)  # the handlers write their own
     for method, path, handler in routes(registry, _own_version()):
         app.route(path, method, _as_json(handler))
     app.default_error_handler = _shape_error
