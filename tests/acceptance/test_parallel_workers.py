@@ -164,7 +164,7 @@ def test_ctrl_c_leaves_nothing_even_where_xdist_kills_a_worker_in_a_slow_teardow
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_what_ended_with_stopped_workers_is_not_told_as_left(pytester, number):
-    """xdist hears no worker after Ctrl-C, so the last that is known of their sandboxes is that they run."""
+    """After Ctrl-C xdist hears no worker, so the last that is known of their sandboxes is that they run."""
     pytester.makepyfile(f"""
         import os, signal, time
         import pytest
