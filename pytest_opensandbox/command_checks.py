@@ -1,8 +1,9 @@
-"""What a command may be, and the circumstances in which it may run."""
+"""What a command may be, the circumstances in which it may run, and what may be copied."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.opts import check_seconds
@@ -34,7 +35,7 @@ def check_command(command: str | Sequence[str]) -> None:
     Raises:
         ConfigError: no text and no list of texts, nothing at all, or it holds NUL or what UTF-8 cannot write.
     """
-    words = [command] if isinstance(command, str) else list(command)
+    words = [command] if isinstance(command, str) else list(command) if isinstance(command, Iterable) else []
     if not words or not words[0] or not all(isinstance(word, str) for word in words):
         raise ConfigError("command", "be text, or a list of texts that begins with a program", command)
     if any("\0" in word for word in words):
@@ -43,3 +44,72 @@ def check_command(command: str | Sequence[str]) -> None:
         "".join(words).encode()
     except UnicodeEncodeError:
         raise ConfigError("command", "be text that UTF-8 can write", command) from None
+
+
+def input_bytes(given: bytes | str | None) -> bytes | None:
+    """Return the standard input of a command as bytes; text becomes UTF-8.
+
+    Raises:
+        ConfigError: neither, or text that UTF-8 cannot write.
+    """
+    if given is None:
+        return None
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        return bytes(given)
+    return text_bytes("input", given)
+
+
+def text_bytes(field: str, given: object) -> bytes:
+    """Return text as UTF-8.
+
+    Args:
+        field: what the caller calls it, for the message.
+        given: the text.
+
+    Raises:
+        ConfigError: no text, or some that UTF-8 cannot write.
+    """
+    try:
+        if isinstance(given, str):
+            return given.encode()
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(field, "be bytes, or text that UTF-8 can write", given)
+
+
+def check_mode(mode: int | None) -> None:
+    """Refuse what are no permission bits; whether they are in range is checked where they are sent.
+
+    Raises:
+        ConfigError: no whole number; None is fine.
+    """
+    if mode is not None and not isinstance(mode, int):
+        raise ConfigError("mode", "be permission bits, 0 to 0o777, such as 0o755", mode)
+
+
+def check_byte_limit(max_bytes: int, *, least: int) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        ConfigError: no whole number, or less than ``least``.
+    """
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < least:
+        raise ConfigError("max_bytes", f"be a whole number of bytes, at least {least}", max_bytes)
+
+
+def check_local_path(field: str, path: str | os.PathLike[str]) -> None:
+    """Refuse what names no file of this machine.
+
+    Args:
+        field: what the caller calls it, for the message.
+        path: as text or a path object.
+
+    Raises:
+        ConfigError: something else, or a name that no file can have.
+    """
+    try:
+        if isinstance(path, (str, os.PathLike)) and b"\0" not in os.fsencode(path):
+            return
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(field, "be a local path, as text or a path object", path)

@@ -11,8 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_opensandbox.command_checks import check_command, check_directory, check_time_limit
-from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.command_checks import check_byte_limit, check_command, check_directory, check_time_limit
 from pytest_opensandbox.opts import check_env
 from pytest_opensandbox.ownership import ID_VARIABLE
 
@@ -109,8 +108,7 @@ class Invocation:
         check_directory(self.cwd)
         check_time_limit(self.timeout)
         check_env(self.env or {})
-        if not isinstance(self.max_bytes, int) or self.max_bytes < 2:
-            raise ConfigError("max_bytes", "be a whole number of bytes, at least 2", self.max_bytes)
+        check_byte_limit(self.max_bytes, least=2)
 
     @property
     def agent_cwd(self) -> str | None:

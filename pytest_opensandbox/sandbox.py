@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import overload
 
 from pytest_opensandbox.agent import Agent
 from pytest_opensandbox.archive_checks import Links
+from pytest_opensandbox.command_checks import (
+    check_byte_limit,
+    check_local_path,
+    check_mode,
+    input_bytes,
+    text_bytes,
+)
 from pytest_opensandbox.commands import MAX_STREAM_BYTES
 from pytest_opensandbox.handle import Handle
 from pytest_opensandbox.history import recorded, recording_copy, source_of
@@ -112,13 +119,13 @@ class Sandbox(Handle):
         """
         __tracebackhide__ = True
         invocation = Invocation(
-            command=command if isinstance(command, str) else [_text(word) for word in command],
+            command=_words(command),
             cwd=None if cwd is None else _text(cwd),
             env=env,
             uid=uid,
             gid=gid,
             timeout=self._command_timeout if timeout is None else timeout,
-            stdin=input.encode() if isinstance(input, str) else input,
+            stdin=input_bytes(input),
             max_bytes=max_bytes,
         )
         with self._in_use():
@@ -148,8 +155,10 @@ class Sandbox(Handle):
             SandboxClosedError: the sandbox is closed.
         """
         __tracebackhide__ = True
+        check_mode(mode)
+        content = text_bytes("src", src) if isinstance(src, str) else src
         with self._in_use(), recording_copy(self.history, f"put {source_of(src)} -> {dst}"):
-            self._agent.copy(lambda transfer: transfer.put(src, _text(dst), mode=mode))
+            self._agent.copy(lambda transfer: transfer.put(content, _text(dst), mode=mode))
 
     @overload
     def get(self, path: str | PurePosixPath, *, max_bytes: int = ..., links: Links = ...) -> bytes: ...
@@ -193,9 +202,11 @@ class Sandbox(Handle):
             SandboxClosedError: the sandbox is closed.
         """
         __tracebackhide__ = True
+        check_byte_limit(max_bytes, least=0)
         if dst is None:
             with self._in_use(), recording_copy(self.history, f"get {path}"):
                 return self._agent.copy(lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
+        check_local_path("dst", dst)
         with self._in_use(), recording_copy(self.history, f"get {path} -> {dst}"):
             return self._agent.copy(lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes, links=links))
 
@@ -218,6 +229,13 @@ class Sandbox(Handle):
 
     def __enter__(self) -> Sandbox:
         return self
+
+
+def _words(command: str | Sequence[str | os.PathLike[str]]) -> str | Sequence[str]:
+    """Return a command with its path objects as text; what is neither text nor a list is refused later."""
+    if isinstance(command, (str, bytes)) or not isinstance(command, Iterable):
+        return command
+    return [_text(word) for word in command]
 
 
 def _text(path: str | os.PathLike[str]) -> str:

@@ -5,7 +5,14 @@ import time
 import pytest
 import requests
 
-from pytest_opensandbox import CommandError, ConfigError, ConflictError, NotFoundError, PauseError, SandboxClosedError
+from pytest_opensandbox import (
+    CommandError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    PauseError,
+    SandboxClosedError,
+)
 
 
 def lines_of(box, command):
@@ -188,3 +195,27 @@ def test_a_paused_sandbox_can_be_closed(sandbox_factory, opensandbox_client):
 def test_what_is_not_paused_is_not_resumed(box):
     with pytest.raises(ConflictError):
         box.resume()
+
+
+ODD = (3, 1.5, True, b"x", "\ud800", "a\0b", {"a": 1}, [3], object(), print, 10**30)
+
+
+@pytest.mark.parametrize(
+    ("field", "call", "fitting"),
+    [
+        pytest.param("command", lambda box, odd: box.run(odd), ({"a": 1},), id="run"),
+        pytest.param("command", lambda box, odd: box.run(["true", odd]), (), id="a word"),
+        pytest.param("input", lambda box, odd: box.run("true", input=odd), (b"x", "a\0b"), id="input"),
+        pytest.param("max_bytes", lambda box, odd: box.run("true", max_bytes=odd), (3, 10**30), id="run, max_bytes"),
+        pytest.param("src", lambda box, odd: box.put(odd, "/tmp/x"), (b"x", "a\0b"), id="src"),
+        pytest.param("mode", lambda box, odd: box.put("x", "/tmp/x", mode=odd), (3, True), id="mode"),
+        pytest.param("dst", lambda box, odd: box.get("/etc/passwd", odd), (), id="dst"),
+        pytest.param("max_bytes", lambda box, odd: box.get("/etc/passwd", max_bytes=odd), (3, 10**30), id="get"),
+    ],
+)
+def test_any_value_of_another_kind_is_refused_by_the_name_of_its_argument(sandbox, field, call, fitting):
+    for odd in ODD:
+        if any(odd is good or odd == good for good in fitting if type(odd) is type(good)):
+            continue
+        with pytest.raises(ConfigError, match=f"^{field} must "):
+            call(sandbox, odd)
