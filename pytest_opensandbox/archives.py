@@ -6,6 +6,7 @@ import os
 import shlex
 import stat
 import tarfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,6 +23,9 @@ from pytest_opensandbox.unpacking import Unpacking
 _OWNER = 0o700
 _PERMISSIONS = 0o777
 _NAMES_A_LINE = 50
+
+# Two trees in one directory would close directories in which the other one is to be moved.
+_MOVING = threading.Lock()
 
 
 def pack_tree(source: Path, archive: BinaryIO, *, closing_script: str = "") -> None:
@@ -88,11 +92,12 @@ def extract_tree(
     budget = Budget(max_bytes) if budget is None else budget
     with closing(NewTree(target, budget)) as tree:
         unpacking = _unpack(archive, tree, links, budget)
-        root = tree.move(unpacking.root_mode)
-    try:
-        set_modes(root, unpacking.modes, budget)
-    finally:
-        os.close(root)
+        with _MOVING:
+            root = tree.move(unpacking.root_mode)
+            try:
+                set_modes(root, unpacking.modes, budget)
+            finally:
+                os.close(root)
 
 
 def _unpack(archive: BinaryIO, tree: NewTree, links: Links, budget: Budget) -> Unpacking:

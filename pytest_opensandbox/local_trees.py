@@ -42,14 +42,13 @@ class NewTree:
         self.target = _resolved(target)
         self.old_root = _open_if_there(self.target)
         self._name = f".opensandbox-{secrets.token_hex(8)}"
+        self._descriptors: list[int] = [] if self.old_root is None else [self.old_root]
         try:
-            self._place = self._make_private()
+            self._place = self._keep_open(self._make_private())
+            self._make_root()
         except BaseException:
-            self._close_old()
+            self._close_all()
             raise
-        self._private = os.open(self._name, DIRECTORY, dir_fd=self._place)
-        os.mkdir("tree", _PERMISSIONS, dir_fd=self._private)
-        self.root = os.open("tree", DIRECTORY, dir_fd=self._private)
 
     def move(self, root_mode: int | None) -> int:
         """Move the tree to its target, and return the descriptor of the target, which is the caller's.
@@ -59,7 +58,7 @@ class NewTree:
 
         Raises:
             UnsafeArchiveError: a link or a directory of the target is in the way; nothing was moved.
-            OSError: the target cannot be written.
+            OSError: the target cannot be written, or has another file system in it where the tree has a directory.
         """
         if self.old_root is None and self._become_target():
             if root_mode is not None:
@@ -77,14 +76,14 @@ class NewTree:
 
     def close(self) -> None:
         """Remove what has not been moved."""
-        os.close(self.root)
+        # Removing takes two descriptors, and there may be no others.
+        for descriptor in (self.root, self._spare):
+            self._descriptors.remove(descriptor)
+            os.close(descriptor)
         with suppress(OSError):
-            _remove(self._private, "tree")
-        os.close(self._private)
-        with suppress(OSError):
+            _remove_all(self._private)
             os.rmdir(self._name, dir_fd=self._place)
-        os.close(self._place)
-        self._close_old()
+        self._close_all()
 
     def _make_private(self) -> int:
         """Make the private directory beside the target, where that is possible, else in it; return where it is."""
@@ -109,6 +108,19 @@ class NewTree:
             raise
         return inside
 
+    def _make_root(self) -> None:
+        try:
+            self._private = self._keep_open(os.open(self._name, DIRECTORY, dir_fd=self._place))
+            os.mkdir("tree", _PERMISSIONS, dir_fd=self._private)
+            self.root = self._keep_open(os.open("tree", DIRECTORY, dir_fd=self._private))
+            self._spare = self._keep_open(os.dup(self.root))
+        except BaseException:
+            with suppress(OSError):
+                os.rmdir(f"{self._name}/tree", dir_fd=self._place)
+            with suppress(OSError):
+                os.rmdir(self._name, dir_fd=self._place)
+            raise
+
     def _become_target(self) -> bool:
         """Rename the tree to a target that does not exist; False where it exists by now."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +132,13 @@ class NewTree:
             raise
         return True
 
-    def _close_old(self) -> None:
-        if self.old_root is not None:
-            os.close(self.old_root)
+    def _keep_open(self, descriptor: int) -> int:
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def _close_all(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
 
 def _resolved(target: Path) -> Path:
@@ -155,6 +171,8 @@ def _check_merge(source: int, target: int, place: str, budget: Budget) -> None:
             raise UnsafeArchiveError(shown, why)
         elif stat.S_ISDIR(there):
             with opened(name, source) as inner, opened(name, target) as outer:
+                if os.fstat(inner).st_dev != os.fstat(outer).st_dev:
+                    raise OSError(errno.EXDEV, "the target has another file system there", shown)
                 _check_merge(inner, outer, f"{shown}/", budget)
 
 
@@ -203,12 +221,16 @@ def _writable(directory: int, mode: int) -> Iterator[None]:
             os.fchmod(directory, mode)
 
 
-def _remove(parent: int, name: str) -> None:
-    """Remove a directory with everything in it."""
-    with opened(name, parent) as directory:
-        for inner in os.listdir(directory):
-            if is_directory(inner, directory):
-                _remove(directory, inner)
-            else:
-                os.unlink(inner, dir_fd=directory)
-    os.rmdir(name, dir_fd=parent)
+def _remove_all(private: int) -> None:
+    """Remove everything in a directory, at any depth with one descriptor more: what is deep in it is moved up first."""
+    moved = 0
+    while names := os.listdir(private):
+        for name in names:
+            with opened(name, private) as directory:
+                for inner in os.listdir(directory):
+                    if is_directory(inner, directory):
+                        moved += 1
+                        os.rename(inner, f".{moved}", src_dir_fd=directory, dst_dir_fd=private)
+                    else:
+                        os.unlink(inner, dir_fd=directory)
+            os.rmdir(name, dir_fd=private)

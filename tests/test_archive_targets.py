@@ -2,9 +2,13 @@
 
 import io
 import os
+import resource
 import stat
+import subprocess
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -260,14 +264,75 @@ def test_a_content_that_breaks_off_leaves_no_trace(tmp_path):
     assert picture(tmp_path) == before
 
 
+@contextmanager
+def few_descriptors(more):
+    """Let this process open so many files more, and no others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/dev/fd")))
+    fillers = [os.open(os.devnull, os.O_RDONLY)]
+    while fillers[-1] <= highest:
+        fillers.append(os.dup(fillers[0]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 3, 20])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_lack_of_descriptors_leaves_no_trace(tmp_path, more, is_there):
+    tree = archive(member("a/" * 200 + "file"))
+    if is_there:
+        (tmp_path / "target").mkdir()
+    before = picture(tmp_path)
+
+    with few_descriptors(more), pytest.raises(OSError, match="Too many open files"):
+        extract_tree(tree, tmp_path / "target", max_bytes=LIMIT)
+
+    assert picture(tmp_path) == before
+
+
+MOUNTED = """
+import io, os, sys
+from pathlib import Path
+from pytest_opensandbox.archives import extract_tree
+
+try:
+    extract_tree(io.BytesIO(sys.stdin.buffer.read()), Path(sys.argv[1]), max_bytes=1000)
+except OSError as error:
+    print(error.strerror, error.filename, sorted(os.listdir(sys.argv[1])), oct(os.stat(sys.argv[1] + "/m").st_mode))
+"""
+
+
+def test_another_file_system_in_the_target_is_seen_before_anything_is_moved(tmp_path):
+    (tmp_path / "target" / "m").mkdir(parents=True)
+    tree = archive(directory("m", 0o700), member("m/file"), *(member(name) for name in "abcxyz"))
+    mount = 'mount -t tmpfs -o mode=755 none "$3/m" && exec "$1" -c "$2" "$3"'
+
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, MOUNTED, tmp_path / "target"],
+        input=tree.getvalue(),
+        capture_output=True,
+        check=False,
+    )
+
+    assert result.stdout.decode() == "the target has another file system there m ['m'] 0o40755\n", result.stderr
+
+
 def test_many_copies_into_one_directory_at_once_all_arrive(tmp_path):
     def copy(number):
-        return extract(tmp_path / "new" / "target", member("both"), member(f"sub/{number}"), member(f"{number}"))
+        tree = [member("both"), member(f"sub/{number}"), member(f"{number}")]
+        closed = [directory("closed", 0o555), directory("closed/too", 0o555), member(f"closed/too/{number}")]
+        return extract(tmp_path / "new" / "target", *tree, *closed)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(copy, range(16)))
 
-    assert len(list((tmp_path / "new").rglob("*"))) == 1 + 1 + 16 + 1 + 16
+    assert len(list((tmp_path / "new").rglob("*"))) == 1 + 1 + 16 + 1 + 16 + 2 + 16
+    assert stat.S_IMODE((tmp_path / "new" / "target" / "closed" / "too").stat().st_mode) == 0o555
 
 
 THROUGH = [link("x", "mine/file"), link("d/y", "../mine/../mine"), link("z", "d/../mine/sub"), directory("d")]
