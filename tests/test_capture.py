@@ -280,8 +280,9 @@ def test_a_command_that_cannot_be_started_is_named_as_it_was_given(box, opensand
     if opensandbox_settings.url != EMBEDDED:
         pytest.skip("in a container the agent can be any user")
 
-    with pytest.raises(ApiError, match="user 12345") as caught:
-        box.run("echo hi", uid=12345)
+    # Beyond the 65,536 users that a sandbox has where the server is root.
+    with pytest.raises(ApiError, match="user 123456") as caught:
+        box.run("echo hi", uid=123_456)
 
     assert "ulimit" not in str(caught.value)
 
