@@ -91,8 +91,8 @@ def test_a_files_entry_of_another_shape_is_a_protocol_error(body):
         FileInfo.from_wire(body)
 
 
-def test_an_older_agents_entry_is_a_file():
-    assert FileInfo.from_wire({"path": "/a", "size": 1}).type == "file"
+def test_an_older_agents_entry_does_not_say_what_it_is():
+    assert FileInfo.from_wire({"path": "/a", "size": 1}).type == ""
 
 
 def test_a_search_that_is_no_list_is_a_protocol_error():
