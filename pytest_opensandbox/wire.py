@@ -160,8 +160,23 @@ class _InTime(HTTPConnection):
     starts anew with each record that is sent.
     """
 
-    response_class = _Response
     _piece_bytes = 256 * 1024
+    _response: _Response | None = None
+
+    def response_class(self, *args: Any, **kwargs: Any) -> HTTPResponse:  # type: ignore[override]  # called the same
+        self._response = _Response(*args, **kwargs)
+        return self._response
+
+    def getresponse(self) -> Any:
+        try:
+            return super().getresponse()
+        except BaseException:
+            # urllib3 refuses some headers after the standard library has handed the socket over to the response.
+            if self._response is not None:
+                self._response.close()
+            raise
+        finally:
+            self._response = None
 
     def _new_conn(self) -> socket.socket:
         deadline = time.monotonic() + self._allowed

@@ -132,6 +132,29 @@ def test_an_answer_that_makes_no_sense_is_a_transport_error(head):
         Transport(url, request_timeout=2).request("GET", "/x").read()
 
 
+@pytest.mark.parametrize("lengths", [b"Content-Length: 1, 2\r\n", b"Content-Length: 1\r\nContent-Length: 2\r\n"])
+def test_an_answer_whose_headers_are_refused_holds_no_connection(lengths):
+    ends = []
+
+    def answer():
+        with listener.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(OK + lengths + b"Connection: close\r\n\r\nab")
+            connection.settimeout(5)
+            with suppress(TimeoutError):
+                ends.append(connection.recv(1))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, Client("http://127.0.0.1:1", "key") as client:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(OpenSandboxError, match="multiple") as caught:
+            client.ping(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+
+    assert caught.value is not None  # whoever keeps the error keeps no socket
+    assert ends == [b""]
+
+
 def test_bytes_behind_an_answer_are_not_taken_for_the_next_one():
     forged = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n"forged"'
     with serving(Reply(200, b"1" + forged, promised=1), as_json("honest")) as server:
