@@ -35,6 +35,11 @@ class Staging:
 
     def __init__(self, needed: Sequence[str]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
+        self._staged: dict[str, Path] = {}
+        # A thread shares its working directory and its mounts with the others until it says otherwise.
+        self._check(self._libc.unshare(_CLONE_FS | _CLONE_NEWNS))
+        self._mount(None, "/", None, _MS_REC | _MS_SLAVE)
+        self._protect_devices()  # first: without a place, root in a sandbox is the owner of these nodes
         place = next(
             (
                 place
@@ -45,13 +50,8 @@ class Staging:
         )
         if place is None:
             raise OSError("there is no directory to mount over")
-        # A thread shares its working directory and its mounts with the others until it says otherwise.
-        self._check(self._libc.unshare(_CLONE_FS | _CLONE_NEWNS))
-        self._mount(None, "/", None, _MS_REC | _MS_SLAVE)
         self._mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=0755,size={_BYTES}")
         self.path = Path(place)
-        self._staged: dict[str, Path] = {}
-        self._protect_devices()
 
     def show(self, source: str) -> Path:
         """Return another path of a file or directory, at which everybody can reach it.

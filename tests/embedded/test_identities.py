@@ -5,11 +5,13 @@ import fcntl
 import importlib.util
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pytest_opensandbox.embedded.host_ids import HostIds
+from pytest_opensandbox.embedded.staging import Staging
 from tests.embedded.machine import AS_ROOT, USERS, is_alive, running_server, wait_until
 from tests.embedded.test_snapshots_api import restore, take
 
@@ -79,6 +81,22 @@ def test_a_container_s_root_gives_its_sandboxes_users_as_well():
 
         assert ids >= 0x78000000
         assert machine.run(kept, "touch /root/f; chown 1000 /root/f; stat -c %u /root/f").stdout == "1000"
+
+
+@SERVED_BY_ROOT
+def test_the_host_s_device_nodes_are_kept_from_a_root_that_cannot_give_users():
+    """Then root in a sandbox is the one who owns them: a chmod there would hit everybody on the machine."""
+
+    def try_to_stage():
+        with pytest.raises(OSError, match="no directory to mount over"):
+            Staging([f"{place}/needed" for place in ("/mnt", "/srv", "/media", "/home", "/var/tmp", "/tmp")])
+        return {node: os.statvfs(f"/dev/{node}").f_flag & os.ST_RDONLY for node in ("null", "zero", "tty", "urandom")}
+
+    with ThreadPoolExecutor(1) as starter:
+        is_read_only = starter.submit(try_to_stage).result()
+
+    assert all(is_read_only.values()), is_read_only
+    assert not os.statvfs("/dev/null").f_flag & os.ST_RDONLY
 
 
 @SERVED_BY_ROOT
