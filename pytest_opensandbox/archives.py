@@ -9,7 +9,7 @@ import tarfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +32,7 @@ def pack_tree(source: Path, archive: BinaryIO, *, closing_script: str = "") -> N
     """Write a tree as an uncompressed tar with names relative to its root.
 
     Permission bits, empty directories and symbolic links are kept; owners are not. Devices, sockets and FIFOs are
-    left out with a SkippedFileWarning.
+    left out with a SkippedFileWarning. So is, without one, what is removed while the tree is read.
 
     Args:
         source: the directory whose content is packed.
@@ -57,10 +57,13 @@ def pack_tree(source: Path, archive: BinaryIO, *, closing_script: str = "") -> N
     # GNU format: BusyBox reads its long names, not those of pax.
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path in _walk(source):
-            if _is_special(path):
-                warnings.warn(SkippedFileWarning(f"left out {path}: not a file, directory or link"), stacklevel=2)
-                continue
-            tar.add(path, arcname=str(path.relative_to(source)), recursive=False, filter=prepare)
+            try:
+                if _is_special(path):
+                    warnings.warn(SkippedFileWarning(f"left out {path}: not a file, directory or link"), stacklevel=2)
+                    continue
+                tar.add(path, arcname=str(path.relative_to(source)), recursive=False, filter=prepare)
+            except FileNotFoundError:
+                continue  # it has been removed meanwhile, as from a tree that tar packs in the sandbox
         if closed:
             script = _closing(closed)
             member = tarfile.TarInfo(closing_script)
@@ -137,7 +140,8 @@ def _walk(directory: Path) -> Iterator[Path]:
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         yield Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+            with suppress(FileNotFoundError):
+                yield from _walk(Path(entry.path))
 
 
 def _is_special(path: Path) -> bool:

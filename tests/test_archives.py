@@ -148,6 +148,24 @@ def test_special_files_are_left_out_with_a_warning(tmp_path):
         assert tar.getnames() == ["file"]
 
 
+def test_what_is_removed_while_a_tree_is_packed_is_left_out(tmp_path):
+    source, data = tmp_path / "source", io.BytesIO()
+    for name in ("a", "b/c"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("here")
+
+    class Removing(io.BytesIO):
+        def write(self, block):
+            shutil.rmtree(source / "b", ignore_errors=True)
+            return data.write(block)
+
+    pack_tree(source, Removing())
+
+    data.seek(0)
+    with tarfile.open(fileobj=data) as tar:
+        assert tar.getnames() == ["a"]
+
+
 def test_a_target_that_exists_is_merged_into(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
