@@ -284,7 +284,7 @@ class SweepError(OpenSandboxError):
         super().__init__(f"{count} could not be deleted ({why}), {end}: {ids}")
 
 
-class OpenSandboxWarning(UserWarning):
+class OpenSandboxWarning(Printable, UserWarning):
     """Root of the package's warnings."""
 
 

@@ -22,6 +22,7 @@ from pytest_opensandbox.errors import (
     OpenSandboxError,
     ProtocolError,
     SandboxFailedError,
+    SkippedFileWarning,
     TransportError,
 )
 from pytest_opensandbox.transport import Transport
@@ -295,6 +296,7 @@ HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\rhidden\u202egpj\u2028"
         pytest.param(SandboxFailedError(sandbox_id=HOSTILE, state=HOSTILE, logs=HOSTILE), id="a log"),
         pytest.param(ApiError(500, code=HOSTILE, message=HOSTILE, request_id=HOSTILE), id="a server's word"),
         pytest.param(CommandLostError(HOSTILE), id="how a connection broke"),
+        pytest.param(SkippedFileWarning(f"left out {HOSTILE}"), id="a warning"),
     ],
 )
 def test_no_error_can_steer_the_terminal(error):
