@@ -12,7 +12,9 @@ SHORTEST_SECRET = 6
 """What is shorter is no secret, and would be found in any text; characters."""
 
 _BRIEF_CHARACTERS = 500
-_SHOWN_AS_THEY_ARE = frozenset("\n\t")
+# Besides printable characters: the spaces of all scripts, and what joins letters and the parts of an emoji.
+_SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_SHOWN_AS_THEY_ARE = frozenset(f"\n\t{_SPACES}\u200c\u200d")
 _REMEMBERED_CHARACTERS = 8192
 
 
@@ -76,8 +78,8 @@ def without_hidden(text: str) -> str:
 def escape(text: str) -> str:
     r"""Return the text with every character that could steer a terminal or break XML written as ``\x1b`` and the like.
 
-    Line breaks and tabs stay; control and format characters (the bidirectional ones among them), surrogates and
-    unassigned code points are escaped.
+    Line breaks, tabs, spaces and joiners stay; control and other format characters (the bidirectional ones among
+    them), surrogates and unassigned code points are escaped.
     """
     return text.replace("\r\n", "\n").translate(_SHOWN)
 

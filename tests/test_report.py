@@ -155,6 +155,9 @@ def test_a_story_tells_copies_too():
     [
         pytest.param("a\tb\nc", "a\tb\nc", id="tab and line break stay"),
         pytest.param("héllo 🐍 漢字", "héllo 🐍 漢字", id="printable text stays"),
+        pytest.param("漢\u30001\u00a0000 €", "漢\u30001\u00a0000 €", id="spaces of all scripts stay"),
+        pytest.param("👩\u200d💻\ufe0f می\u200cخواهم", "👩\u200d💻\ufe0f می\u200cخواهم", id="joiners stay"),
+        pytest.param("\u200f\u2066\ufeff\u00ad", r"\u200f\u2066\ufeff\xad", id="other format characters"),
         pytest.param("\x1b[31mred\x07", r"\x1b[31mred\x07", id="terminal escapes"),
         pytest.param("50%\r100%", r"50%\r100%", id="carriage return"),
         pytest.param("one\r\ntwo", "one\ntwo", id="line end of another system"),
