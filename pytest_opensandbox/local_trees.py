@@ -80,10 +80,18 @@ class NewTree:
         for descriptor in (self.root, self._spare):
             self._descriptors.remove(descriptor)
             os.close(descriptor)
+        try:
+            self._remove()
+        except KeyboardInterrupt:
+            self._remove()
+            raise
+        finally:
+            self._close_all()
+
+    def _remove(self) -> None:
         with suppress(OSError):
             _remove_all(self._private)
             os.rmdir(self._name, dir_fd=self._place)
-        self._close_all()
 
     def _make_private(self) -> int:
         """Make the private directory beside the target, where that is possible, else in it; return where it is."""
@@ -223,14 +231,14 @@ def _writable(directory: int, mode: int) -> Iterator[None]:
 
 def _remove_all(private: int) -> None:
     """Remove everything in a directory, at any depth with one descriptor more: what is deep in it is moved up first."""
-    moved = 0
+    moved = max((int(name) for name in os.listdir(private) if name.isdecimal()), default=0)
     while names := os.listdir(private):
         for name in names:
             with opened(name, private) as directory:
                 for inner in os.listdir(directory):
                     if is_directory(inner, directory):
                         moved += 1
-                        os.rename(inner, f".{moved}", src_dir_fd=directory, dst_dir_fd=private)
+                        os.rename(inner, str(moved), src_dir_fd=directory, dst_dir_fd=private)
                     else:
                         os.unlink(inner, dir_fd=directory)
             os.rmdir(name, dir_fd=private)
