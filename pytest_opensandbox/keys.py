@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.printable import MaskedText
+from pytest_opensandbox.printable import MaskedText, hide
+
+_CHARACTERS_OF_NO_WORD = 16
+"""A shorter key may be a word, which stays in what pytest reports of tests that have nothing to do with it."""
 
 
 class MaskedKey(MaskedText):
@@ -31,4 +34,5 @@ def masked(api_key: str | None) -> MaskedKey:
     del api_key
     if not key.can_be_sent:
         raise ConfigError("api_key", "be printable ASCII without white space around it", key)
+    hide(key, everywhere=len(key) >= _CHARACTERS_OF_NO_WORD)
     return key

@@ -20,6 +20,7 @@ _REMEMBERED_CHARACTERS = 8192
 
 # Not in the stash of a pytest session: log records of the HTTP library know of none, and the client needs no pytest.
 _hidden: set[str] = set()
+_hidden_in_errors: set[str] = set()
 
 
 class _ShownCharacters(dict[int, str]):
@@ -37,10 +38,13 @@ _SHOWN = _ShownCharacters()
 
 
 class Printable:
-    """Makes an exception's text unable to steer a terminal, whatever went into it; stands before its other bases."""
+    """Makes an exception's text unable to steer a terminal or to hold a secret; stands before its other bases."""
 
     def __str__(self) -> str:
-        return escape(super().__str__())
+        return escape(_without_secrets(super().__str__()))
+
+    def __repr__(self) -> str:
+        return _without_secrets(super().__repr__())
 
 
 class MaskedText(str):
@@ -65,14 +69,23 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def hide(secret: str) -> None:
-    """Have ``without_hidden`` replace a secret from now on, in this process."""
-    _hidden.add(str(secret))
+def hide(secret: str, *, everywhere: bool = True) -> None:
+    """Replace a secret from now on, in this process.
+
+    Args:
+        secret: what is shown as ``***``.
+        everywhere: by ``without_hidden``, too, and not in the texts of our own errors alone.
+    """
+    (_hidden if everywhere else _hidden_in_errors).add(str(secret))
 
 
 def without_hidden(text: str) -> str:
     """Return ``text`` without the secrets that ``hide`` was given: for text that other libraries make."""
     return redacted(text, _hidden) if _hidden else text
+
+
+def _without_secrets(text: str) -> str:
+    return redacted(text, _hidden | _hidden_in_errors)
 
 
 def escape(text: str) -> str:

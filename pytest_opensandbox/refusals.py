@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
@@ -30,7 +30,15 @@ _KINDS: Mapping[int, type[ApiError]] = {401: AuthError, 403: AuthError, 404: Not
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def api_error(status: int, headers: Mapping[str, str], body: bytes, *, method: str, url: str) -> ApiError:
+def api_error(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    method: str,
+    url: str,
+    redact: Callable[[str], str] = str,
+) -> ApiError:
     """Return the error that an answer stands for, whatever its body looks like.
 
     Args:
@@ -39,10 +47,11 @@ def api_error(status: int, headers: Mapping[str, str], body: bytes, *, method: s
         body: its body, or the beginning of it.
         method: of the request.
         url: of the request, without credentials.
+        redact: takes secrets out of what the body says; JSON can write them in many ways, so it must be read before.
 
     Source: opensandbox_server.main, its exception handlers; execd pkg/web/model/error.go.
     """
-    code, message = read_error(body)
+    code, message = map(redact, read_error(body))
     if 300 <= status < 400:
         target = headers.get("Location") or "nowhere"
         message = f"redirects are not followed, and this one leads to {target[:300]}: use the final address as url"

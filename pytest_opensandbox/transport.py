@@ -256,10 +256,13 @@ class Transport:
             except TransportError as exc:
                 # The status is known, and worth more than the news that its text broke off.
                 body += b"" if body else str(exc).encode()
-        text = self._redact(body.decode("utf-8", "replace"), secrets)
-        headers = {name: self._redact(answer.headers.get(name) or "", secrets) for name in ERROR_HEADERS}
-        shown = self._redact(without_secrets(url), secrets)
-        return api_error(answer.status, headers, text.encode(), method=method, url=shown)
+
+        def redact(text: str) -> str:
+            return self._redact(text, secrets)
+
+        headers = {name: redact(answer.headers.get(name) or "") for name in ERROR_HEADERS}
+        shown = redact(without_secrets(url))
+        return api_error(answer.status, headers, bytes(body), method=method, url=shown, redact=redact)
 
     def _redact(self, text: str, secrets: Sequence[str]) -> str:
         return self._key.redact(redacted(text, secrets))

@@ -306,6 +306,35 @@ def test_no_error_can_steer_the_terminal(error):
     assert "\\x1b]0;title" in text
 
 
+KEY = "c2VjcmV0LWtleQ/+=="
+
+
+@pytest.mark.parametrize("key", [pytest.param(KEY, id="a long key"), pytest.param("a/key=", id="a short key")])
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        pytest.param(401, '{"code": "X", "message": "not KEY"}', id="a message"),
+        pytest.param(401, '{"code": "KEY", "message": "x"}', id="a code"),
+        pytest.param(422, '{"detail": [{"loc": ["KEY"], "msg": "KEY"}]}', id="a validation error"),
+        pytest.param(500, '{"detail": {"headers": "KEY"}}', id="a detail"),
+        pytest.param(200, "you sent KEY", id="no JSON"),
+        pytest.param(200, '{"KEY": "KEY"}', id="no listing"),
+    ],
+)
+def test_a_server_that_echoes_the_key_does_not_bring_it_into_an_error(status, text, key):
+    written = key.replace("/", "\\/").replace("=", "\\u003d") if text.startswith("{") else key
+
+    with (
+        serving(Reply(status, text.replace("KEY", written).encode())) as server,
+        pytest.raises(OpenSandboxError) as caught,
+    ):
+        Client(server.url, key).list_sandboxes()
+
+    shown = f"{caught.value} {caught.value!r}"
+    assert "***" in shown
+    assert key not in shown
+
+
 def test_what_an_error_carries_stays_as_it_was():
     assert CommandError("true", exit_code=1, stdout=HOSTILE).stdout == HOSTILE
 
