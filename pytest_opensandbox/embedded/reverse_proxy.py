@@ -19,6 +19,8 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 _GAP_SECONDS = 180
 _CHUNK_BYTES = 65536
+# The standard library takes 100 headers, but as many interim answers as there are.
+_HEAD_LINES = 500
 _HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "trailers"),
     *("transfer-encoding", "upgrade"),
@@ -117,8 +119,55 @@ def _ask(record: SandboxRecord, port: int, target: str, environ: Mapping[str, An
     return response, _Body(connection, response, first)
 
 
+class _Lines:
+    """The lines of a head, until there are too many.
+
+    Args:
+        file: where they come from.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = _HEAD_LINES
+
+    def readline(self, size: int = -1) -> bytes:
+        """Return the next line, or so much of it.
+
+        Raises:
+            HTTPException: it is one too many.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise HTTPException(f"a head of more than {_HEAD_LINES} lines")
+        return self._file.readline(size)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Answer(HTTPResponse):
+    """An answer with a head that ends: what took the agent's place could keep a thread of ours busy with it."""
+
+    def begin(self) -> None:
+        """Read the head.
+
+        Raises:
+            HTTPException: it makes no sense, or has too many lines.
+        """
+        file = self.fp
+        self.fp = _Lines(file)  # type: ignore[assignment]  # all that is asked of it here
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # else it has been closed
+                self.fp = file
+
+
 class _AgentConnection(HTTPConnection):
     """A connection that goes over the agent's socket instead of TCP."""
+
+    response_class = _Answer
 
     def __init__(self, agent: AgentSocket, port: int) -> None:
         super().__init__("127.0.0.1", port)

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,7 +23,7 @@ from pytest_opensandbox.embedded.reverse_proxy import forward, is_proxied
 from pytest_opensandbox.embedded.validation import RefusedError
 
 # A request through the proxy holds its thread while it streams, and a request to a paused sandbox until it goes on.
-_THREADS = 64
+_THREADS, _PROXY_THREADS = 64, 56
 _BODY_BYTES = 1 << 40
 _REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed"}
 
@@ -61,6 +61,7 @@ class Gate:
         self._registry = registry
         self._callers = callers
         self._api = _lifecycle_app(registry)
+        self._proxy_threads = threading.BoundedSemaphore(_PROXY_THREADS)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -68,7 +69,7 @@ class Gate:
         try:
             self._callers.check(environ)
             if is_proxied(environ["PATH_INFO"]):
-                return forward(self._registry, environ, start)
+                return self._forward(environ, start)
             if environ["REQUEST_METHOD"] == "HEAD":  # the router would take it for a GET
                 raise RefusedError(405, {"detail": "Method Not Allowed"})
             _strip_version(environ)
@@ -80,6 +81,41 @@ class Gate:
             body = _send_refusal(refusal, start)
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
         return answer
+
+    def _forward(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        """Answer through the proxy, as long as this leaves threads for the lifecycle API: that ends what hangs."""
+        if not self._proxy_threads.acquire(blocking=False):
+            message = f"{_PROXY_THREADS} requests to sandboxes are under way: ask again later, or directly at its port."
+            raise RefusedError(503, {"code": "SANDBOX::TOO_MANY_REQUESTS", "message": message})
+        try:
+            body = forward(self._registry, environ, start)
+        except BaseException:
+            self._proxy_threads.release()
+            raise
+        return _ProxiedBody(body, self._proxy_threads.release)
+
+
+class _ProxiedBody:
+    """A body, and what is to be done when it has been sent.
+
+    Args:
+        body: of an answer.
+        on_close: called once.
+    """
+
+    def __init__(self, body: Iterable[bytes], on_close: Callable[[], object]) -> None:
+        self._body = body
+        self._on_close = on_close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """Close the body; the server does so once, however the sending ends."""
+        try:
+            self._body.close()  # type: ignore[attr-defined]  # the proxy's have it
+        finally:
+            self._on_close()
 
 
 def _lifecycle_app(registry: Registry) -> Any:

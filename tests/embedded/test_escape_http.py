@@ -1,10 +1,13 @@
 """Requests and answers that mean one thing to one side and another to the next, and callers who may not ask."""
 
+import platform
 import socket
 
 import pytest
 
 from pytest_opensandbox import FileUpload
+from pytest_opensandbox.embedded import EXECD_PORT
+from tests.embedded.machine import wait_until
 
 FORGED = "HTTP/1.1 200 FORGED\r\nContent-Length: 6\r\n\r\nforged"
 ANSWERS = {
@@ -219,3 +222,40 @@ def test_headers_without_end_are_cut_off(machine):
         connection.sendall(b"GET /health HTTP/1.1\r\n" + b"X: y\r\n" * 50_000)
 
         assert connection.recv(65536).split()[1] == b"431"
+
+
+# Takes the agent's socket, which whoever runs beside the agent can do, and stops the agent.
+IN_PLACE_OF_THE_AGENT = """
+import ctypes, os, signal, socket
+call = ctypes.CDLL(None, use_errno=True).syscall
+agent = os.pidfd_open(2)
+for number in range(3, 64):
+    taken = call(438, agent, number, 0)
+    if taken >= 0 and os.readlink(f"/proc/self/fd/{taken}").startswith("socket:"):
+        listener = socket.socket(fileno=taken)
+        if listener.family == socket.AF_UNIX and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            break
+os.kill(2, signal.SIGSTOP)
+listener.setblocking(True)
+while True:
+    connection, _ = listener.accept()
+    try:
+        while True: connection.sendall(b"HTTP/1.1 100 Continue\\r\\n\\r\\n" * 1000)
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number is that of x86_64")
+def test_interim_answers_without_end_keep_no_thread_of_the_server(machine):
+    sandbox_id = machine.create(env={"SCRIPT": IN_PLACE_OF_THE_AGENT})
+    found = machine.request("GET", f"/v1/sandboxes/{sandbox_id}/endpoints/{EXECD_PORT}?use_server_proxy=true").json()
+    machine.run(sandbox_id, 'setsid python3 -c "$SCRIPT" > /dev/null 2>&1 &')
+    path = found["endpoint"].partition("/")[2]
+
+    def status():
+        return machine.request("GET", f"/{path}/ping", headers=found["headers"]).status_code
+
+    assert wait_until(lambda: status() != 200)
+    assert status() == 502
+    machine.client.delete_sandbox(sandbox_id)

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import select
+import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 import requests
 
-from tests.embedded.machine import wait_until
+from tests.embedded.machine import running_server, wait_until
 
 ECHO = r"""
 import http.server, json, sys, time
@@ -256,3 +259,33 @@ def test_a_service_is_reached_whichever_loopback_it_listens_on(machine, port, sa
     url, headers = port(number)
 
     assert wait_until(lambda: requests.get(f"{url}/", headers=headers, timeout=10).status_code == 200)
+
+
+@pytest.fixture
+def fresh():
+    """A server of which nobody has asked anything yet: what others left hanging would count."""
+    with running_server() as machine:
+        yield machine
+
+
+def test_requests_that_wait_for_a_paused_sandbox_do_not_keep_it_from_going_on(fresh):
+    sandbox_id = fresh.create()
+    found = fresh.request("GET", f"/v1/sandboxes/{sandbox_id}/endpoints/8000?use_server_proxy=true").json()
+    address, _, path = found["endpoint"].partition("/")
+    host, _, port = address.partition(":")
+    fresh.client.pause(sandbox_id)
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(70)]
+        for connection in waiting:
+            connection.sendall(f"GET /{path}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        # What is refused, is so at once: the others have a thread each by then.
+        assert wait_until(lambda: len(select.select(waiting, [], [], 0)[0]) == 14)
+
+        fresh.client.resume(sandbox_id)
+
+        answers = [connection.recv(12) for connection in waiting]
+
+    assert answers.count(b"HTTP/1.1 503") == 14
+    assert answers.count(b"HTTP/1.1 502") == 56  # nothing listens on the port
+    assert wait_until(lambda: fresh.request("GET", f"/{path}/", headers=found["headers"]).status_code == 502)
+    fresh.client.delete_sandbox(sandbox_id)
