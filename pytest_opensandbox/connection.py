@@ -107,6 +107,22 @@ class Connection:
             self._server = None
             return failure
 
+    def replace_ended(self) -> list[str]:
+        """Start the server on the Docker engine again where it has ended by itself: nothing else ends what it left.
+
+        Returns:
+            A line for the summary; none where it has not ended, or was not this process's to start.
+        """
+        with self._lock:
+            server, client = self._server, self._client
+            if self.owns_server or server is None or client is None or server.is_running:
+                return []
+            server.stop()
+            self._server = None
+            with suppress(ServerStartError):
+                self._replace(client)
+            return [f"the server on the Docker engine {ending(server.status)}; what needed it later got a new one"]
+
     def hand_down(self) -> dict[str, str]:
         """Return what lets a worker use the server that the whole run shares, and start that server; else nothing.
 
@@ -225,8 +241,8 @@ class Connection:
             state = "is running" if self._server.is_running else "has ended"
             return f"The server of this run {state}; its last words: {self._server.stderr_tail() or 'none'}"
         if isinstance(error, AuthError):
-            known = "the key that it holds" if self.settings.api_key else "a key; it is not set"
-            return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
+            known = "holds another one" if self.settings.api_key else "is not set"
+            return f"The key comes from the environment only: check {API_KEY_ENV}, which {known}."
         if self._given:
             return "It was started for this run by the controller of its workers, and seems to have ended."
         place = self._place()

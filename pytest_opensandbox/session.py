@@ -103,11 +103,12 @@ class Run(Running):
         return self.connection.client()
 
     def look_after_server(self, *, within: float = 0.0) -> None:
-        """Look whether the embedded server has ended by itself; its sandboxes and snapshots have gone with it.
+        """Look whether a server of ours has ended by itself: the embedded one takes its sandboxes and snapshots along.
 
         Args:
             within: how long to wait for its end, where there is reason to believe in it; seconds.
         """
+        self._failures += [] if self.is_fork else self.connection.replace_ended()
         if self.is_fork or (failure := self.connection.find_failure(within=within)) is None:
             return
         self._failures.append(failure.line(worker_id=self.worker_id, nodeid=self._nodeid))

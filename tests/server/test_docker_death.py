@@ -51,6 +51,31 @@ def test_a_server_that_dies_leaves_nothing_and_is_told(client, images):
     assert client.api.containers(all=True, filters={"label": f"opensandbox.io/id={box.id}"}) == []
 
 
+@pytest.mark.parametrize("way", [(), ("-n1",)], ids=["one process", "a worker"])
+def test_what_a_killed_guard_leaves_is_deleted_when_the_run_ends(pytester, on_docker, of_run, way):
+    """Leases end with the server that knows them, so that nothing else would ever end these containers."""
+    pytester.makepyfile("""
+        import os, pathlib, signal, time
+
+        def parent(pid):
+            return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+        def test_it(sandbox):
+            above = {os.getpid(), os.getppid()}
+            for entry in pathlib.Path("/proc").glob("[0-9]*"):
+                if b"pytest_opensandbox.docker_guard" in (entry / "cmdline").read_bytes().split(b"\\0"):
+                    if parent(entry.name) in above:
+                        os.kill(int(entry.name), signal.SIGKILL)
+    """)
+
+    result = pytester.runpytest_subprocess(*on_docker, *way)
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["opensandbox: 1 created, * 0 left", "the server on the Docker engine was killed by *"])
+    result.stdout.no_fnmatch_line("*LeakWarning*")
+    assert of_run(pytester.path.name) == []
+
+
 def servers_of(pid, *, guard=None):
     """Return the process ids of a pytest's guard and its server, the guard first."""
     parents = {}
