@@ -241,8 +241,8 @@ class Connection:
             state = "is running" if self._server.is_running else "has ended"
             return f"The server of this run {state}; its last words: {self._server.stderr_tail() or 'none'}"
         if isinstance(error, AuthError):
-            known = "holds another one" if self.settings.api_key else "is not set"
-            return f"The key comes from the environment only: check {API_KEY_ENV}, which {known}."
+            known = "the key that it holds is none of this server's" if self.settings.api_key else "it is not set"
+            return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
         if self._given:
             return "It was started for this run by the controller of its workers, and seems to have ended."
         place = self._place()

@@ -101,7 +101,7 @@ def test_the_embedded_servers_image_is_no_image_elsewhere():
     ("environ", "hint"),
     [
         pytest.param({}, "it is not set", id="no key"),
-        pytest.param({"OPEN_SANDBOX_API_KEY": "hunter2"}, "the key that it holds", id="a wrong key"),
+        pytest.param({"OPEN_SANDBOX_API_KEY": "hunter2"}, "the key that it holds is none", id="a wrong key"),
     ],
 )
 def test_a_refused_key_is_told_from_a_missing_one(environ, hint):
