@@ -155,8 +155,8 @@ def test_a_test_without_a_sandbox_is_shown_as_ever_beside_those_that_have_one(py
         pytest.param(
             """
             from pytest_opensandbox import SandboxOpts
-            def test_it(opensandbox_client):
-                box = opensandbox_client.create_sandbox(SandboxOpts(image="host"))
+            def test_it(opensandbox_client, opensandbox_settings):
+                box = opensandbox_client.create_sandbox(SandboxOpts(image=opensandbox_settings.image))
                 opensandbox_client.wait_ready(box.id)
                 agent = opensandbox_client.discover_execd(box.id)
                 assert opensandbox_client.run_command(agent, COMMAND).stdout == "abc"

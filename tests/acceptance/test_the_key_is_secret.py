@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_opensandbox.options import EMBEDDED
+
 SUITE = """
     import logging, os, pathlib, pickle, warnings
 
@@ -127,8 +129,18 @@ ENDPOINTS = """
 """
 
 
+@pytest.fixture
+def server_with_secrets(server, opensandbox_settings):
+    """The server, where the endpoints that it hands out hold a secret."""
+    if opensandbox_settings.url != EMBEDDED:
+        pytest.skip("the endpoints of opensandbox-server on Docker hold no secret")
+    return server
+
+
 @pytest.mark.parametrize("proxy", ["yes", "no"], ids=["through the server", "directly"])
-def test_a_run_that_shows_everything_never_shows_an_endpoint_s_secret(pytester, server, monkeypatch, proxy):
+def test_a_run_that_shows_everything_never_shows_an_endpoint_s_secret(
+    pytester, server_with_secrets, monkeypatch, proxy
+):
     secrets = pytester.mkdir("secrets") / "secrets"
     monkeypatch.setenv("SECRETS", str(secrets))
     monkeypatch.setenv("OPEN_SANDBOX_USE_SERVER_PROXY", proxy)
@@ -147,7 +159,7 @@ def test_a_run_that_shows_everything_never_shows_an_endpoint_s_secret(pytester, 
     assert [str(path) for path, text in written.items() for secret in given if secret.encode() in text] == []
 
 
-def test_a_report_masks_the_address_in_another_library_s_error(pytester, server):
+def test_a_report_masks_the_address_in_another_library_s_error(pytester, server_with_secrets):
     pytester.makepyfile("""
         import requests
 
