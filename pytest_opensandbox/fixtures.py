@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_opensandbox.config import Settings
-from pytest_opensandbox.errors import OpenSandboxError
+from pytest_opensandbox.errors import NotFoundError, OpenSandboxError, SandboxError, TransportError
 from pytest_opensandbox.factory import SandboxFactory
 from pytest_opensandbox.marker import recipe_of
-from pytest_opensandbox.session import RUN, Run
+from pytest_opensandbox.session import DYING_SECONDS, RUN, Run
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client import Client
@@ -80,4 +80,7 @@ def _make(run: Run, request: pytest.FixtureRequest) -> Sandbox:
         return run.make(recipe_of(request))
     except OpenSandboxError as exc:
         error = str(exc)
+        if isinstance(exc, (NotFoundError, SandboxError, TransportError)):
+            # A server that is ending still answers for a moment, and would fail the tests that follow, too.
+            run.look_after_server(within=DYING_SECONDS)
     pytest.fail(f"opensandbox: {error}", pytrace=False)

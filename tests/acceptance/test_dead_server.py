@@ -82,6 +82,57 @@ def test_a_server_that_dies_in_a_create_condemns_nobody_else(pytester):
     result.stdout.fnmatch_lines(["*- embedded server -*", "opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
 
 
+def test_a_server_that_ends_slowly_fails_only_the_test_whose_set_up_it_spoils(pytester, monkeypatch):
+    """After SIGTERM it answers for a moment: a sandbox is still made, and ends with the others."""
+    pytester.makepyfile(
+        sitecustomize="""
+            import time
+            from pytest_opensandbox.embedded.registry import Registry
+
+            close = Registry.close
+
+            def close_slowly(self):
+                ended = close(self)
+                time.sleep(0.5)
+                return ended
+
+            Registry.close = close_slowly
+        """
+    )
+    pytester.makeconftest(f"""{KILLER}
+    from pytest_opensandbox import Client
+
+    wait = Client.wait_ready_endpoint
+    waits = []
+
+    def wait_for_what_ends(self, sandbox_id, **options):
+        waits.append(sandbox_id)
+        if len(waits) == 1:
+            for child in children(os.getpid()):
+                if b"pytest_opensandbox.embedded" in command(child):
+                    os.kill(child, signal.SIGTERM)
+            while any(box.id == sandbox_id for box in self.list_sandboxes()):
+                time.sleep(0.01)
+        return wait(self, sandbox_id, **options)
+
+    Client.wait_ready_endpoint = wait_for_what_ends
+    """)
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.parametrize("n", range(3))
+        def test_it(sandbox, n): assert sandbox.run("true").ok
+    """)
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=":")
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*- embedded server -*", "the embedded server ended with status 0 in *test_it[[]0[]]*"]
+    )
+
+
 def test_what_outlives_a_test_is_made_anew_or_told(pytester):
     """A setup's snapshot and a sandbox of a wider scope end with their server; a client goes on with the new one."""
     pytester.makepyfile(f"""{KILLER}
