@@ -6,6 +6,7 @@ Source: docs/UIDS-GIDS.md of systemd, and ldap_idmap_range_max in sssd-ldap(5).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -70,7 +71,7 @@ class HostIds:
         for ids in self._unlocked:
             if self._file is None or _locks(self._file, ids.first):
                 return ids
-        raise OSError("there are no free user ids on this machine for a further sandbox")
+        raise OSError(errno.EAGAIN, "there are no free user ids on this machine for a further sandbox")
 
 
 def _free_ranges() -> Iterator[IdRange]:

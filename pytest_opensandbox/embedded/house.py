@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,10 @@ _UNGUARDED = "this machine refuses nested namespaces, so hostile code may outliv
 _UNFILTERED = (
     "this machine has no seccomp filter for sandboxes: their system calls are only limited by the kernel's rules"
 )
+
+_LATER = "root's sandboxes have users of their own, and cannot get them now: end other servers, or try again later"
+# What is wanting for now, such as room.
+_PASSES = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 
 class House:
@@ -116,8 +120,11 @@ class House:
     def _find_bubblewrap(self) -> Bubblewrap:
         """Return what makes sandboxes, and have them be nobody outside if this is root."""
         if os.geteuid() == 0:
-            with suppress(OSError):
+            try:
                 return self._find_for_root()
+            except OSError as error:
+                if error.errno in _PASSES:  # this root may do it, so its sandboxes are not to be root outside
+                    raise StartError(error.strerror or str(error), _LATER) from error
         host = look_around()
         if is_beside(host.interpreter, self._runtime.path):  # overlays refuse a layer that lies in another one
             self._marks = RuntimeDirectory(SHARED_MEMORY)

@@ -3,7 +3,9 @@
 import ctypes
 import fcntl
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,6 +99,34 @@ def test_the_host_s_device_nodes_are_kept_from_a_root_that_cannot_give_users():
 
     assert all(is_read_only.values()), is_read_only
     assert not os.statvfs("/dev/null").f_flag & os.ST_RDONLY
+
+
+@SERVED_BY_ROOT
+def test_a_server_that_finds_no_free_ids_does_not_do_with_less(tmp_path):
+    """Its sandboxes would be root outside. Another process has all ids, in a /run of the server's own."""
+    tmp_path.chmod(0o755)
+    libc, private, bind = ctypes.CDLL(None), 0x44000, 0x1000
+
+    def see_another_run():
+        assert libc.unshare(0x20000) == 0
+        assert libc.mount(None, b"/", None, ctypes.c_ulong(private), None) == 0
+        assert libc.mount(os.fsencode(tmp_path), b"/run", None, ctypes.c_ulong(bind), None) == 0
+
+    with open(tmp_path / "pytest-opensandbox-ids.lock", "w") as taken:
+        fcntl.lockf(taken, fcntl.LOCK_EX)
+        refused = subprocess.run(
+            [sys.executable, "-m", "pytest_opensandbox.embedded"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            preexec_fn=see_another_run,
+            cwd=Path(importlib.util.find_spec("pytest_opensandbox").origin).parents[1],
+        )
+
+    said = json.loads(refused.stdout)
+    assert said["error"] == "there are no free user ids on this machine for a further sandbox"
+    assert "end other servers" in said["cause"]
+    assert refused.returncode == 1
 
 
 @SERVED_BY_ROOT
