@@ -229,7 +229,7 @@ IN_PLACE_OF_THE_AGENT = """
 import ctypes, os, signal, socket
 call = ctypes.CDLL(None, use_errno=True).syscall
 agent = os.pidfd_open(2)
-for number in range(3, 64):
+for number in map(int, os.listdir("/proc/2/fd")):
     taken = call(438, agent, number, 0)
     if taken >= 0 and os.readlink(f"/proc/self/fd/{taken}").startswith("socket:"):
         listener = socket.socket(fileno=taken)
