@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -226,7 +227,9 @@ def _mode_in(directories: Directories, parts: list[str]) -> int | None:
     """Return what there is in a tree, links not followed; None for nothing."""
     try:
         return mode_of(parts[-1], directories.enter(parts[:-1]))
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise  # what cannot be looked at may be a link that leads outside
         return None
 
 

@@ -354,6 +354,14 @@ def test_a_link_does_not_lead_out_through_a_link_of_the_user(tmp_path, host, evi
     assert list((target / "d").iterdir()) == []
 
 
+def test_a_link_to_a_name_that_no_file_can_have_leads_nowhere(tmp_path):
+    (tmp_path / "target").mkdir()
+
+    target = extract(tmp_path / "target", link("l", "n" * 256 + "/x"))
+
+    assert os.readlink(target / "l") == "n" * 256 + "/x"
+
+
 def test_a_link_may_lead_through_a_link_of_the_user_that_stays_inside(tmp_path):
     target = tmp_path / "target"
     (target / "v1").mkdir(parents=True)
