@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -244,6 +245,17 @@ def test_a_depth_that_is_no_number_is_refused(agent: Agent, depth: str) -> None:
     answer = agent.get("/directories/list", params={"path": "/", "depth": depth})
 
     assert (answer.status_code, answer.json()["message"]) == (400, f"invalid query parameter 'depth': {depth}")
+
+
+def test_a_file_may_lie_as_deep_as_the_kernel_takes_it(agent: Agent) -> None:
+    path = "/tmp/" + "a/" * 1500 + "file"
+    try:
+        answer = upload(agent, form(metadata(path, mode=644), file(b"deep")))
+
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert agent.get("/files/download", params={"path": path}).content == b"deep"
+    finally:
+        subprocess.run(["rm", "-rf", "/tmp/a"], check=True)
 
 
 def test_an_existing_directory_keeps_its_mode(agent: Agent, tmp_path) -> None:

@@ -113,14 +113,27 @@ def make_folders(path: str) -> None:
     Raises:
         EntryError: something on the way is no directory, or may not be written to.
     """
+    missing = [] if os.path.isdir(path) else [path]
+    while missing and not os.path.isdir(above := os.path.dirname(missing[-1])) and above != missing[-1]:
+        missing.append(above)
     try:
-        os.makedirs(path, exist_ok=True)
+        for path in reversed(missing):  # not os.makedirs: it calls itself for each level
+            _make_one(path)
     except (FileExistsError, NotADirectoryError) as exc:
         while not os.path.lexists(path):
             path = os.path.dirname(path)
         raise EntryError(f"mkdir {path}: not a directory") from exc
     except OSError as exc:
         raise EntryError(failure("mkdir", exc)) from exc
+
+
+def _make_one(path: str) -> None:
+    """Make a directory, unless somebody else has just made it."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
 
 
 def _kind(mode: int) -> str:
