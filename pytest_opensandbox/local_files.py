@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -76,10 +77,7 @@ def _beside(target: Path, place: int, mode: int) -> Iterator[BinaryIO]:
         # A file may be writable in a directory that is not.
         if exc.errno not in NOT_WRITABLE or not exists(target.name, place):
             raise
-        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(target.name, flags, dir_fd=place), "wb") as file:
-            yield file
-            os.fchmod(file.fileno(), mode)
+        yield from _in_place(target, place, mode)
         return
     try:
         with open(descriptor, "wb") as file:
@@ -90,6 +88,17 @@ def _beside(target: Path, place: int, mode: int) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(name, dir_fd=place)
         raise
+
+
+def _in_place(target: Path, place: int, mode: int) -> Iterator[BinaryIO]:
+    """Yield a file elsewhere, whose content replaces that of the target once it is whole."""
+    descriptor = os.open(target.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+    with open(descriptor, "wb") as file, temporary_archive() as kept:
+        yield kept
+        kept.seek(0)
+        file.truncate(0)
+        shutil.copyfileobj(kept, file)
+        os.fchmod(file.fileno(), mode)
 
 
 def _is_device(path: Path) -> bool:
