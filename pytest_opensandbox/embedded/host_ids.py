@@ -46,6 +46,7 @@ class HostIds:
         self._users: dict[IdRange, int] = {}
         self._file = _open_lock_file()
         self._unlocked = _free_ranges()
+        self._has_any = False
 
     def take(self, ids: IdRange | None = None) -> IdRange:
         """Lend a range.
@@ -69,9 +70,12 @@ class HostIds:
     def _find(self) -> IdRange:
         """Return a range that no server has, and keep others from it for as long as this one runs."""
         for ids in self._unlocked:
+            self._has_any = True
             if self._file is None or _locks(self._file, ids.first):
                 return ids
-        raise OSError(errno.EAGAIN, "there are no free user ids on this machine for a further sandbox")
+        if self._has_any:
+            raise OSError(errno.EAGAIN, "there are no free user ids on this machine for a further sandbox")
+        raise OSError(errno.EPERM, "this user namespace has no user ids for sandboxes")
 
 
 def _free_ranges() -> Iterator[IdRange]:
