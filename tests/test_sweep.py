@@ -128,9 +128,9 @@ def test_what_fails_once_is_tried_again():
 
 def test_what_cannot_be_deleted_in_time_is_left_and_named_with_the_reason():
     trouble = as_json({"code": "X", "message": "stuck"}, 500)
-    replies = [listing("a", "b"), Reply(204), trouble] + [listing("b"), trouble] * 50
+    replies = [listing("a"), Reply(204)] + [listing("b"), trouble] * 50  # deletes side by side come in any order
     with serving(*replies) as server, Client(server.url) as client:
-        report = sweep(client, run_id="run", budget_seconds=0.2)
+        report = sweep(client, run_id="run", budget_seconds=1)
 
     assert (report.deleted, report.left) == (("a",), ("b",))
     assert "1 sandbox could not be deleted" in report.error
