@@ -224,7 +224,7 @@ def test_a_sandbox_that_ends_while_it_is_paused_is_refused_in_words():
         assert wait_until(lambda: first_processes(ending.pid))
         first, proc = first_processes(ending.pid)[0], os.open("/proc", os.O_RDONLY)
         namespace = first.open("ns/pid")
-        ending.kill()
+        first.signal(signal.SIGKILL)
     assert wait_until(lambda: not is_alive(first.pid))
     order = {"namespace": namespace, "processes": proc, "is_inside": False, "seconds": 1, "parent": os.getpid()}
 
