@@ -149,8 +149,13 @@ ONE_ROOM = {
     "subprocess": {"managed"},
 }
 
-ROOMS = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
 EMBEDDED = sorted((PACKAGE / "embedded").rglob("*.py"))
+ROOMS = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" and path not in EMBEDDED)
+
+
+def name_of(path: Path) -> str:
+    """Return a module's dotted name below the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports(path: Path, *, at_run_time: bool = True) -> Iterator[str]:
@@ -163,7 +168,7 @@ def imports(path: Path, *, at_run_time: bool = True) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield f"{node.module}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _is_for_types(node: ast.AST) -> bool:
@@ -171,7 +176,19 @@ def _is_for_types(node: ast.AST) -> bool:
 
 
 def own_rooms(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("pytest_opensandbox.")}
+    """Return the modules of the package that a file imports, by their dotted names below the package."""
+    own = (name.split(".")[1:] for name in imports(path) if name.startswith("pytest_opensandbox."))
+    return {_module(parts) for parts in own}
+
+
+def _module(parts: list[str]) -> str:
+    """Return the longest beginning of a dotted name that is a module or a package."""
+    found = [n for n in range(1, len(parts) + 1) if _is_module(PACKAGE.joinpath(*parts[:n]))]
+    return ".".join(parts[: found[-1]]) if found else "__init__"
+
+
+def _is_module(path: Path) -> bool:
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def libraries(path: Path) -> set[str]:
@@ -179,57 +196,57 @@ def libraries(path: Path) -> set[str]:
 
 
 def test_every_room_has_a_level():
-    assert {path.stem for path in ROOMS} == set(LEVELS)
+    assert {name_of(path) for path in ROOMS} == set(LEVELS)
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_a_room_imports_only_lower_rooms(path):
-    higher = {room for room in own_rooms(path) if LEVELS.get(room, 99) >= LEVELS[path.stem]}
+    higher = {room for room in own_rooms(path) if LEVELS.get(room, 99) >= LEVELS[name_of(path)]}
 
     assert higher == set()
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_pytest_stops_at_the_door(path):
-    assert "pytest" not in libraries(path) or path.stem in KNOWS_PYTEST
+    assert "pytest" not in libraries(path) or name_of(path) in KNOWS_PYTEST
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_a_library_has_one_room(path):
     strangers = {
-        library for library, rooms in ONE_ROOM.items() if library in libraries(path) and path.stem not in rooms
+        library for library, rooms in ONE_ROOM.items() if library in libraries(path) and name_of(path) not in rooms
     }
 
     assert strangers == set()
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_no_private_part_of_pytest_is_used(path):
     assert "_pytest" not in libraries(path)
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_the_environment_is_read_in_config_only(path):
     text = path.read_text()
 
-    assert path.stem in {"config", "managed"} or not any(word in text for word in ("os.environ", "os.getenv"))
+    assert name_of(path) in {"config", "managed"} or not any(word in text for word in ("os.environ", "os.getenv"))
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_the_client_side_never_imports_the_embedded_server(path):
-    assert "embedded" not in own_rooms(path)
+    assert not any(room.partition(".")[0] == "embedded" for room in own_rooms(path))
 
 
-@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
 def test_the_embedded_server_never_imports_the_client_side(path):
-    assert own_rooms(path) <= {"embedded"}
+    assert {room.partition(".")[0] for room in own_rooms(path)} <= {"embedded"}
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ROOMS, ids=name_of)
 def test_nobody_waits_by_sleeping(path):
     assert "time.sleep(" not in path.read_text()
 
 
-@pytest.mark.parametrize("path", [*ROOMS, *EMBEDDED], ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", [*ROOMS, *EMBEDDED], ids=name_of)
 def test_a_room_stays_a_room(path):
     assert len(path.read_text().splitlines()) <= 300
