@@ -6,9 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.client import Client as Client
-    from pytest_opensandbox.config import Settings as Settings
-    from pytest_opensandbox.endings import SandboxGoneError as SandboxGoneError
+    from pytest_opensandbox.client.client import Client as Client
+    from pytest_opensandbox.client.models import EXECD_PORT as EXECD_PORT
+    from pytest_opensandbox.client.models import Endpoint as Endpoint
+    from pytest_opensandbox.client.models import FileInfo as FileInfo
+    from pytest_opensandbox.client.models import FileUpload as FileUpload
+    from pytest_opensandbox.client.models import SandboxResponse as SandboxResponse
+    from pytest_opensandbox.client.models import Snapshot as Snapshot
+    from pytest_opensandbox.client.opts import EgressRule as EgressRule
+    from pytest_opensandbox.client.opts import NetworkPolicy as NetworkPolicy
+    from pytest_opensandbox.client.opts import SandboxOpts as SandboxOpts
+    from pytest_opensandbox.client.opts import label_value as label_value
+    from pytest_opensandbox.client.results import BackgroundCommand as BackgroundCommand
+    from pytest_opensandbox.client.results import CommandResult as CommandResult
     from pytest_opensandbox.errors import ApiError as ApiError
     from pytest_opensandbox.errors import AuthError as AuthError
     from pytest_opensandbox.errors import CommandError as CommandError
@@ -35,27 +45,17 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import SweepError as SweepError
     from pytest_opensandbox.errors import TransportError as TransportError
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
-    from pytest_opensandbox.factory import SandboxFactory as SandboxFactory
-    from pytest_opensandbox.models import EXECD_PORT as EXECD_PORT
-    from pytest_opensandbox.models import Endpoint as Endpoint
-    from pytest_opensandbox.models import FileInfo as FileInfo
-    from pytest_opensandbox.models import FileUpload as FileUpload
-    from pytest_opensandbox.models import SandboxResponse as SandboxResponse
-    from pytest_opensandbox.models import Snapshot as Snapshot
-    from pytest_opensandbox.opts import EgressRule as EgressRule
-    from pytest_opensandbox.opts import NetworkPolicy as NetworkPolicy
-    from pytest_opensandbox.opts import SandboxOpts as SandboxOpts
-    from pytest_opensandbox.opts import label_value as label_value
-    from pytest_opensandbox.results import BackgroundCommand as BackgroundCommand
-    from pytest_opensandbox.results import CommandResult as CommandResult
-    from pytest_opensandbox.sandbox import Sandbox as Sandbox
+    from pytest_opensandbox.plugin.factory import SandboxFactory as SandboxFactory
+    from pytest_opensandbox.sandbox.endings import SandboxGoneError as SandboxGoneError
+    from pytest_opensandbox.sandbox.sandbox import Sandbox as Sandbox
+    from pytest_opensandbox.settings.config import Settings as Settings
     from pytest_opensandbox.setup_errors import SetupError as SetupError
     from pytest_opensandbox.setup_errors import SnapshotFailedError as SnapshotFailedError
 
 _ROOMS = {
-    "client": ("Client",),
-    "config": ("Settings",),
-    "endings": ("SandboxGoneError",),
+    "client.client": ("Client",),
+    "settings.config": ("Settings",),
+    "sandbox.endings": ("SandboxGoneError",),
     "errors": (
         "ApiError",
         "AuthError",
@@ -84,11 +84,11 @@ _ROOMS = {
         "TransportError",
         "UnsafeArchiveError",
     ),
-    "factory": ("SandboxFactory",),
-    "models": ("EXECD_PORT", "Endpoint", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
-    "opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
-    "results": ("BackgroundCommand", "CommandResult"),
-    "sandbox": ("Sandbox",),
+    "plugin.factory": ("SandboxFactory",),
+    "client.models": ("EXECD_PORT", "Endpoint", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
+    "client.opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
+    "client.results": ("BackgroundCommand", "CommandResult"),
+    "sandbox.sandbox": ("Sandbox",),
     "setup_errors": ("SetupError", "SnapshotFailedError"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from pytest_opensandbox.broom import SweepReport
-from pytest_opensandbox.config import Settings, settings_of
+from pytest_opensandbox.cleanup.broom import SweepReport
+from pytest_opensandbox.cleanup.leftovers import Leftovers, OnEngine, OnServer
 from pytest_opensandbox.errors import AuthError, OpenSandboxError
-from pytest_opensandbox.leftovers import Leftovers, OnEngine, OnServer
-from pytest_opensandbox.options import API_KEY_ENV, DOCKER, EMBEDDED
-from pytest_opensandbox.places import last_run, other_servers, place_of_run
+from pytest_opensandbox.plugin.places import last_run, other_servers, place_of_run
 from pytest_opensandbox.printable import escape
+from pytest_opensandbox.settings.config import Settings, settings_of
+from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
 
 LAST = "last"
 
@@ -130,7 +130,7 @@ def _leftovers(settings: Settings, run_id: str | None, stack: ExitStack) -> Left
     if settings.url == DOCKER:
         return OnEngine(str(run_id), settings.docker_host)
     # Lazy: only this way needs HTTP.
-    from pytest_opensandbox.client import Client
+    from pytest_opensandbox.client.client import Client
 
     client = stack.enter_context(Client(settings.url, settings.api_key, ca_bundle=settings.ca_bundle or None))
     client.check_alive()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pytest_opensandbox.addresses import (
+from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.transport.addresses import (
     endpoint_url,
     is_loopback,
     is_own_proxy,
@@ -12,7 +13,6 @@ from pytest_opensandbox.addresses import (
     spoken,
     without_secrets,
 )
-from pytest_opensandbox.errors import ConfigError, ProtocolError
 
 
 @pytest.mark.parametrize(

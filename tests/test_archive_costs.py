@@ -9,9 +9,9 @@ from itertools import count
 
 import pytest
 
-from pytest_opensandbox.archive_checks import Budget
-from pytest_opensandbox.archives import extract_tree
 from pytest_opensandbox.errors import OpenSandboxError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archive_checks import Budget
+from pytest_opensandbox.sandbox.archives import extract_tree
 
 LIMIT = 10**9
 END = bytes(1024)

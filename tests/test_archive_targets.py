@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.archives import extract_tree
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archives import extract_tree
 
 LIMIT = 10_000_000
 
@@ -298,7 +298,7 @@ def test_a_lack_of_descriptors_leaves_no_trace(tmp_path, more, is_there):
 MOUNTED = """
 import io, os, sys
 from pathlib import Path
-from pytest_opensandbox.archives import extract_tree
+from pytest_opensandbox.sandbox.archives import extract_tree
 
 try:
     extract_tree(io.BytesIO(sys.stdin.buffer.read()), Path(sys.argv[1]), max_bytes=1000)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox.archives import extract_tree, pack_tree
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, SkippedFileWarning, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archives import extract_tree, pack_tree
 
 MEBIBYTE = 1024 * 1024
 

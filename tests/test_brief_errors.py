@@ -2,11 +2,11 @@
 
 import pytest
 
-from pytest_opensandbox.commands import CommandRequest, CommandRun
+from pytest_opensandbox.client.commands import CommandRequest, CommandRun
+from pytest_opensandbox.client.events import Event, EventError
+from pytest_opensandbox.client.results import BackgroundCommand, CommandResult
 from pytest_opensandbox.errors import CommandError, CommandStartError, CommandTimeoutError, ConfigError, TransportError
-from pytest_opensandbox.events import Event, EventError
-from pytest_opensandbox.results import BackgroundCommand, CommandResult
-from pytest_opensandbox.transport import Transport
+from pytest_opensandbox.transport.transport import Transport
 from tests.servers import Reply, serving
 
 LONG = "x" * 200_000

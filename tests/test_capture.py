@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox import ApiError, CommandLostError, CommandTimeoutError, execd
-from pytest_opensandbox.commands import CommandRequest
-from pytest_opensandbox.options import EMBEDDED
+from pytest_opensandbox import ApiError, CommandLostError, CommandTimeoutError
+from pytest_opensandbox.client import execd
+from pytest_opensandbox.client.commands import CommandRequest
+from pytest_opensandbox.settings.options import EMBEDDED
 
 COMMANDS = [
     pytest.param("echo hi", id="one line"),

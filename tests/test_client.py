@@ -8,11 +8,11 @@ from email.utils import formatdate
 
 import pytest
 
-from pytest_opensandbox.client import Client
+from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.models import EXECD_PORT
+from pytest_opensandbox.client.opts import NetworkPolicy, SandboxOpts
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError, TransportError
-from pytest_opensandbox.models import EXECD_PORT
-from pytest_opensandbox.opts import NetworkPolicy, SandboxOpts
-from pytest_opensandbox.transport import KEY_HEADER
+from pytest_opensandbox.transport.transport import KEY_HEADER
 from tests.servers import Reply, as_json, serving
 
 NO_CONTENT = Reply(204)

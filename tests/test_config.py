@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.config import read_settings
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.options import OPTIONS
+from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.options import OPTIONS
 
 VALUES = {
     "url": ("http://flag:1", "http://variable:2", "http://ini:3"),

@@ -15,8 +15,8 @@ from pytest_opensandbox import (
     ServerStartError,
     TransportError,
 )
-from pytest_opensandbox.config import read_settings
-from pytest_opensandbox.connection import Connection
+from pytest_opensandbox.plugin.connection import Connection
+from pytest_opensandbox.settings.config import read_settings
 from tests.servers import as_json, serving
 
 
@@ -243,7 +243,7 @@ def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_p
     # An old bubblewrap knows no overlays: system directories become read-only, and nobody reads a server's log.
     old = tmp_path / "sitecustomize.py"
     old.write_text(
-        "import pytest_opensandbox.embedded.bubblewrap as room\n"
+        "import pytest_opensandbox.embedded.runtime.bubblewrap as room\n"
         "room._copied_system = lambda *_, **__: ['--overlay-of-tomorrow']\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")

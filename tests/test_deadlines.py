@@ -6,8 +6,8 @@ from math import inf
 import pytest
 
 from pytest_opensandbox import Client
-from pytest_opensandbox.deadlines import time_left, time_limit
 from pytest_opensandbox.errors import TransportError
+from pytest_opensandbox.transport.deadlines import time_left, time_limit
 
 from .servers import Reply, serving
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from pytest_opensandbox.docker_server import (
+from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
+from pytest_opensandbox.servers.docker_server import (
     DockerStartError,
     ServerFiles,
     check_libraries,
@@ -14,7 +15,6 @@ from pytest_opensandbox.docker_server import (
     example_images,
     no_engine,
 )
-from pytest_opensandbox.lifecycle import TAG_RUN
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 

@@ -16,12 +16,12 @@ from pytest_opensandbox import (
     SandboxGoneError,
     SandboxOpts,
     TransportError,
-    endings,
 )
-from pytest_opensandbox.endings import may_be_gone, why_gone
-from pytest_opensandbox.history import record_end
-from pytest_opensandbox.lifecycle import Lifecycle, RunTags
-from pytest_opensandbox.managed import start_embedded
+from pytest_opensandbox.sandbox import endings
+from pytest_opensandbox.sandbox.endings import may_be_gone, why_gone
+from pytest_opensandbox.sandbox.history import record_end
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.servers.managed import start_embedded
 from tests.servers import OneBoxServer, Reply, as_json, serving
 
 KILL_ALL = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || [ $p = $PPID ] || kill -9 $p; done; kill -9 $PPID"

@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 from pytest_opensandbox import Client, Endpoint, ProtocolError
-from pytest_opensandbox.endpoints import read_endpoint
-from pytest_opensandbox.models import EXECD_PORT
+from pytest_opensandbox.client.models import EXECD_PORT
+from pytest_opensandbox.transport.endpoints import read_endpoint
 from tests.servers import Reply, as_json, serving
 
 TOKEN = "t0ken-that-nobody-may-see"

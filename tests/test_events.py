@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_opensandbox.client.events import Event, EventError, EventParser
 from pytest_opensandbox.errors import ProtocolError
-from pytest_opensandbox.events import Event, EventError, EventParser
 
 LINES = st.lists(
     st.one_of(

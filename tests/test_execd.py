@@ -7,8 +7,10 @@ import threading
 
 import pytest
 
-from pytest_opensandbox import execd
-from pytest_opensandbox.client import Client
+from pytest_opensandbox.client import execd
+from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.models import Endpoint
+from pytest_opensandbox.client.results import BackgroundCommand
 from pytest_opensandbox.errors import (
     ApiError,
     CommandLostError,
@@ -18,8 +20,6 @@ from pytest_opensandbox.errors import (
     ProtocolError,
     TransportError,
 )
-from pytest_opensandbox.models import Endpoint
-from pytest_opensandbox.results import BackgroundCommand
 from tests.servers import Reply, Server, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "id7"}

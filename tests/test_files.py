@@ -6,9 +6,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from pytest_opensandbox.client import Client
+from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.models import FileUpload
 from pytest_opensandbox.errors import ConfigError, NotFoundError, ProtocolError, TransportError
-from pytest_opensandbox.models import FileUpload
 from tests.servers import Player, Reply, Server, as_json, serving
 
 OK = Reply(200)

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, SandboxOpts
-from pytest_opensandbox.deadlines import time_limit
-from pytest_opensandbox.lease import Lease
+from pytest_opensandbox.sandbox.lease import Lease
+from pytest_opensandbox.transport.deadlines import time_limit
 from tests.servers import Reply, as_json, serving
 
 OPTS = SandboxOpts(image="a", timeout=60)

@@ -11,9 +11,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox.archives import extract_tree
+from pytest_opensandbox.client.events import EventParser
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
-from pytest_opensandbox.events import EventParser
+from pytest_opensandbox.sandbox.archives import extract_tree
 
 MAX_BYTES = 100_000
 TYPES = [bytes([code]) for code in range(256)]

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox.archives import extract_tree
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archives import extract_tree
 
 NOBODY = 65534
 LIMIT = 1_000_000

@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 
 from pytest_opensandbox import CommandError, CommandResult, NotFoundError
-from pytest_opensandbox.history import TAIL_BYTES, record_error, record_move, record_result, recording_copy
+from pytest_opensandbox.sandbox.history import TAIL_BYTES, record_error, record_move, record_result, recording_copy
 
 
 @pytest.mark.parametrize(

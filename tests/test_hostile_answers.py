@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pytest_opensandbox import Client, Endpoint, downloads
-from pytest_opensandbox import execd as execd_room
-from pytest_opensandbox import listings as listings_room
-from pytest_opensandbox.answers import Answer
+from pytest_opensandbox import Client, Endpoint
+from pytest_opensandbox.client import downloads
+from pytest_opensandbox.client import execd as execd_room
+from pytest_opensandbox.client import listings as listings_room
 from pytest_opensandbox.errors import (
     ApiError,
     CommandError,
@@ -25,7 +25,8 @@ from pytest_opensandbox.errors import (
     SkippedFileWarning,
     TransportError,
 )
-from pytest_opensandbox.transport import Transport
+from pytest_opensandbox.transport.answers import Answer
+from pytest_opensandbox.transport.transport import Transport
 from tests.servers import Pause, Reply, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "c0ffee"}

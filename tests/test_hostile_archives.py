@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from pytest_opensandbox import archives as archives_room
-from pytest_opensandbox import members as members_room
-from pytest_opensandbox.archives import extract_tree
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox import archives as archives_room
+from pytest_opensandbox.sandbox import members as members_room
+from pytest_opensandbox.sandbox.archives import extract_tree
 
 LIMIT = 10_000_000
 

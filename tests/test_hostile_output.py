@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from pytest_opensandbox.errors import FileTooLargeError, OpenSandboxError, UnsafeArchiveError
-from pytest_opensandbox.options import EMBEDDED
+from pytest_opensandbox.settings.options import EMBEDDED
 
 CAP = 16 * 1024 * 1024
 SWAP = """cd /workspace/swap && while :; do

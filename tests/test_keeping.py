@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from pytest_opensandbox import ApiError, Client, SnapshotFailedError
-from pytest_opensandbox.broom import SweepReport
-from pytest_opensandbox.keeping import (
+from pytest_opensandbox.cleanup.broom import SweepReport
+from pytest_opensandbox.cleanup.keeping import (
     expired_snapshots,
     keep,
     lacks_snapshots,
@@ -14,7 +14,7 @@ from pytest_opensandbox.keeping import (
     sweep_expired_snapshots,
     sweep_snapshots,
 )
-from pytest_opensandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
 from tests.servers import Reply, Server, as_json, serving
 
 GONE = Reply(204)

@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.keys import masked
 from pytest_opensandbox.printable import MaskedText, redacted
+from pytest_opensandbox.transport.keys import masked
 
 
 def test_a_key_is_text_that_its_repr_hides():

@@ -5,7 +5,7 @@ import time
 from collections import deque
 
 from pytest_opensandbox import ApiError, Client, TransportError
-from pytest_opensandbox.lease import Lease
+from pytest_opensandbox.sandbox.lease import Lease
 from tests.servers import OneBoxServer, Reply, as_json, serving
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_opensandbox import ApiError, Client, NotFoundError, SandboxFailedError, SandboxOpts, TransportError
-from pytest_opensandbox.lifecycle import (
+from pytest_opensandbox.client.opts import check_label
+from pytest_opensandbox.sandbox.lifecycle import (
     TAG_CREATE,
     TAG_PROJECT,
     TAG_RUN,
@@ -17,7 +18,6 @@ from pytest_opensandbox.lifecycle import (
     Lifecycle,
     RunTags,
 )
-from pytest_opensandbox.opts import check_label
 from tests.embedded.machine import wait_until
 from tests.servers import OneBoxServer, as_json, serving
 

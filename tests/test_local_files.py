@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.local_files import replacing_file
+from pytest_opensandbox.sandbox.local_files import replacing_file
 
 NOBODY = 65534
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from pytest_opensandbox import Client
-from pytest_opensandbox import listings as listings_room
+from pytest_opensandbox.client import listings as listings_room
 from pytest_opensandbox.errors import ApiError, ProtocolError
-from pytest_opensandbox.json_limits import JsonLimitError, read_json
+from pytest_opensandbox.transport.json_limits import JsonLimitError, read_json
 from tests.servers import Reply, as_json, serving
 
 JSON = {"Content-Type": "application/json"}

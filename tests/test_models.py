@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.errors import ConfigError, ProtocolError
-from pytest_opensandbox.models import (
+from pytest_opensandbox.client.models import (
     Endpoint,
     FileInfo,
     FileUpload,
@@ -15,6 +14,7 @@ from pytest_opensandbox.models import (
     parse_time,
     read_files,
 )
+from pytest_opensandbox.errors import ConfigError, ProtocolError
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 

@@ -10,25 +10,17 @@ from contextlib import contextmanager, nullcontext, suppress
 import pytest
 import trustme
 
-from pytest_opensandbox import (
-    Client,
-    Endpoint,
-    FileUpload,
-    OpenSandboxError,
-    Sandbox,
-    SandboxResponse,
-    TransportError,
-    wire,
-)
-from pytest_opensandbox import capture as capture_room
-from pytest_opensandbox import downloads as downloads_room
-from pytest_opensandbox import execd as execd_room
-from pytest_opensandbox import health as health_room
-from pytest_opensandbox import lifecycle as lifecycle_room
-from pytest_opensandbox.deadlines import time_limit
-from pytest_opensandbox.lifecycle import Launched, Lifecycle, RunTags
-from pytest_opensandbox.opts import SandboxOpts
-from pytest_opensandbox.transport import Transport
+from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxResponse, TransportError
+from pytest_opensandbox.client import downloads as downloads_room
+from pytest_opensandbox.client import execd as execd_room
+from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.sandbox import capture as capture_room
+from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
+from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle, RunTags
+from pytest_opensandbox.transport import health as health_room
+from pytest_opensandbox.transport import wire
+from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.transport import Transport
 from tests.servers import OneBoxServer, Pause, Reply, as_events, serving
 
 OPTS = SandboxOpts(image="a", timeout=60)
@@ -122,7 +114,7 @@ def hurried(monkeypatch):
     monkeypatch.setattr(execd_room, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(execd_room, "ENDING_SECONDS", 0.2)
     monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.4)
-    monkeypatch.setattr("pytest_opensandbox.files.TRANSFER_TIMEOUTS", (0.3, 0.3))
+    monkeypatch.setattr("pytest_opensandbox.client.files.TRANSFER_TIMEOUTS", (0.3, 0.3))
     for name in ("FETCH_SECONDS", "_LAST_WORDS_SECONDS", "_TIDY_SECONDS"):
         monkeypatch.setattr(capture_room, name, 0.2)
 

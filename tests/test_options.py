@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pytest_opensandbox.options import OPTIONS, parse_url
-from pytest_opensandbox.parsing import (
+from pytest_opensandbox.settings.options import OPTIONS, parse_url
+from pytest_opensandbox.settings.parsing import (
     parse_image,
     parse_lease,
     parse_pool,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_opensandbox.client.opts import EgressRule, NetworkPolicy, SandboxOpts, check_label, label_value
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.opts import EgressRule, NetworkPolicy, SandboxOpts, check_label, label_value
 
 LEGAL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 

@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
-from pytest_opensandbox.config import read_settings
-from pytest_opensandbox.places import Place
+from pytest_opensandbox.plugin.places import Place
+from pytest_opensandbox.settings.config import read_settings
 
 
 def settings(url, *, source="flags", **environ):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from pytest_opensandbox import hookspecs, plugin
-from pytest_opensandbox.session import RUN
+from pytest_opensandbox import plugin
+from pytest_opensandbox.plugin import hookspecs
+from pytest_opensandbox.plugin.session import RUN
 
 
 def test_pytest_found_the_plugin(pytestconfig):

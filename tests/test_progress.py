@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pytest_opensandbox import progress as progress_room
-from pytest_opensandbox.progress import SILENCE_SECONDS, Progress
+from pytest_opensandbox.sandbox import progress as progress_room
+from pytest_opensandbox.sandbox.progress import SILENCE_SECONDS, Progress
 
 
 class Ear:

@@ -6,8 +6,10 @@ import time
 
 import pytest
 
-from pytest_opensandbox import readiness
-from pytest_opensandbox.client import Client
+from pytest_opensandbox.client import readiness
+from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.models import SandboxResponse
+from pytest_opensandbox.client.readiness import FIRST_PING_SECONDS
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -15,8 +17,6 @@ from pytest_opensandbox.errors import (
     ReadyTimeoutError,
     SandboxFailedError,
 )
-from pytest_opensandbox.models import SandboxResponse
-from pytest_opensandbox.readiness import FIRST_PING_SECONDS
 from tests.servers import Pause, Reply, Server, as_json, serving
 
 PONG = Reply(200)

@@ -17,9 +17,9 @@ from pytest_opensandbox import (
     SandboxOpts,
     SharedAgentError,
 )
-from pytest_opensandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
-from pytest_opensandbox.sweep import sweep
-from pytest_opensandbox.transport import KEY_HEADER
+from pytest_opensandbox.cleanup.sweep import sweep
+from pytest_opensandbox.sandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
+from pytest_opensandbox.transport.transport import KEY_HEADER
 from tests.servers import OneBoxServer, Pause, Reply, Seen, as_events, as_json, serving
 
 IMAGE = SandboxOpts(image="python:3.12")

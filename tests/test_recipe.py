@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.config import read_settings
+from pytest_opensandbox.client.models import Snapshot
+from pytest_opensandbox.client.opts import EgressRule, NetworkPolicy
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.models import Snapshot
-from pytest_opensandbox.opts import EgressRule, NetworkPolicy
-from pytest_opensandbox.recipe import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
+from pytest_opensandbox.provisioning.recipe import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
+from pytest_opensandbox.settings.config import read_settings
 
 SETTINGS = read_settings(
     flags={"image": "base:1", "resources": "cpu=1", "lease": "90", "command_timeout": "7"}, environ={}, inis={}

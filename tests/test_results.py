@@ -2,8 +2,8 @@
 
 import pytest
 
+from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.errors import CommandError, CommandTimeoutError
-from pytest_opensandbox.results import CommandResult
 
 
 def test_bytes_are_text_too():

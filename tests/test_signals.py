@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pytest_opensandbox.signals import Signals
+from pytest_opensandbox.plugin.signals import Signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 EACH = pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)

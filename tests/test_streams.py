@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.streams import Clip, Lines
+from pytest_opensandbox.client.streams import Clip, Lines
 
 
 @given(st.lists(st.binary(max_size=20), max_size=20), st.integers(1, 60))

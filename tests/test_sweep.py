@@ -7,9 +7,9 @@ from contextlib import suppress
 import pytest
 
 from pytest_opensandbox import ApiError, Client, SandboxOpts
-from pytest_opensandbox.broom import SweepReport
-from pytest_opensandbox.lifecycle import TAG_CREATE, RunTags
-from pytest_opensandbox.sweep import sweep
+from pytest_opensandbox.cleanup.broom import SweepReport
+from pytest_opensandbox.cleanup.sweep import sweep
+from pytest_opensandbox.sandbox.lifecycle import TAG_CREATE, RunTags
 
 from .servers import Reply, as_json, serving
 
@@ -71,7 +71,7 @@ def test_a_create_that_is_under_way_is_waited_for(opensandbox_client, opensandbo
 
 
 def test_a_create_that_makes_nothing_is_not_waited_for_for_ever(opensandbox_client, monkeypatch):
-    monkeypatch.setattr("pytest_opensandbox.sweep._LATE_SECONDS", 0.1)
+    monkeypatch.setattr("pytest_opensandbox.cleanup.sweep._LATE_SECONDS", 0.1)
 
     report = sweep(opensandbox_client, run_id="run-never", unanswered=["never"])
 

@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from pytest_opensandbox import SlowSandboxWarning
-from pytest_opensandbox.terminal import Terminal
+from pytest_opensandbox.reporting.terminal import Terminal
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.archives import pack_tree
-from pytest_opensandbox.transfer_scripts import PACK, PLACE, UNPACK
+from pytest_opensandbox.sandbox.archives import pack_tree
+from pytest_opensandbox.sandbox.transfer_scripts import PACK, PLACE, UNPACK
 
 NOBODY = 65534
 APPLETS = ("sh", "tar", "mv", "rm", "mkdir", "chmod", "cat", "readlink", "ls")

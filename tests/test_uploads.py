@@ -6,9 +6,9 @@ from io import BytesIO
 import pytest
 from python_multipart import parse_form
 
+from pytest_opensandbox.client.models import FileUpload
+from pytest_opensandbox.client.uploads import UploadBody, content_size, wire_mode
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.models import FileUpload
-from pytest_opensandbox.uploads import UploadBody, content_size, wire_mode
 
 
 def read_form(body: UploadBody) -> list[tuple[str, str, bytes]]:

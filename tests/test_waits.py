@@ -12,7 +12,13 @@ from pytest_opensandbox.errors import (
     ReadyTimeoutError,
     TransportError,
 )
-from pytest_opensandbox.waits import PORT_RACE_TRIES, RETRY_ATTEMPTS, poll_until_ready, retry_create, retry_idempotent
+from pytest_opensandbox.transport.waits import (
+    PORT_RACE_TRIES,
+    RETRY_ATTEMPTS,
+    poll_until_ready,
+    retry_create,
+    retry_idempotent,
+)
 
 
 class Naps:

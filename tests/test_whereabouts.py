@@ -6,8 +6,8 @@ import pytest
 
 from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.errors import SharedAgentError
-from pytest_opensandbox.invocations import NO_FILES
-from pytest_opensandbox.lifecycle import Launched, Lifecycle, RunTags
+from pytest_opensandbox.sandbox.invocations import NO_FILES
+from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle, RunTags
 from tests.servers import OneBoxServer, Reply, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "c1"}

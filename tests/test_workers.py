@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_opensandbox.broom import SweepReport
-from pytest_opensandbox.config import read_settings
-from pytest_opensandbox.session import Run
-from pytest_opensandbox.tally import Tally
-from pytest_opensandbox.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity
+from pytest_opensandbox.cleanup.broom import SweepReport
+from pytest_opensandbox.plugin.session import Run
+from pytest_opensandbox.plugin.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity
+from pytest_opensandbox.sandbox.tally import Tally
+from pytest_opensandbox.settings.config import read_settings
 
 CONTROLLER = SimpleNamespace()
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_opensandbox.embedded.limits import leave_no_cores
-from pytest_opensandbox.embedded.obstacles import StartError, check_platform, storage_trouble
-from pytest_opensandbox.embedded.own_namespace import enter_own_namespace
-from pytest_opensandbox.embedded.start_state import set_start_state
+from pytest_opensandbox.embedded.runtime.limits import leave_no_cores
+from pytest_opensandbox.embedded.runtime.obstacles import StartError, check_platform, storage_trouble
+from pytest_opensandbox.embedded.runtime.own_namespace import enter_own_namespace
+from pytest_opensandbox.embedded.runtime.start_state import set_start_state
 
 if TYPE_CHECKING:
     from pytest_opensandbox.embedded.house import House

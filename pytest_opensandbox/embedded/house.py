@@ -11,24 +11,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_opensandbox.embedded.agent_files import is_beside, mark_agent_files
-from pytest_opensandbox.embedded.background import Background
-from pytest_opensandbox.embedded.bubblewrap import (
+from pytest_opensandbox.embedded.runtime.agent_files import is_beside, mark_agent_files
+from pytest_opensandbox.embedded.runtime.background import Background
+from pytest_opensandbox.embedded.runtime.bubblewrap import (
     Bubblewrap,
     BubblewrapRefusedError,
     executables_here,
     find_bubblewrap,
     over_layers,
 )
-from pytest_opensandbox.embedded.bytecode import compile_ahead
-from pytest_opensandbox.embedded.hiding import Search
-from pytest_opensandbox.embedded.host import look_around
-from pytest_opensandbox.embedded.identities import Identities
-from pytest_opensandbox.embedded.obstacles import StartError, likely_cause
-from pytest_opensandbox.embedded.runtime import SHARED_MEMORY, RuntimeDirectory
+from pytest_opensandbox.embedded.runtime.bytecode import compile_ahead
+from pytest_opensandbox.embedded.runtime.hiding import Search
+from pytest_opensandbox.embedded.runtime.host import look_around
+from pytest_opensandbox.embedded.runtime.identities import Identities
+from pytest_opensandbox.embedded.runtime.obstacles import StartError, likely_cause
+from pytest_opensandbox.embedded.runtime.runtime import SHARED_MEMORY, RuntimeDirectory
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.embedded.registry import Registry
+    from pytest_opensandbox.embedded.state.registry import Registry
 
 _READ_ONLY = "this machine refuses overlays, so /usr, /etc and /opt are read-only in the sandbox"
 _SAME_ROOT = (
@@ -90,9 +90,9 @@ class House:
             listener: bound to a loopback port.
             api_key: what requests must carry.
         """
-        from pytest_opensandbox.embedded.process import Workshop  # lazily, these are slow to load
-        from pytest_opensandbox.embedded.registry import Registry
-        from pytest_opensandbox.embedded.server import serve
+        from pytest_opensandbox.embedded.api.server import serve
+        from pytest_opensandbox.embedded.runtime.process import Workshop  # lazily, these are slow to load
+        from pytest_opensandbox.embedded.state.registry import Registry
 
         workshop = Workshop(
             self._bubblewrap,

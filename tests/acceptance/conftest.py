@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import Client
-from pytest_opensandbox.config import Settings
-from pytest_opensandbox.lifecycle import TAG_PROJECT
-from pytest_opensandbox.managed import ManagedServer
-from pytest_opensandbox.options import EMBEDDED
-from pytest_opensandbox.opts import label_value
-from pytest_opensandbox.session import RUN
+from pytest_opensandbox.client.opts import label_value
+from pytest_opensandbox.plugin.session import RUN
+from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT
+from pytest_opensandbox.servers.managed import ManagedServer
+from pytest_opensandbox.settings.config import Settings
+from pytest_opensandbox.settings.options import EMBEDDED
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ SUITE = """
 """
 EMPTY = "def test_it(sandbox): pass"
 # So that no test waits for five seconds before somebody may wonder.
-IMPATIENT = "from pytest_opensandbox import progress; progress.SILENCE_SECONDS = 0.2"
+IMPATIENT = "from pytest_opensandbox.sandbox import progress; progress.SILENCE_SECONDS = 0.2"
 SLOW_CREATE = Reply(202, [Pause(1.5), b'{"id": "s1", "status": {"state": "Running"}}'])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.options import EMBEDDED
+from pytest_opensandbox.settings.options import EMBEDDED
 
 SUITE = """
     import logging, os, pathlib, pickle, warnings

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.bubblewrap import (
+from pytest_opensandbox.embedded.runtime.bubblewrap import (
     PATH,
     Bubblewrap,
     BubblewrapRefusedError,
     find_bubblewrap,
     sandbox_options,
 )
-from pytest_opensandbox.embedded.host import look_around
-from pytest_opensandbox.embedded.limits import private_bytes
-from pytest_opensandbox.embedded.runtime import RuntimeDirectory
+from pytest_opensandbox.embedded.runtime.host import look_around
+from pytest_opensandbox.embedded.runtime.limits import private_bytes
+from pytest_opensandbox.embedded.runtime.runtime import RuntimeDirectory
 
 
 @pytest.fixture(scope="module")

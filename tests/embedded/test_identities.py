@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.host_ids import HostIds
-from pytest_opensandbox.embedded.staging import Staging
+from pytest_opensandbox.embedded.runtime.host_ids import HostIds
+from pytest_opensandbox.embedded.runtime.staging import Staging
 from tests.embedded.machine import AS_ROOT, USERS, is_alive, running_server, wait_until
 from tests.embedded.test_snapshots_api import restore, take
 

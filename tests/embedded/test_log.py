@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.log import Log
+from pytest_opensandbox.embedded.runtime.log import Log
 from tests.embedded.machine import wait_until
 
 SPACE = 256 * 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.seccomp import ALLOW, KILL, MACHINES, REFUSE, filter_program
+from pytest_opensandbox.embedded.runtime.seccomp import ALLOW, KILL, MACHINES, REFUSE, filter_program
 from tests.embedded.machine import USERS, running_server
 
 # Written by the headers of the C library for Linux 6.1; the file says which.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import SandboxOpts
-from pytest_opensandbox.embedded import layers
+from pytest_opensandbox.embedded.runtime import layers
 from tests.embedded.machine import USERS, running_server, wait_until
 
 CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "1"}}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import NotFoundError
-from pytest_opensandbox.embedded.bubblewrap import fixed_paths, sandbox_options
-from pytest_opensandbox.embedded.host import look_around
-from pytest_opensandbox.embedded.restoring import BOOT
+from pytest_opensandbox.embedded.runtime.bubblewrap import fixed_paths, sandbox_options
+from pytest_opensandbox.embedded.runtime.host import look_around
+from pytest_opensandbox.embedded.runtime.restoring import BOOT
 from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, running_server
 from tests.embedded.test_snapshots_api import places, restore, take
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 from tenacity.wait import wait_exponential
 
-from pytest_opensandbox import agent, answers, downloads, endings, execd, files, lost_creates, waits
-from pytest_opensandbox.managed import ManagedServer, start_embedded
+from pytest_opensandbox.client import downloads, execd, files
+from pytest_opensandbox.sandbox import agent, endings, lost_creates
+from pytest_opensandbox.servers.managed import ManagedServer, start_embedded
+from pytest_opensandbox.transport import answers, waits
 from tests.faults.bench import COMMAND_SECONDS, LOOKING_SECONDS, REQUEST_SECONDS, Bench
 
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_opensandbox import ApiError, ConflictError
-from pytest_opensandbox.lifecycle import TAG_RUN
-from pytest_opensandbox.sweep import sweep
+from pytest_opensandbox.cleanup.sweep import sweep
+from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
 from tests.faults.bench import (
     COMMAND_SECONDS,
     CONTENT,

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from pytest_opensandbox import CommandLostError, SandboxGoneError, TransportError
-from pytest_opensandbox.lease import Lease
-from pytest_opensandbox.managed import start_embedded
+from pytest_opensandbox.sandbox.lease import Lease
+from pytest_opensandbox.servers.managed import start_embedded
 from tests.faults.bench import Bench
 from tests.faults.faults import reset_at_once, well
 from tests.faults.proxy import Plan

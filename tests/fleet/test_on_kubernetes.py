@@ -15,7 +15,7 @@ from pytest_opensandbox import (
     Sandbox,
     SandboxOpts,
 )
-from pytest_opensandbox.transport import KEY_HEADER
+from pytest_opensandbox.transport.transport import KEY_HEADER
 from tests.fleet.model import Delay, Pool
 from tests.fleet.server import INGRESS_HEADER, TOKEN_HEADER
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from pytest_opensandbox import Client, OpenSandboxError, Sandbox
-from pytest_opensandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
 from tests.fleet.model import Delay, Pool
 from tests.fleet.server import API_KEY
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import pytest_opensandbox
-from pytest_opensandbox import errors, fixtures
+from pytest_opensandbox import errors
+from pytest_opensandbox.plugin import fixtures
 
 PROMISED_OPERATIONS = (
     "create_sandbox get_sandbox list_sandboxes delete_sandbox wait_ready get_endpoint discover_execd ping run_command"
@@ -97,7 +98,7 @@ def test_a_misspelt_name_is_an_error_to_a_type_checker(tmp_path):
     said = checked.stdout.splitlines()
     assert 'has no attribute "Sandpit"' in said[0]
     assert 'has no attribute "Clinet"' in said[1]
-    assert 'Revealed type is "pytest_opensandbox.sandbox.Sandbox"' in said[2]
+    assert 'Revealed type is "pytest_opensandbox.sandbox.sandbox.Sandbox"' in said[2]
     assert 'Revealed type is "int"' in said[3] or 'Revealed type is "builtins.int"' in said[3]
 
 
@@ -107,10 +108,16 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_plugin_loads_no_library_before_a_test_needs_it():
-    heavy = ("requests", "tenacity", "urllib3", "pytest_opensandbox.client", "pytest_opensandbox.sandbox")
+    heavy = (
+        "requests",
+        "tenacity",
+        "urllib3",
+        "pytest_opensandbox.client.client",
+        "pytest_opensandbox.sandbox.sandbox",
+    )
 
     loaded = run_python(
-        f"import sys, pytest_opensandbox.plugin; print([name for name in {heavy!r} if name in sys.modules])"
+        f"import sys, pytest_opensandbox.plugin.hooks; print([name for name in {heavy!r} if name in sys.modules])"
     )
 
     assert loaded == "[]"

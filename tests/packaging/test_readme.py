@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.options import OPTIONS
+from pytest_opensandbox.settings.options import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -55,7 +55,7 @@ def test_the_table_of_fixtures_is_the_programs_own():
         text=True,
         check=False,
     ).stdout
-    own = set(re.findall(r"^(\w+)(?: \[\w+ scope\])? -- \S*pytest_opensandbox/fixtures\.py", listing, re.MULTILINE))
+    own = set(re.findall(r"^(\w+)(?: \[\w+ scope\])? -- \S*pytest_opensandbox/plugin/fixtures\.py", listing, re.MULTILINE))
 
     assert {row[0] for row in rows_under("Fixtures")} == own
 

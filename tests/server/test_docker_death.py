@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import Client, SandboxOpts
-from pytest_opensandbox.managed import start_docker
+from pytest_opensandbox.servers.managed import start_docker
 from tests.embedded.machine import is_alive, wait_until
 
 
@@ -64,7 +64,7 @@ def test_what_a_killed_guard_leaves_is_deleted_when_the_run_ends(pytester, on_do
             owner = os.getppid() if hasattr(pytestconfig, "workerinput") else os.getpid()
             for entry in pathlib.Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):  # ended in the meantime
-                    if b"pytest_opensandbox.docker_guard" in (entry / "cmdline").read_bytes().split(b"\\0"):
+                    if b"pytest_opensandbox.servers.docker_guard" in (entry / "cmdline").read_bytes().split(b"\\0"):
                         if parent(entry.name) == owner:
                             os.kill(int(entry.name), signal.SIGKILL)
     """)
@@ -90,6 +90,8 @@ def servers_of(pid, *, guard=None):
     guards = (
         [guard]
         if guard
-        else [p for p, (up, words) in parents.items() if up == pid and b"pytest_opensandbox.docker_guard" in words]
+        else [
+            p for p, (up, words) in parents.items() if up == pid and b"pytest_opensandbox.servers.docker_guard" in words
+        ]
     )
     return guards + [p for p, (up, _) in parents.items() if up in guards]

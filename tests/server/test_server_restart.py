@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from pytest_opensandbox import Client, OpenSandboxError
-from pytest_opensandbox.docker_server import ServerFiles, config_text
+from pytest_opensandbox.servers.docker_server import ServerFiles, config_text
 from tests.embedded.machine import wait_until
 
 GOES_ON = """
@@ -56,7 +56,7 @@ class RestartableServer:
 
     def start(self):
         # Not opensandbox-server's own command: it would take over what the other tests have on the same engine.
-        command = [sys.executable, "-m", "pytest_opensandbox.docker_process", str(self._files.config)]
+        command = [sys.executable, "-m", "pytest_opensandbox.servers.docker_process", str(self._files.config)]
         log = open(self._files.directory / "said", "ab")  # noqa: SIM115 - the process has it
         environment = {**os.environ, "HOME": str(self._files.directory)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)

@@ -1,0 +1,229 @@
+"""The client: the lifecycle operations of a server, and with them those of the agent in each sandbox."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from math import ceil
+from types import TracebackType
+from typing import Any
+
+from pytest_opensandbox.client.execd import CommandCalls
+from pytest_opensandbox.client.files import FileCalls
+from pytest_opensandbox.client.models import EXECD_PORT, Endpoint, SandboxResponse
+from pytest_opensandbox.client.opts import check_seconds
+from pytest_opensandbox.client.pauses import PAUSE_SECONDS, PauseWait
+from pytest_opensandbox.client.readiness import Looks, ReadyWait
+from pytest_opensandbox.client.sandboxes import (
+    CREATE_TIMEOUT_SECONDS,
+    LONGEST_LEASE_SECONDS,
+    SandboxCalls,
+    sandbox_path,
+)
+from pytest_opensandbox.client.snapshots import SnapshotCalls
+from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.transport.deadlines import one_call
+from pytest_opensandbox.transport.endpoints import check_port, read_endpoint
+from pytest_opensandbox.transport.health import Health
+from pytest_opensandbox.transport.keys import masked
+from pytest_opensandbox.transport.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
+from pytest_opensandbox.transport.waits import retry_idempotent
+
+_ENDPOINT_BYTES = 65_536
+
+
+class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
+    """Talks to one OpenSandbox server and to the agents in its sandboxes; safe to use from several threads.
+
+    Args:
+        lifecycle_url: the server, with or without ``/v1``.
+        api_key: its key, None where it needs none; never shown, and sent to the server and its own proxy alone.
+        use_server_proxy: reach sandboxes through the server, where they cannot be reached directly.
+        request_timeout: seconds between two bytes of an ordinary answer.
+        create_timeout: seconds that a create may take.
+        ca_bundle: file with the certificates to trust, None for the usual ones.
+        watched: whether a server that takes its time for a create is asked for its health meanwhile, and given up
+            after 40 s without a word; servers before 1.1 say nothing while they pull an image.
+
+    Raises:
+        ConfigError: the URL or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        lifecycle_url: str,
+        api_key: str | None = None,
+        *,
+        use_server_proxy: bool = False,
+        request_timeout: float = REQUEST_TIMEOUT_SECONDS,
+        create_timeout: float = CREATE_TIMEOUT_SECONDS,
+        ca_bundle: str | None = None,
+        watched: bool = False,
+    ) -> None:
+        # First of all, so that no frame of ours shows the key in a traceback.
+        api_key = masked(api_key)
+        check_seconds("request_timeout", request_timeout)
+        check_seconds("create_timeout", create_timeout)
+        self._transport = Transport(lifecycle_url, api_key, request_timeout=request_timeout, ca_bundle=ca_bundle)
+        self._use_server_proxy = use_server_proxy
+        self._create_timeout = create_timeout
+        self._ends = {}
+        self._health = Health(self._transport, watched=watched)
+
+    @one_call
+    def get_endpoint(self, sandbox_id: str, port: int, *, signed_for: float | None = None) -> Endpoint:
+        """Return where a port of a sandbox can be reached by HTTP; nothing needs to listen there yet.
+
+        Args:
+            sandbox_id: the sandbox.
+            port: where a server in the sandbox speaks HTTP, on its loopback; 1 … 65,535.
+            signed_for: ask for an address that opens the port to whoever has it, for so many seconds by the server's
+                clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
+
+        Raises:
+            ConfigError: ``port`` or ``signed_for`` is out of range, or the client goes through the server's own proxy.
+            NotFoundError: no such sandbox, or it has no address yet.
+            ApiError: the server refuses.
+            ProtocolError: the answer is not an address.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}/endpoints/{port}.
+        """
+        check_port(port)
+        query = self._signing(signed_for)
+        return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query))
+
+    def discover_execd(self, sandbox_id: str) -> Endpoint:
+        """Return where the agent of a sandbox can be reached; raises as ``get_endpoint``."""
+        return self.get_endpoint(sandbox_id, EXECD_PORT)
+
+    def wait_ready(self, sandbox_id: str, *, timeout: float = 60.0) -> SandboxResponse:
+        """Return a sandbox as soon as commands can run in it; see ``wait_ready_endpoint``."""
+        return self.wait_ready_endpoint(sandbox_id, timeout=timeout)[0]
+
+    def wait_ready_endpoint(
+        self, sandbox_id: str, *, timeout: float = 60.0, known: SandboxResponse | None = None
+    ) -> tuple[SandboxResponse, Endpoint]:
+        """Return a sandbox and its agent's endpoint as soon as commands can run in it.
+
+        Args:
+            sandbox_id: the sandbox.
+            timeout: one budget for all looks and waits; seconds.
+            known: what ``create_sandbox`` returned, which saves a request.
+
+        Raises:
+            SandboxFailedError: it ended; carries the server's reason and the end of its logs.
+            ReadyTimeoutError: the time is up; says what was wrong at the last look.
+            AuthError: the key is missing or wrong.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+        """
+        check_seconds("timeout", timeout)
+        looks = Looks(
+            state=lambda seconds: self._look_at(sandbox_id, self._transport.within(seconds)),
+            endpoint=lambda seconds: self._look_up(sandbox_id, EXECD_PORT, self._transport.within(seconds)),
+            ping=lambda endpoint, seconds: self.ping(endpoint, timeout=seconds),
+            logs=lambda: self.diagnostics(sandbox_id),
+        )
+        return ReadyWait(sandbox_id, looks, known=known).wait(timeout)
+
+    def wait_paused(self, sandbox_id: str, *, timeout: float = PAUSE_SECONDS) -> SandboxResponse:
+        """Return a sandbox as soon as it is paused, once ``pause`` has asked for that.
+
+        Args:
+            sandbox_id: the sandbox.
+            timeout: one budget for all looks and waits; seconds.
+
+        Raises:
+            PauseError: it runs again instead, or the time is up; says what the server said last.
+            SandboxFailedError: it ended.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+        """
+        check_seconds("timeout", timeout)
+        return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id, self._transport.within(timeout))).wait(timeout)
+
+    @one_call
+    def server_version(self) -> str:
+        """Return the server's version.
+
+        Raises:
+            ApiError: it does not say.
+            TransportError: no answer.
+
+        Source: opensandbox_server.main, GET /version; below the server's address, not below ``/v1``.
+        """
+        answer = retry_idempotent(lambda: self._transport.request("GET", f"{self._transport.root}/version").json())
+        return str(answer.get("version") or "") if isinstance(answer, dict) else ""
+
+    def server_time(self) -> datetime:
+        """Return the server's clock, as its last answer showed it; with time zone."""
+        return datetime.fromtimestamp(self._transport.server_time(), timezone.utc)
+
+    def check_alive(self, *, timeout: float = 10.0) -> None:
+        """Return if the server answers anything at all.
+
+        Args:
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            TransportError: nothing, or not in time.
+
+        Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
+        """
+        check_seconds("timeout", timeout)
+        self._health.check(timeout)
+
+    def replace_server(self, lifecycle_url: str, api_key: str) -> None:
+        """Talk from now on to another server, which has been started in the place of one that died.
+
+        Args:
+            lifecycle_url: the new server, on the machine of the old one.
+            api_key: its key.
+        """
+        self._transport.replace_server(lifecycle_url, masked(api_key))
+        self._ends.clear()
+
+    def close(self) -> None:
+        """Close all connections; sandboxes stay."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client {self._transport.root}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client holds connections and a key: make another one where it is needed")
+
+    def _signing(self, seconds: float | None) -> tuple[tuple[str, str], ...]:
+        """Return what asks for a signed address."""
+        if seconds is None:
+            return ()
+        check_seconds("signed_for", seconds, most=LONGEST_LEASE_SECONDS)
+        if self._use_server_proxy:
+            raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
+        return (("expires", str(ceil(self._transport.server_time() + seconds))),)
+
+    def _look_up(self, sandbox_id: str, port: int, timeout: Timeouts | None = None, *, query: Query = ()) -> Endpoint:
+        """Ask for an endpoint once."""
+        path = f"{sandbox_path(sandbox_id)}/endpoints/{port}"
+        params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)
+        answer = self._transport.request("GET", path, params=params, timeout=timeout)
+        try:
+            body = answer.json(max_bytes=_ENDPOINT_BYTES)
+        except ProtocolError:
+            # Without the text of the answer: it may hold what opens the sandbox.
+            raise ProtocolError("an endpoint must be JSON, the server sent something else") from None
+        return read_endpoint(
+            body,
+            sandbox_id=sandbox_id,
+            port=port,
+            root=self._transport.root,
+            through_server=self._use_server_proxy,
+        )

@@ -1,0 +1,267 @@
+"""What a server can be asked to do with sandboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Literal
+from urllib.parse import urlencode
+
+from pytest_opensandbox.client.listings import read_listing
+from pytest_opensandbox.client.models import SandboxResponse, parse_time
+from pytest_opensandbox.client.opts import SandboxOpts, check_label, check_seconds
+from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
+from pytest_opensandbox.transport.addresses import path_segment
+from pytest_opensandbox.transport.answers import Answer
+from pytest_opensandbox.transport.deadlines import one_call, time_limit
+from pytest_opensandbox.transport.health import Health
+from pytest_opensandbox.transport.transport import CONNECT_TIMEOUT_SECONDS, Timeouts, Transport
+from pytest_opensandbox.transport.waits import retry_idempotent
+
+CREATE_TIMEOUT_SECONDS = 300.0
+"""How long a create may take; on Docker the image is pulled meanwhile."""
+DIAGNOSTICS_CHARACTERS = 65_536
+"""Most that is kept of a sandbox's logs, its end."""
+
+LONGEST_LEASE_SECONDS = 10 * 365 * 86_400.0
+"""Longest life that can be asked for."""
+
+_NO_DIAGNOSTICS_STATUSES = frozenset({400, 404, 405, 501})
+_DIAGNOSTICS_BYTES = 16 * 1024 * 1024
+_NO_LOGS = "(no logs)"
+
+
+class SandboxCalls:
+    """The lifecycle operations on sandboxes; part of the client."""
+
+    _transport: Transport
+    _create_timeout: float = CREATE_TIMEOUT_SECONDS
+    _ends: dict[str, datetime | None]
+    _health: Health
+
+    def create_sandbox(self, opts: SandboxOpts) -> SandboxResponse:
+        """Create a sandbox; sent once, because a second try could create a second one.
+
+        Args:
+            opts: what to create.
+
+        Returns:
+            The sandbox, not yet ready; see ``wait_ready``.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer; a sandbox may have been created, look for it by its metadata.
+            ProtocolError: the answer is not a sandbox.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes.
+        """
+        timeout = (CONNECT_TIMEOUT_SECONDS, self._create_timeout)
+        with time_limit(sum(timeout)), self._health.watching():
+            answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
+            return self._noted(SandboxResponse.from_wire(answer.json()))
+
+    @one_call
+    def get_sandbox(self, sandbox_id: str) -> SandboxResponse:
+        """Return what the server says of a sandbox.
+
+        Raises:
+            NotFoundError: no such sandbox, perhaps no longer.
+            ApiError: the server refuses.
+            TransportError: no answer.
+            ProtocolError: the answer is not a sandbox.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}.
+        """
+        return retry_idempotent(lambda: self._look_at(sandbox_id))
+
+    @one_call
+    def list_sandboxes(
+        self, metadata: Mapping[str, str] | None = None, *, states: Iterable[str] = ()
+    ) -> list[SandboxResponse]:
+        """Return all sandboxes that have all of these labels, and one of these states.
+
+        Args:
+            metadata: labels; None or none of them for every sandbox.
+            states: such as ``Running``; none of them for every state.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer.
+            ProtocolError: the answer is not a listing.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes.
+        """
+        # The labels are a query inside one parameter of the query.
+        try:
+            query = [("metadata", urlencode(dict(metadata)))] if metadata else []
+        except UnicodeEncodeError:
+            raise ConfigError("metadata", "be text that UTF-8 can write", metadata) from None
+        query += [("state", state) for state in states]
+        return read_listing(self._transport, "/sandboxes", query, SandboxResponse.from_wire)
+
+    @one_call
+    def delete_sandbox(self, sandbox_id: str) -> bool:
+        """Delete a sandbox with all that runs in it.
+
+        Returns:
+            Whether there was one; False where it was already gone.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, DELETE /sandboxes/{sandboxId}.
+        """
+        path = sandbox_path(sandbox_id)
+        try:
+            retry_idempotent(lambda: self._transport.request("DELETE", path).read())
+        except NotFoundError:
+            return False
+        finally:
+            self._ends.pop(sandbox_id, None)
+        return True
+
+    @one_call
+    def renew(self, sandbox_id: str, seconds: float) -> datetime:
+        """Let a sandbox live for so long from now on, by the server's clock.
+
+        Args:
+            sandbox_id: the sandbox.
+            seconds: more than 0, at most ten years; fewer than it has left shorten its life.
+
+        Returns:
+            When it will end, with time zone.
+
+        Raises:
+            ConfigError: ``seconds`` are none.
+            NotFoundError: no such sandbox.
+            ConflictError: it has no end, or its state forbids it.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/renew-expiration.
+        """
+        check_seconds("seconds", seconds, most=LONGEST_LEASE_SECONDS)
+        moment = datetime.fromtimestamp(self._transport.server_time() + seconds, timezone.utc)
+        body = {"expiresAt": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        path = f"{sandbox_path(sandbox_id)}/renew-expiration"
+        # The time is absolute, so that asking twice does no harm.
+        answer = retry_idempotent(lambda: self._transport.request("POST", path, json=body).json())
+        self._ends[sandbox_id] = (parse_time(answer.get("expiresAt")) if isinstance(answer, dict) else None) or moment
+        return self._ends[sandbox_id] or moment
+
+    def known_end(self, sandbox_id: str) -> datetime | None:
+        """Return when a sandbox ends, as far as the server has told this client; None for never, or not known."""
+        return self._ends.get(sandbox_id)
+
+    @one_call
+    def pause(self, sandbox_id: str) -> None:
+        """Ask for a sandbox to be frozen; Kubernetes keeps its file system alone, and takes its time.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it does not run.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/pause.
+        """
+        self._transport.request("POST", f"{sandbox_path(sandbox_id)}/pause").read()
+
+    @one_call
+    def resume(self, sandbox_id: str) -> None:
+        """Ask for a paused sandbox to run again; see ``wait_ready_endpoint``, for its address may have changed.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it is not paused.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/resume.
+        """
+        self._transport.request("POST", f"{sandbox_path(sandbox_id)}/resume").read()
+
+    @one_call
+    def patch_metadata(self, sandbox_id: str, changes: Mapping[str, str | None]) -> SandboxResponse:
+        """Change labels of a sandbox.
+
+        Args:
+            sandbox_id: the sandbox.
+            changes: new values; None removes a label; what is not named stays.
+
+        Raises:
+            ConfigError: a label breaks the rules.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, PATCH /sandboxes/{sandboxId}/metadata.
+        """
+        for key, value in changes.items():
+            check_label(key, value or "")
+        path = f"{sandbox_path(sandbox_id)}/metadata"
+        body = dict(changes)
+        return SandboxResponse.from_wire(
+            retry_idempotent(lambda: self._transport.request("PATCH", path, json=body).json())
+        )
+
+    @one_call
+    def diagnostics(
+        self, sandbox_id: str, kind: Literal["logs", "events"] = "logs", *, scope: str | None = None
+    ) -> str:
+        """Return a sandbox's own log or the runtime's events about it, as far as the server has them.
+
+        Args:
+            sandbox_id: the sandbox.
+            kind: ``logs`` or ``events``.
+            scope: the server's word for which of them; default ``container`` and ``runtime``.
+
+        Returns:
+            Text, at most its last 65,536 characters; "" where the server has none or does not know the operation.
+
+        Raises:
+            AuthError: the key is missing or wrong.
+            ApiError: the server failed.
+            ProtocolError: the answer is not what it says it is.
+            TransportError: no answer.
+
+        Source: specs/diagnostic-api.yml, GET /sandboxes/{sandboxId}/diagnostics/{kind}.
+        """
+        path = f"{sandbox_path(sandbox_id)}/diagnostics/{path_segment('kind', kind)}"
+        params = [("scope", scope or ("container" if kind == "logs" else "runtime"))]
+        try:
+            return retry_idempotent(lambda: _read_diagnostics(self._transport.request("GET", path, params=params)))
+        except ApiError as exc:
+            if exc.status in _NO_DIAGNOSTICS_STATUSES:
+                return ""
+            raise
+
+    def _look_at(self, sandbox_id: str, timeout: Timeouts | None = None) -> SandboxResponse:
+        """Ask for a sandbox once."""
+        answer = self._transport.request("GET", sandbox_path(sandbox_id), timeout=timeout)
+        return self._noted(SandboxResponse.from_wire(answer.json()))
+
+    def _noted(self, box: SandboxResponse) -> SandboxResponse:
+        self._ends[box.id] = box.expires_at
+        return box
+
+
+def sandbox_path(sandbox_id: str) -> str:
+    """Return the path of a sandbox below the API's.
+
+    Raises:
+        ConfigError: not an id.
+    """
+    return f"/sandboxes/{path_segment('sandbox_id', sandbox_id)}"
+
+
+def _read_diagnostics(answer: Answer) -> str:
+    """Return the text inside the JSON of newer servers, or the text that older ones send."""
+    if "json" not in (answer.headers.get("Content-Type") or ""):
+        text = answer.read(max_bytes=_DIAGNOSTICS_BYTES).decode("utf-8", "replace")
+    elif isinstance(body := answer.json(max_bytes=_DIAGNOSTICS_BYTES), dict) and "delivery" in body:
+        text = str(body.get("content") or "")
+    else:
+        raise ProtocolError(f"diagnostics must have a delivery, the server sent {str(body)[:200]}")
+    return "" if text.strip() == _NO_LOGS else text[-DIAGNOSTICS_CHARACTERS:]

@@ -1,0 +1,142 @@
+"""What a server can be asked to do with snapshots."""
+
+from __future__ import annotations
+
+from pytest_opensandbox.client.listings import read_listing
+from pytest_opensandbox.client.models import Snapshot
+from pytest_opensandbox.client.opts import check_seconds
+from pytest_opensandbox.errors import NotFoundError
+from pytest_opensandbox.printable import counted
+from pytest_opensandbox.setup_errors import SnapshotFailedError
+from pytest_opensandbox.transport.addresses import path_segment
+from pytest_opensandbox.transport.deadlines import one_call, time_limit
+from pytest_opensandbox.transport.transport import Transport
+from pytest_opensandbox.transport.waits import poll_until_ready, retry_idempotent
+
+SNAPSHOT_SECONDS = 900.0
+"""How long a snapshot may take; Kubernetes allows itself as much, and Docker takes its time for a large one."""
+
+_LAST_ANSWER_SECONDS = 0.25
+_READY = "Ready"
+_FINAL_STATES = frozenset({_READY, "Failed"})
+
+
+class SnapshotCalls:
+    """The lifecycle operations on snapshots; part of the client.
+
+    A snapshot keeps a sandbox's whole file system, and never expires.
+    """
+
+    _transport: Transport
+
+    @one_call
+    def create_snapshot(self, sandbox_id: str, name: str | None = None) -> Snapshot:
+        """Begin a snapshot of a running sandbox; it is of use when its state is ``Ready``.
+
+        Args:
+            sandbox_id: the source.
+            name: to find it by.
+
+        Raises:
+            NotFoundError: no such sandbox.
+            ConflictError: it does not run, or this runtime cannot.
+            ApiError: the server refuses.
+            TransportError: no answer; a snapshot may have been made.
+
+        Source: specs/sandbox-lifecycle.yml, POST /sandboxes/{sandboxId}/snapshots.
+        """
+        path = f"/sandboxes/{path_segment('sandbox_id', sandbox_id)}/snapshots"
+        body = {} if name is None else {"name": name}
+        return Snapshot.from_wire(self._transport.request("POST", path, json=body).json())
+
+    @one_call
+    def get_snapshot(self, snapshot_id: str) -> Snapshot:
+        """Return what the server says of a snapshot.
+
+        Raises:
+            NotFoundError: no such snapshot.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /snapshots/{snapshotId}.
+        """
+        path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
+        return Snapshot.from_wire(retry_idempotent(lambda: self._transport.request("GET", path).json()))
+
+    def wait_snapshot_ready(
+        self, snapshot_id: str, *, timeout: float = SNAPSHOT_SECONDS, known: Snapshot | None = None
+    ) -> Snapshot:
+        """Return a snapshot as soon as sandboxes can be restored from it.
+
+        Args:
+            snapshot_id: the snapshot.
+            timeout: one budget for all looks and waits; seconds.
+            known: what ``create_snapshot`` returned, which says already how it is.
+
+        Raises:
+            SnapshotFailedError: it failed, or the time is up.
+            NotFoundError: no such snapshot.
+            ApiError: the server refuses.
+            TransportError: no answer.
+        """
+        check_seconds("timeout", timeout)
+        snapshot = known or self.get_snapshot(snapshot_id)
+
+        def look() -> Snapshot | None:
+            nonlocal snapshot
+            if snapshot.state not in _FINAL_STATES:
+                snapshot = self.get_snapshot(snapshot_id)
+            return snapshot if snapshot.state in _FINAL_STATES else None
+
+        def time_is_up(waited: float, attempts: int) -> SnapshotFailedError:
+            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'look')}")
+
+        with time_limit(timeout + _LAST_ANSWER_SECONDS):
+            ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)
+        if ready.state != _READY:
+            raise _failed(ready, message=ready.message)
+        return ready
+
+    @one_call
+    def list_snapshots(self, sandbox_id: str | None = None, name: str | None = None) -> list[Snapshot]:
+        """Return all snapshots, or those of one sandbox, or of one name.
+
+        Raises:
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /snapshots.
+        """
+        query = [(key, value) for key, value in (("sandboxId", sandbox_id), ("name", name)) if value is not None]
+        return read_listing(self._transport, "/snapshots", query, Snapshot.from_wire)
+
+    @one_call
+    def delete_snapshot(self, snapshot_id: str) -> bool:
+        """Delete a snapshot.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ConflictError: it is still being made, or a sandbox was made from it and runs.
+            ApiError: the server refuses.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, DELETE /snapshots/{snapshotId}.
+        """
+        path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
+        try:
+            retry_idempotent(lambda: self._transport.request("DELETE", path).read())
+        except NotFoundError:
+            return False
+        return True
+
+
+def _failed(snapshot: Snapshot, *, message: str) -> SnapshotFailedError:
+    return SnapshotFailedError(
+        sandbox_id=snapshot.sandbox_id,
+        snapshot_id=snapshot.id,
+        state=snapshot.state,
+        reason=snapshot.reason,
+        message=message,
+    )

@@ -1,0 +1,166 @@
+"""What the agent is made of, as sandboxes see it: its libraries, and of Python what it needs.
+
+All of it lies behind overlays where the machine has them. A file that is bound from the host can be locked by whoever
+may open it, and the host's programs would wait for that lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.host import INSIDE, LIBRARIES, AgentFiles, Host, Interpreter
+from pytest_opensandbox.embedded.runtime.runtime import hide
+
+PACKAGES = "/var/lib/dpkg"
+
+_EMPTY, _LIBRARIES, _PYTHON, _BYTECODE = "empty", "lib", "python", "__pycache__"
+_VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+_OF_OTHERS = ("site-packages", "dist-packages")
+
+
+def mark_agent_files(interpreter: Interpreter, marks: Path) -> AgentFiles:
+    """Have sandboxes see the files of the agent where they lie, and nothing of what lies beside them.
+
+    Args:
+        interpreter: the one that runs the agent.
+        marks: a directory, which is made, for the marks that hide the rest.
+    """
+    for name in (_EMPTY, _LIBRARIES, _PYTHON):
+        (marks / name).mkdir(parents=True)
+    modules = [(Path(source), Path(inside)) for source, inside in interpreter.binds if _is_library(inside)]
+    single = next(source for source, _ in modules if source.suffix == ".py")
+    others = [(source, inside) for source, inside in modules if source.is_dir() and source.parent != single.parent]
+    kept = {inside.name for source, inside in modules if source.parent == single.parent}
+    _hide_others(single.parent, marks / _LIBRARIES, kept | {_BYTECODE, *(inside.name for _, inside in others)})
+    for _, inside in others:
+        (marks / _LIBRARIES / inside.name).mkdir()
+    if (single.parent / _BYTECODE).is_dir():
+        (marks / _LIBRARIES / _BYTECODE).mkdir()
+        compiled = {path.name for path in (single.parent / _BYTECODE).glob(f"{single.stem}.*")}
+        _hide_others(single.parent / _BYTECODE, marks / _LIBRARIES / _BYTECODE, compiled)
+    for python, place in interpreter.binds:
+        if not _is_library(place):
+            _hide_all_but_python(Path(python), Path(interpreter.executable).name, marks / _PYTHON)
+    return AgentFiles(marks, str(single.parent), tuple((str(source), str(inside)) for source, inside in others))
+
+
+def is_beside(interpreter: Interpreter, place: Path) -> bool:
+    """Say whether a directory lies in one that holds libraries of the agent.
+
+    Args:
+        interpreter: the one that runs the agent.
+        place: the directory.
+    """
+    real = Path(os.path.realpath(place))
+    sources = (Path(os.path.realpath(source)) for source, _ in interpreter.binds)
+    return any((source if source.is_dir() else source.parent) in real.parents for source in sources)
+
+
+def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) -> AgentFiles:
+    """Copy the agent and its libraries to where the users of sandboxes can read them.
+
+    Args:
+        files: where they lie, with the marks.
+        interpreter: the one that runs the agent.
+        target: a directory, which is made.
+    """
+    target.mkdir()
+    library = target / _LIBRARIES
+    (library / _BYTECODE).mkdir(parents=True)
+    for source, inside in interpreter.binds:
+        if _is_library(inside):
+            place = library / os.path.relpath(inside, LIBRARIES)
+            if os.path.isdir(source):
+                shutil.copytree(source, place)
+            else:
+                shutil.copy2(source, place)
+    for directory, _, names in os.walk(target):  # modes of the user's umask may keep others out
+        os.chmod(directory, 0o755)  # noqa: S103 - the sandboxes' users must read it
+        for name in names:
+            with suppress(OSError):
+                os.chmod(os.path.join(directory, name), 0o644)
+    shutil.rmtree(files.marks / _LIBRARIES)
+    (files.marks / _LIBRARIES).mkdir()
+    return replace(files, library=str(library), others=())
+
+
+def agent_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
+    """Yield the options that put the agent, and what ``dpkg`` knows, into a sandbox.
+
+    Args:
+        host: what it sees of this machine.
+        is_copy_on_write: whether there are overlays.
+    """
+    files = host.agent_files
+    if files is None or not is_copy_on_write:
+        yield from _bound(host)
+        return
+    if os.path.isdir(PACKAGES):
+        yield from _behind_overlay(PACKAGES, files.marks / _EMPTY, PACKAGES)
+    yield from ("--perms", "0755", "--dir", INSIDE)
+    yield from _behind_overlay(files.library, files.marks / _LIBRARIES, LIBRARIES)
+    for source, inside in files.others:
+        yield from _behind_overlay(source, files.marks / _EMPTY, inside)
+    for source, inside in host.interpreter.binds:
+        if not _is_library(inside):
+            yield from _behind_overlay(source, files.marks / _PYTHON, inside)
+
+
+def _bound(host: Host) -> Iterator[str]:
+    """Yield the options that bind every part by itself."""
+    yield from ("--ro-bind-try", PACKAGES, PACKAGES)
+    for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/{_BYTECODE}"):
+        yield from ("--perms", "0755", "--dir", directory)
+    for source, inside in host.interpreter.binds:
+        if _is_library(inside):
+            yield from ("--ro-bind", source, inside)
+            continue
+        for part in (f"bin/{Path(host.interpreter.executable).name}", *_parts(Path(source))):
+            yield from ("--ro-bind", f"{source}/{part}", f"{inside}/{part}")
+
+
+def _behind_overlay(source: str, above: Path, place: str) -> Iterator[str]:
+    yield from ("--overlay-src", source, "--overlay-src", str(above), "--ro-overlay", place)
+
+
+def _is_library(inside: str) -> bool:
+    return inside.startswith(f"{LIBRARIES}/")
+
+
+def _parts(base: Path) -> list[str]:
+    """Return what Python needs besides its program, relative to its prefix."""
+    return [
+        f"{library}/{path.name}"
+        for library in ("lib", "lib64")
+        if not (base / library).is_symlink()
+        for path in sorted((base / library).glob("*"))
+        if path.name == _VERSION or path.name.startswith("libpython")
+    ]
+
+
+def _hide_all_but_python(base: Path, program: str, marks: Path) -> None:
+    """Mark what is not Python's below its prefix: others may have put their programs there, and their files."""
+    parts = [f"bin/{program}", *_parts(base)]
+    tops = {part.partition("/")[0] for part in parts}
+    links = {name for name in ("lib", "lib64") if (base / name).is_symlink()}
+    _hide_others(base, marks, tops | links)
+    for top in tops:
+        (marks / top).mkdir()
+        _hide_others(base / top, marks / top, {part.partition("/")[2] for part in parts if part.startswith(f"{top}/")})
+    for part in parts:
+        for name in _OF_OTHERS:
+            if (base / part / name).is_dir():
+                (marks / part).mkdir(exist_ok=True)
+                hide(marks / part / name)
+
+
+def _hide_others(directory: Path, marks: Path, kept: set[str]) -> None:
+    for name in os.listdir(directory):
+        if name not in kept:
+            hide(marks / name)

@@ -1,0 +1,124 @@
+"""Keeps what a sandbox wrote: has a program of its own copy it while the sandbox stands still."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.bubblewrap import fixed_paths
+from pytest_opensandbox.embedded.runtime.host import Host
+from pytest_opensandbox.embedded.runtime.host_ids import IdRange
+from pytest_opensandbox.embedded.runtime.limits import private_bytes
+from pytest_opensandbox.embedded.runtime.restoring import BOOT, MOST_ENTRIES
+from pytest_opensandbox.embedded.runtime.trees import PRIVATE, UPPER, tree_names
+
+SECONDS = 120
+
+_REASON_CHARACTERS = 500
+
+
+class CaptureError(Exception):
+    """Nothing was kept; the text says why."""
+
+
+def capture(
+    host: Host,
+    guard: int,
+    target: Path,
+    *,
+    is_copy_on_write: bool,
+    is_restored: bool,
+    ids: IdRange | None,
+    on_start: Callable[[subprocess.Popen[bytes]], object],
+) -> None:
+    """Copy what a sandbox wrote.
+
+    Args:
+        host: what it sees of this machine.
+        guard: the process around it, as a descriptor in ``/proc``.
+        target: an empty directory.
+        is_copy_on_write: whether it could change the system directories.
+        is_restored: whether its private directories lie over those of a snapshot.
+        ids: the host's ids of its users; None where it has no users of its own.
+        on_start: is given the process that copies, to end it early.
+
+    Raises:
+        CaptureError: there is too much, no room, or the sandbox has ended.
+        TimeoutError: it takes too long.
+    """
+    with ExitStack() as stack:
+        try:
+            ends = [
+                _open(stack, f"root{UPPER}", os.O_DIRECTORY, guard),
+                _open(stack, target, os.O_DIRECTORY),
+                _open(stack, "ns/user", 0, guard),
+            ]
+        except OSError as error:
+            raise CaptureError(f"The sandbox cannot be read: {error.strerror}.") from error
+        if ids:
+            os.chown(target, ids.first, ids.first)
+        trees = tree_names(host, is_copy_on_write=is_copy_on_write)
+        order = dict(zip(("source", "target", "namespace"), ends, strict=True)) | {
+            "trees": {
+                name: {"fixed": list(_fixed(host, name)), "is_overlay": name != PRIVATE or is_restored}
+                for name in trees
+            },
+            "entries": MOST_ENTRIES,
+            "bytes": min(private_bytes(), _room(target)),
+            "parent": os.getpid(),
+            "is_root": ids is not None,
+        }
+        _run(json.dumps(order), ends, on_start)
+    _drop_empty(target)
+
+
+def _open(stack: ExitStack, path: str | Path, flags: int, directory: int | None = None) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=directory)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _fixed(host: Host, tree: str) -> Iterator[str]:
+    """Yield the paths of a tree at which every sandbox has a mount or a link of its own."""
+    start = "/" if tree == PRIVATE else f"/{tree}/"
+    for path in fixed_paths(host):
+        if path.startswith(start):
+            yield path[len(start) :]
+
+
+def _room(target: Path) -> int:
+    """Return how many bytes a snapshot may take: half of what is free."""
+    status = os.statvfs(target)
+    return status.f_bavail * status.f_frsize // 2
+
+
+def _run(order: str, descriptors: list[int], on_start: Callable[[subprocess.Popen[bytes]], object]) -> None:
+    process = subprocess.Popen(  # noqa: S603 - our own program, the order holds nothing of the sandbox's
+        [sys.executable, "-I", "-S", "-c", BOOT, "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=descriptors,
+    )
+    on_start(process)
+    try:
+        _, said = process.communicate(order.encode(), timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        process.kill()
+        process.communicate()
+        raise TimeoutError(f"Snapshot creation timed out after {SECONDS} seconds") from error
+    if process.returncode:
+        reason = said.decode(errors="replace")[-_REASON_CHARACTERS:] or "the server ends"
+        raise CaptureError(f"The sandbox's files cannot be kept: {reason}.")
+
+
+def _drop_empty(target: Path) -> None:
+    """Remove the trees of system directories in which nothing was changed: an overlay with fewer layers is faster."""
+    for tree in target.iterdir():
+        if tree.name != PRIVATE and not any(tree.iterdir()):
+            tree.rmdir()

@@ -1,0 +1,107 @@
+"""Has a sandbox stand still and go on: every process is stopped, and that is seen, before anybody is told so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pytest_opensandbox.embedded.runtime.process_tree import Process, descendants, first_processes, knows_children
+
+SECONDS = 10
+"""How long it may take until everything stands still."""
+
+_PROGRAM = Path(__file__).with_name("stop_all.py")
+_REPORT_SECONDS = 20
+_BEGIN_SECONDS = 30
+
+
+class Freezer:
+    """Stops the processes of one sandbox, and lets them go on.
+
+    Args:
+        pid: the process that was started for it; all of the sandbox is below.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stopped_before: set[tuple[int, int]] = set()
+
+    def freeze(self) -> None:
+        """Stop everything.
+
+        Raises:
+            OSError: that cannot be done or cannot be seen here; then everything goes on.
+        """
+        if not knows_children():
+            raise OSError("no /proc/PID/task/TID/children in this kernel")
+        firsts = self._begun()
+        # No namespace around it, from where a signal to all reaches its process 1 as well.
+        alone = firsts[0] if len(firsts) == 1 else None
+        if alone:
+            alone.signal(signal.SIGSTOP)
+        said = _stop_all(firsts)
+        if "error" in said:
+            if alone:
+                alone.signal(signal.SIGCONT)
+            raise OSError(said["error"])
+        self._stopped_before = {(number, started) for number, started in said["stopped"]}
+
+    def thaw(self) -> None:
+        """Let what was frozen go on, children first, so that no parent sees a stopped child."""
+        for process in reversed(list(descendants(self._pid))):
+            if process.inside not in self._stopped_before:
+                process.signal(signal.SIGCONT)
+        self._stopped_before = set()
+
+    def _begun(self) -> list[Process]:
+        """Return the process 1 of each namespace once the sandbox's own has a child: then all is built around it.
+
+        Raises:
+            OSError: that takes too long, or the sandbox has ended.
+        """
+        deadline = time.monotonic() + _BEGIN_SECONDS
+        while time.monotonic() < deadline:
+            firsts = first_processes(self._pid)
+            if firsts and any(not process.is_first for process in descendants(firsts[-1].pid)):
+                return firsts
+            time.sleep(0.002)
+        raise OSError("it has ended, or does not start")
+
+
+def _stop_all(firsts: list[Process]) -> dict[str, Any]:
+    """Run the program that stops everything, in the outermost namespace of the sandbox."""
+    with ExitStack() as stack:
+        ends = []
+        for process, name, flags in ((firsts[0], "ns/pid", 0), (firsts[-1], "root/proc", os.O_DIRECTORY)):
+            ends.append(process.open(name, flags))
+            stack.callback(os.close, ends[-1])
+        order = dict(zip(("namespace", "processes"), ends, strict=True)) | {
+            "is_inside": len(firsts) == 1,
+            "seconds": SECONDS,
+            "parent": os.getpid(),
+        }
+        return _run(json.dumps(order), ends)
+
+
+def _run(order: str, descriptors: list[int]) -> dict[str, Any]:
+    """Run the program with an order, and return what it says."""
+    with subprocess.Popen(  # noqa: S603 - our own program, the order holds nothing of the sandbox's
+        [sys.executable, "-I", "-S", str(_PROGRAM)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=descriptors,
+    ) as process:
+        try:
+            said, _ = process.communicate(order.encode(), timeout=SECONDS + _REPORT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+    answer: dict[str, Any] = json.loads(said or '{"error": "what stops it has ended"}')
+    return answer

@@ -1,0 +1,56 @@
+"""Hides what is private in the system directories, where a sandbox runs as a user of this machine who could read it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.runtime import hide
+
+_PROGRAM = Path(__file__).with_name("private_files.py")
+
+
+class Search:
+    """A search through whole directories, in a process of its own, so that a server starts meanwhile.
+
+    Args:
+        directories: where to look.
+        special: whether sockets and pipes are looked for as well.
+    """
+
+    def __init__(self, directories: Sequence[str], *, special: bool = False) -> None:
+        options = ["--special"] if special else []
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-I", "-S", str(_PROGRAM), *options, *directories],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def found(self) -> tuple[list[str], list[str]]:
+        """Wait for the end, and return the files and the directories.
+
+        Raises:
+            OSError: the search did not come to its end.
+        """
+        said, _ = self._process.communicate()
+        if self._process.returncode:
+            raise OSError("the search for private files in the system directories failed")
+        paths = [os.fsdecode(path) for path in said.split(b"\0") if path]
+        return [path for path in paths if not path.endswith("/")], [path[:-1] for path in paths if path.endswith("/")]
+
+    def hide_in(self, layer: Path) -> None:
+        """Mark in a layer what is found, once it is.
+
+        Raises:
+            OSError: the search did not come to its end.
+        """
+        files, directories = self.found()
+        for path in (*files, *directories):
+            mark = layer / path.lstrip("/")
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(mark):
+                hide(mark)

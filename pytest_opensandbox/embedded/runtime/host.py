@@ -1,0 +1,174 @@
+"""What a sandbox is given of this machine: system directories, less what is private, and a Python for the agent."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.obstacles import REQUIRED
+
+INSIDE = "/opt/opensandbox"
+LIBRARIES = f"{INSIDE}/lib"
+PYTHON = f"{INSIDE}/python"
+
+_SYSTEM = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+# Root in a sandbox has no capabilities, but if it is the host's uid 0 it still owns these files.
+_PROC_FILES = ("kcore", "keys", "latency_stats", "mtrr", "sched_debug", "sysrq-trigger", "timer_list")
+_DEPTH = 6
+_PROC_TREES = ("acpi", "asound", "fs", "scsi")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python that runs the agent, as the sandbox sees it."""
+
+    executable: str
+    """Path inside the sandbox."""
+    binds: tuple[tuple[str, str], ...]
+    """Pairs of host path and path inside, all read-only."""
+    library_path: str = ""
+    """Directory inside that holds libpython, or "" where the loader finds it alone."""
+
+
+@dataclass(frozen=True)
+class AgentFiles:
+    """How overlays show the agent: what lies where, and directories of marks that hide what is not the agent's."""
+
+    marks: Path
+    """The directory with the marks."""
+    library: str
+    """Directory with the agent's libraries, or with most of them."""
+    others: tuple[tuple[str, str], ...]
+    """Pairs of path and path inside of further directories."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The parts of this machine that a sandbox sees; looked up once per server."""
+
+    directories: tuple[str, ...]
+    """Top-level system directories, absolute."""
+    links: tuple[tuple[str, str], ...]
+    """Top-level symbolic links: target, absolute name."""
+    hidden_files: tuple[str, ...]
+    """Files that a sandbox must not read, absolute."""
+    hidden_directories: tuple[str, ...]
+    """Directories that appear empty, absolute."""
+    interpreter: Interpreter
+    copier: str = str(Path(__file__).parents[1] / "copier")
+    """Where the program that copies a snapshot's files lies."""
+    agent_files: AgentFiles | None = None
+    """How overlays show the agent; None where each of its parts is bound."""
+
+
+def look_around(*, is_nobody: bool = False) -> Host:
+    """Return what sandboxes get of this machine.
+
+    Args:
+        is_nobody: whether root in a sandbox is nobody outside, from whom the kernel keeps what is private.
+    """
+    present = [Path("/", name) for name in _SYSTEM if Path("/", name).exists()]
+    files, directories = ([], []) if is_nobody else _private_paths()
+    return Host(
+        directories=tuple(str(path) for path in present if not path.is_symlink()),
+        links=tuple((os.readlink(path), str(path)) for path in present if path.is_symlink()),
+        hidden_files=tuple(dict.fromkeys([*files, *_existing(_PROC_FILES)])),
+        hidden_directories=(*directories, *_existing(_PROC_TREES)),
+        interpreter=_find_interpreter(),
+    )
+
+
+def _existing(names: Sequence[str]) -> list[str]:
+    return [f"/proc/{name}" for name in names if os.path.exists(f"/proc/{name}")]
+
+
+def _private_paths() -> tuple[list[str], list[str]]:
+    """Return files and directories in system places that an ordinary user of this machine could not read.
+
+    A server of an ordinary user cannot read them either; for one that runs as root they must be taken away.
+    """
+    files: list[str] = []
+    directories: list[str] = []
+    if os.geteuid() != 0:
+        return files, directories
+    for top, depth in (("/etc", 12), ("/usr/local", _DEPTH), ("/opt", _DEPTH), ("/proc", 1)):
+        for path, is_directory in _unreadable(top, depth):
+            (directories if is_directory else files).append(path)
+    return files, directories
+
+
+def _unreadable(directory: str, depth: int) -> Iterator[tuple[str, bool]]:
+    """Yield path and is-a-directory of what lacks permissions for others, not looking below what is yielded."""
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            mode = entry.stat(follow_symlinks=False).st_mode
+        except OSError:  # removed in the meantime
+            continue
+        is_directory = stat.S_ISDIR(mode)
+        if not stat.S_ISLNK(mode) and not _is_open_to_others(mode):
+            yield entry.path, is_directory
+        elif is_directory and depth > 1:
+            yield from _unreadable(entry.path, depth - 1)
+
+
+def _is_open_to_others(mode: int) -> bool:
+    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
+    return mode & needed == needed
+
+
+def _find_interpreter() -> Interpreter:
+    """Return the server's own Python, moved below ``/opt/opensandbox`` unless the sandbox has it anyway."""
+    base = os.path.realpath(sys.base_prefix)
+    executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    if not executable.startswith(f"{base}/"):
+        executable = f"{base}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    libraries = _library_binds()
+    if f"{base}/".startswith(("/usr/", "/opt/")):
+        return Interpreter(executable, libraries, _library_directory(base))
+    inside = PYTHON
+    return Interpreter(
+        executable.replace(base, inside, 1),
+        ((base, inside), *libraries),
+        _library_directory(base).replace(base, inside, 1),
+    )
+
+
+def _library_directory(base: str) -> str:
+    """Return where a shared libpython lies below the prefix, "" for a static build or one in a standard place."""
+    if base == "/usr":
+        return ""
+    pattern = f"libpython{sys.version_info[0]}.{sys.version_info[1]}*.so*"
+    return next((str(path.parent) for path in Path(base, "lib").glob(pattern)), "")
+
+
+def _library_binds() -> tuple[tuple[str, str], ...]:
+    """Return the agent's package and the libraries that it imports, each with its place inside."""
+    agent = Path(__file__).parents[1] / "agent"
+    binds = [(str(agent), f"{LIBRARIES}/opensandbox_agent")]
+    for name in REQUIRED:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None  # the server looked for it when it started
+        assert spec.origin is not None
+        origin = Path(spec.origin)
+        if origin.name == "__init__.py":
+            binds.append((str(origin.parent), f"{LIBRARIES}/{origin.parent.name}"))
+        else:
+            binds.extend(_module_binds(origin))
+    return tuple(binds)
+
+
+def _module_binds(source: Path) -> Iterator[tuple[str, str]]:
+    """Yield the binds of a module that is one file; without its bytecode every sandbox would compile it again."""
+    yield str(source), f"{LIBRARIES}/{source.name}"
+    bytecode = Path(importlib.util.cache_from_source(str(source)))
+    if bytecode.exists():
+        yield str(bytecode), f"{LIBRARIES}/__pycache__/{bytecode.name}"

@@ -1,0 +1,173 @@
+"""Who sandboxes are on this machine where the server is root: each has users of its own, who are nobody outside.
+
+Root in a sandbox is one of these users, and owns what the sandbox writes and nothing else. Where the server is an
+ordinary user, root in a sandbox is this user outside, and nothing here is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.agent_files import copy_agent_files, mark_agent_files
+from pytest_opensandbox.embedded.runtime.host import LIBRARIES, PYTHON, Host
+from pytest_opensandbox.embedded.runtime.host_ids import HostIds, IdRange
+from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES
+from pytest_opensandbox.embedded.runtime.runtime import build_layer
+from pytest_opensandbox.embedded.runtime.staging import Staging
+
+_MAKER = Path(__file__).with_name("namespace_maker.py")
+_REASON_BYTES = 500
+# The processes of bubblewrap around a sandbox count as well.
+_AROUND = 8
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who one sandbox is.
+
+    Attributes:
+        ids: the host's ids of its users and groups.
+        layer: the tree that lies over the system directories, owned by its root.
+        namespaces: descriptors of its user namespaces, the outer one and the one in it.
+    """
+
+    ids: IdRange
+    layer: Path
+    namespaces: tuple[int, int]
+
+    def close(self) -> None:
+        """Let go of the namespaces, which last as long as something runs in them."""
+        for namespace in self.namespaces:
+            os.close(namespace)
+
+
+class Identities:
+    """Makes identities; all but ``hold`` and ``give_back`` is called in the thread that starts the sandboxes.
+
+    Args:
+        needed: paths that sandboxes need, and that no mount must lie over.
+
+    Raises:
+        OSError: this process may not do it: a root without the rights of one.
+    """
+
+    def __init__(self, needed: Sequence[str]) -> None:
+        self._staging = Staging(needed)
+        self._ids = HostIds()
+        self._layers: dict[IdRange, Path] = {}
+        self._maker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-I", "-S", str(_MAKER)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+            )
+
+    def take(self, ids: IdRange | None = None) -> Identity:
+        """Return a new identity.
+
+        Args:
+            ids: those of a snapshot; None for ids that nobody has.
+
+        Raises:
+            OSError: there are no more ids, or the kernel refuses namespaces.
+        """
+        taken = self._ids.take(ids)
+        try:
+            return Identity(taken, self._layer(taken), self._make_namespaces(taken))
+        except OSError:
+            self._ids.give_back(taken)
+            raise
+
+    def any_layer(self) -> Path:
+        """Return one of the layers; they are all alike."""
+        return next(iter(self._layers.values()))
+
+    def hold(self, ids: IdRange) -> None:
+        """Keep ids from others until they are given back once more."""
+        self._ids.take(ids)
+
+    def give_back(self, ids: IdRange) -> None:
+        """Note that a sandbox or a snapshot with these ids has gone."""
+        self._ids.give_back(ids)
+
+    def show(self, path: str) -> Path:
+        """Return another path of a file or directory, which users of sandboxes can reach.
+
+        Raises:
+            OSError: it cannot be mounted.
+        """
+        return self._staging.show(path)
+
+    def adapt(self, host: Host) -> Host:
+        """Return the same host, with sources that users of sandboxes can reach.
+
+        Raises:
+            OSError: something cannot be copied or mounted.
+        """
+        interpreter, top = host.interpreter, self._staging.path / "agent"
+        files = mark_agent_files(interpreter, top / "marks")
+        files = copy_agent_files(files, interpreter, top / "copies")
+        binds = tuple(
+            (
+                str(self._staging.show(source)) if inside == PYTHON else f"{files.library}{inside[len(LIBRARIES) :]}",
+                inside,
+            )
+            for source, inside in interpreter.binds
+        )
+        copier = self._staging.path / "copier"
+        shutil.copytree(host.copier, copier)
+        return replace(host, interpreter=replace(interpreter, binds=binds), copier=str(copier), agent_files=files)
+
+    def copy_program(self, executable: str) -> str:
+        """Return the path of a copy of a bubblewrap, with what a wheel keeps beside it, which everybody may run.
+
+        Raises:
+            OSError: there is no such program.
+        """
+        source = Path(executable)
+        top = self._staging.path / f"bubblewrap-{len(list(self._staging.path.iterdir()))}"
+        package = source.parents[1]
+        libraries = package.parent / f"{package.name}.libs"
+        if libraries.is_dir():
+            shutil.copytree(source.parent, top / package.name / source.parent.name)
+            shutil.copytree(libraries, top / libraries.name)
+            program = top / package.name / source.parent.name / source.name
+        else:
+            top.mkdir()
+            program = Path(shutil.copy2(source, top / source.name))
+        for path in (top, *top.rglob("*")):
+            path.chmod(0o755)
+        return str(program)
+
+    def close(self) -> None:
+        """End the program that makes namespaces."""
+        self._maker.close()
+        self._process.wait()
+
+    def _layer(self, ids: IdRange) -> Path:
+        """Return the layer of a range, which is made once."""
+        if ids not in self._layers:
+            layer = self._staging.path / f"layer-{ids.first:x}"
+            build_layer(layer, owner=ids.first)
+            self._layers[ids] = layer
+        return self._layers[ids]
+
+    def _make_namespaces(self, ids: IdRange) -> tuple[int, int]:
+        self._maker.send(f"{ids.first} {ids.count} {MOST_PROCESSES + _AROUND}".encode())
+        said, namespaces, _, _ = socket.recv_fds(self._maker, _REASON_BYTES, 2)
+        if len(namespaces) != 2:
+            raise OSError(f"no user namespace for a sandbox: {said.decode(errors='replace')}")
+        outer, inner = namespaces
+        for namespace in namespaces:
+            os.set_inheritable(namespace, False)
+        return outer, inner

@@ -1,0 +1,250 @@
+"""One running sandbox: bubblewrap's process, the agent's socket and token, what it prints and how it ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.agent_socket import AgentSocket
+from pytest_opensandbox.embedded.runtime.background import Background
+from pytest_opensandbox.embedded.runtime.bubblewrap import PATH, Bubblewrap, over_layers
+from pytest_opensandbox.embedded.runtime.freezer import Freezer
+from pytest_opensandbox.embedded.runtime.host import LIBRARIES, Host
+from pytest_opensandbox.embedded.runtime.host_ids import IdRange
+from pytest_opensandbox.embedded.runtime.identities import Identities
+from pytest_opensandbox.embedded.runtime.keyring import leave_session_keyring
+from pytest_opensandbox.embedded.runtime.layers import Origin
+from pytest_opensandbox.embedded.runtime.limits import most_processes
+from pytest_opensandbox.embedded.runtime.log import Log
+from pytest_opensandbox.embedded.runtime.memory import out_of_memory_kills
+from pytest_opensandbox.embedded.runtime.output import OutputReader
+from pytest_opensandbox.embedded.runtime.process_tree import children, look_up
+
+END_SECONDS = 10
+
+_START_SECONDS = 30
+_KILLED = 128 + signal.SIGKILL
+_BOOT = f"import sys; sys.path[:0] = [{LIBRARIES!r}]; from opensandbox_agent.__main__ import main; main()"
+# The directory of libpython is for this interpreter alone: the agent's commands must not inherit it.
+_BOOT_SHARED = f"""import os
+path = os.environ.pop("LD_LIBRARY_PATH").partition(":")[2]
+if path: os.environ["LD_LIBRARY_PATH"] = path
+{_BOOT}"""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What it takes to start sandboxes; one per server."""
+
+    bubblewrap: Bubblewrap
+    host: Host
+    directory: Path
+    layer: Path
+    identities: Identities | None
+    background: Background
+    # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
+    starter: ThreadPoolExecutor
+    # Fails where what is private could not be found; None where the kernel keeps it from sandboxes.
+    hidden: Future[None] | None = None
+
+
+class SandboxProcess:
+    """A sandbox from its start to its end.
+
+    Attributes:
+        token: what the agent asks for in ``X-EXECD-ACCESS-TOKEN``.
+        agent: its socket.
+        log: what the agent and the entrypoint print.
+        exit_code: None while it runs; 128 + n after signal n.
+        ids: the host's ids of its users; None where it has none of its own.
+        ran_out_of_memory: the kernel ended it, so far as can be told: it was killed, not by us, and the kernel has
+            ended processes for lack of memory since it started.
+        ended: set when it has ended and nothing of it is left.
+    """
+
+    def __init__(self, workshop: Workshop, name: str, on_end: Callable[[], None]) -> None:
+        self.token = secrets.token_hex(16)
+        self.agent = AgentSocket(workshop.directory, name)
+        self.log = Log()
+        self.exit_code: int | None = None
+        self.ran_out_of_memory = False
+        self.ended = threading.Event()
+        self._workshop = workshop
+        self._on_end = on_end
+        self.ids: IdRange | None = None
+        self._kills_before = out_of_memory_kills()
+        self._was_killed = False
+
+    def start(self, entrypoint: Sequence[str], environment: Mapping[str, str], origin: Origin | None = None) -> None:
+        """Start bubblewrap with the agent in it, which runs the entrypoint.
+
+        Args:
+            entrypoint: the program and its arguments.
+            environment: what it and all commands get.
+            origin: the snapshot that it begins with.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        output, writing = os.pipe2(os.O_CLOEXEC)
+        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        try:
+            command, variables = self._command(entrypoint, lifeline), self._environment(environment)
+            self._bwrap = self._workshop.starter.submit(
+                self._start_bubblewrap,
+                origin,
+                command,
+                variables,
+                lifeline=lifeline,
+                output=writing,
+            ).result()
+            self._freezer = Freezer(self._bwrap.pid)
+        except OSError:
+            os.close(output)
+            self._let_go()
+            raise
+        finally:
+            os.close(writing)
+            os.close(lifeline)
+            self.agent.listener.close()
+        reader = OutputReader(output, self.log, self._workshop.background)
+        reader.start()
+        threading.Thread(target=self._wait, args=(reader,), name="end of a sandbox", daemon=True).start()
+
+    def wait_started(self) -> None:
+        """Return when the agent answers: then bubblewrap has built all there is around it.
+
+        Raises:
+            OSError: it does not, or it has ended.
+        """
+        with self.agent.connect(timeout=_START_SECONDS) as connection:
+            connection.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+            if not connection.recv(1):
+                raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
+
+    def freeze(self) -> None:
+        """Have every process of the sandbox stand still.
+
+        Raises:
+            OSError: that cannot be done, or cannot be seen; then they go on.
+        """
+        self._freezer.freeze()
+
+    def thaw(self) -> None:
+        """Let the frozen processes go on."""
+        self._freezer.thaw()
+
+    def open_guard(self) -> int:
+        """Return a descriptor of the process around the sandbox, in ``/proc``: what it says is of no other process.
+
+        Raises:
+            OSError: the sandbox has ended.
+        """
+        pid = next(children(self._bwrap.pid), 0)
+        guard = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The numbers of processes are used again, but not those of ours that has not been waited for.
+        if pid not in children(self._bwrap.pid) or self._bwrap.returncode is not None:
+            os.close(guard)
+            raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
+        return guard
+
+    def kill(self) -> None:
+        """End every process of the sandbox; ``ended`` tells when they are gone."""
+        self._was_killed = True
+        if self._bwrap.returncode is None:
+            # Process 1 of the namespace takes all others with it, and bubblewrap ends when it has.
+            for process in map(look_up, [*children(self._bwrap.pid), self._bwrap.pid][:1]):
+                if process:
+                    process.signal(signal.SIGKILL)
+
+    def _start_bubblewrap(
+        self,
+        origin: Origin | None,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        lifeline: int,
+        output: int,
+    ) -> subprocess.Popen[bytes]:
+        """Start bubblewrap from the thread that starts them all."""
+        leave_session_keyring()  # or they would share one, and read each other's keys
+        if self._workshop.hidden:
+            self._workshop.hidden.result()
+        shop, fds = self._workshop, (self.agent.listener.fileno(), lifeline)
+        if shop.identities is None:
+            bubblewrap = _over(shop, shop.layer, origin.layers if origin else ())
+            return bubblewrap.start(command, environment=environment, fds=fds, output=output)
+        identity = shop.identities.take(origin.ids if origin else None)
+        self.ids = identity.ids
+        try:
+            os.fchown(output, identity.ids.first, identity.ids.first)  # or what runs inside could not open it anew
+            layers = [shop.identities.show(str(layer)) for layer in origin.layers] if origin else []
+            bubblewrap = _over(shop, identity.layer, layers)
+            return bubblewrap.start(command, environment=environment, fds=fds, output=output, identity=identity)
+        except OSError:
+            self._give_back_ids()
+            raise
+        finally:
+            identity.close()
+
+    def _give_back_ids(self) -> None:
+        if self.ids and self._workshop.identities:
+            self._workshop.identities.give_back(self.ids)
+
+    def _command(self, entrypoint: Sequence[str], lifeline: int) -> list[str]:
+        """Return the command line of the agent; it is visible on the host."""
+        python = self._workshop.host.interpreter
+        boot = _BOOT_SHARED if python.library_path else _BOOT
+        fds = ("--listen-fd", str(self.agent.listener.fileno()), "--lifeline-fd", str(lifeline))
+        bound = ("--processes", str(limit)) if (limit := most_processes()) else ()
+        return [python.executable, "-I", "-S", "-c", boot, *fds, *bound, "--", *entrypoint]
+
+    def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of the agent, which hands down all but its token to what it starts."""
+        language = {} if any(name == "LANG" or name.startswith("LC_") for name in wanted) else {"LANG": "C.UTF-8"}
+        environment = {"PATH": PATH, "HOME": "/root", **language, **wanted, "EXECD_ACCESS_TOKEN": self.token}
+        if shared := self._workshop.host.interpreter.library_path:
+            environment["LD_LIBRARY_PATH"] = f"{shared}:{environment.get('LD_LIBRARY_PATH', '')}"
+        return environment
+
+    def _wait(self, output: OutputReader) -> None:
+        """Wait for the end, in a thread of its own: a descriptor for that is more than older kernels have."""
+        self._bwrap.wait()
+        self._workshop.background.call(self._finish, output)
+
+    def _finish(self, output: OutputReader) -> None:
+        """Record the end and let go of everything, in the background loop."""
+        output.close()
+        self._let_go()
+        self._give_back_ids()
+        status = self._bwrap.returncode
+        code = status if status >= 0 else 128 - status
+        if code == _KILLED and not self._was_killed and out_of_memory_kills() > self._kills_before:
+            self.ran_out_of_memory = True
+            self.log.note("the kernel ended this sandbox, because memory ran out")
+        self.exit_code = code
+        self._on_end()
+        self.ended.set()
+
+    def _let_go(self) -> None:
+        os.close(self._lifeline)
+        self.agent.close()
+
+
+def _over(workshop: Workshop, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
+    """Return a bubblewrap for one sandbox, which begins with the layers of a snapshot if there are any."""
+    if not restored and workshop.identities is None and workshop.bubblewrap.is_copy_on_write:
+        return workshop.bubblewrap
+    if not restored:  # what is hidden by mounts may have gone in the meantime
+        return over_layers(workshop.bubblewrap, workshop.host, layer)
+    from pytest_opensandbox.embedded.runtime.restoring import restoring  # lazily, as most runs have no snapshots
+
+    return restoring(workshop.bubblewrap, workshop.host, layer, restored)

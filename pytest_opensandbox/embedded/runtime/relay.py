@@ -1,0 +1,175 @@
+"""A loopback port of the host for each sandbox, joined with the agent's socket for callers who show the secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+
+from pytest_opensandbox.embedded import TOKEN_HEADER
+from pytest_opensandbox.embedded.runtime.agent_socket import AgentSocket
+
+UNKNOWN_CONNECTIONS = 64
+"""How many connections of one sandbox may not have shown the secret yet; one more, and the oldest is closed."""
+
+_HEAD_SECONDS = 10
+_HEAD_BYTES = 65_536
+_DRAIN_SECONDS = 1
+_CHUNK_BYTES = 256 * 1024
+_BACKLOG = 256
+_TOKEN_CHARACTERS = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_METHOD = re.compile(rb"%s{1,20}( .*)?" % _TOKEN_CHARACTERS, re.DOTALL)
+_REQUEST_LINE = re.compile(rb"%s{1,20} \S+ HTTP/1\.[01]\r\n" % _TOKEN_CHARACTERS)
+_ONLY_HTTP = (
+    b"Only HTTP/1 reaches a port of a sandbox from outside: for another protocol, run the client in the sandbox.\n"
+)
+_UNAUTHORIZED = json.dumps({"error": f"Unauthorized: invalid or missing header {TOKEN_HEADER}"}).encode()
+
+
+class Relay:
+    """Accepts on a loopback port and joins connections with new ones to the agent; lives in the background loop.
+
+    Any user of this machine can connect. A connection reaches the agent once the head of its first request carries
+    the sandbox's secret, in the path or in a header. The agent checks each request again.
+
+    Args:
+        agent: the agent's socket.
+        token: the sandbox's secret.
+
+    Attributes:
+        port: the loopback port.
+    """
+
+    def __init__(self, agent: AgentSocket, token: str) -> None:
+        self._agent = agent
+        self._token = token.encode()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unknown: dict[socket.socket, asyncio.Task[None]] = {}
+        self._is_closed = False
+        self.port: int = self._listener.getsockname()[1]
+
+    def start(self) -> None:
+        """Begin to accept, unless the sandbox has ended already; call it in the loop."""
+        if not self._is_closed:
+            self._keep(asyncio.get_running_loop().create_task(self._accept()))
+
+    def close(self) -> None:
+        """Drop the port and every connection; call it in the loop."""
+        self._is_closed = True
+        if not self._tasks:
+            self._listener.close()
+        for task in self._tasks:  # each closes its own sockets
+            task.cancel()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Hold a task until it is done: the loop itself keeps only a weak reference."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._listener:
+            while True:
+                try:
+                    client, _ = await loop.sock_accept(self._listener)
+                except OSError:  # out of descriptors, or the client has gone: the next one may fare better
+                    await asyncio.sleep(0.05)
+                    continue
+                if len(self._unknown) >= UNKNOWN_CONNECTIONS:
+                    self._unknown.pop(next(iter(self._unknown))).cancel()
+                task = self._unknown[client] = loop.create_task(self._serve(client))
+                self._keep(task)
+
+    async def _serve(self, client: socket.socket) -> None:
+        """Join a connection with the agent, or refuse it."""
+        with client, contextlib.suppress(OSError):
+            try:
+                client.setblocking(False)
+                head = await _read_head(client)
+                refusal = _refusal(head, self._token)
+                if refusal:
+                    await _refuse(client, refusal)
+            finally:
+                self._unknown.pop(client, None)
+            if not refusal:
+                await self._join(client, head)
+
+    async def _join(self, client: socket.socket, head: bytes) -> None:
+        """Copy both directions until both have ended."""
+        with self._agent.connect() as agent:
+            agent.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().sock_sendall(agent, head)
+            directions = [asyncio.ensure_future(_copy(client, agent)), asyncio.ensure_future(_copy(agent, client))]
+            try:
+                await asyncio.gather(*directions)
+            finally:
+                # A socket that the loop still watches must not be closed: its number may belong to another one next.
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
+
+
+async def _read_head(client: socket.socket) -> bytes:
+    """Return what a client sends first: a request's head and perhaps more, or less where it is none or takes long."""
+    loop = asyncio.get_running_loop()
+    head = b""
+    with contextlib.suppress(asyncio.TimeoutError):
+        deadline = loop.time() + _HEAD_SECONDS
+        while b"\r\n\r\n" not in head and len(head) < _HEAD_BYTES and _may_be_http(head):
+            data = await asyncio.wait_for(loop.sock_recv(client, _HEAD_BYTES), deadline - loop.time())
+            if not data:
+                break
+            head += data
+    return head
+
+
+def _may_be_http(head: bytes) -> bool:
+    """Say whether bytes can be how a request begins."""
+    line, end, _ = head.partition(b"\r\n")
+    if end:
+        return _REQUEST_LINE.fullmatch(line + end) is not None
+    return b"\n" not in line and (not line or _METHOD.fullmatch(line) is not None)
+
+
+def _refusal(head: bytes, token: bytes) -> bytes:
+    """Return the answer to what does not show the secret; nothing where it does."""
+    if not _may_be_http(head):
+        return _answer("400 Bad Request", "text/plain; charset=utf-8", _ONLY_HTTP)
+    if b"\r\n\r\n" not in head:
+        status = "431 Request Header Fields Too Large" if len(head) >= _HEAD_BYTES else "408 Request Timeout"
+        return _answer(status, "text/plain; charset=utf-8", _ONLY_HTTP)
+    if token not in head.partition(b"\r\n\r\n")[0]:  # where in it, the agent will see
+        body = b"" if head.startswith(b"HEAD ") else _UNAUTHORIZED
+        return _answer("401 Unauthorized", "application/json; charset=utf-8", body)
+    return b""
+
+
+def _answer(status: str, content_type: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+async def _refuse(client: socket.socket, answer: bytes) -> None:
+    """Send an answer and hang up, but not before the client has had time to read it: unread bytes would reset it."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        await asyncio.wait_for(loop.sock_sendall(client, answer), _DRAIN_SECONDS)
+        client.shutdown(socket.SHUT_WR)
+        deadline = loop.time() + _DRAIN_SECONDS
+        while await asyncio.wait_for(loop.sock_recv(client, _CHUNK_BYTES), deadline - loop.time()):
+            pass
+
+
+async def _copy(source: socket.socket, target: socket.socket) -> None:
+    """Copy one direction to its end, and pass that end on; a side that has gone is an end as well."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        while data := await loop.sock_recv(source, _CHUNK_BYTES):
+            await loop.sock_sendall(target, data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

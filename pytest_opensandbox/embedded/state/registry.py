@@ -1,0 +1,206 @@
+"""The sandboxes of this server: their states, their ends, and finding them again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+
+from pytest_opensandbox.embedded.api.create_request import CreateRequest
+from pytest_opensandbox.embedded.api.validation import RefusedError, refuse
+from pytest_opensandbox.embedded.runtime.process import END_SECONDS, Workshop
+from pytest_opensandbox.embedded.state.record import SandboxRecord
+from pytest_opensandbox.embedded.state.snapshots import Snapshots
+
+_END_POLL_SECONDS = 0.05
+_TIMER_SECONDS = 3600
+
+
+class Registry:
+    """All sandboxes, newest last.
+
+    Args:
+        workshop: what it takes to start one.
+        notes: lines for the log of every sandbox.
+
+    Attributes:
+        snapshots: what was kept of some of them.
+    """
+
+    def __init__(self, workshop: Workshop, notes: Sequence[str] = ()) -> None:
+        self.snapshots = Snapshots(workshop)
+        self._workshop = workshop
+        self._notes = notes
+        self._sandboxes: dict[str, SandboxRecord] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def create(self, request: CreateRequest) -> SandboxRecord:
+        """Start a sandbox; its agent may still be starting, connections to it wait.
+
+        Raises:
+            RefusedError: it could not be started.
+        """
+        try:
+            record = self._start(request)
+        except OSError as error:
+            refuse(500, "DOCKER::SANDBOX_START_FAILED", f"No process could be started for the sandbox: {error}")
+        with self._lock:
+            self._sandboxes[record.id] = record
+        if self._is_closed:
+            record.process.kill()
+        self._schedule(record)
+        return record
+
+    def get(self, sandbox_id: str) -> SandboxRecord:
+        """Return one sandbox.
+
+        Raises:
+            RefusedError: there is none with this id.
+        """
+        record = self._sandboxes.get(sandbox_id)
+        if record is None:
+            refuse(404, "DOCKER::SANDBOX_NOT_FOUND", f"Sandbox {sandbox_id} not found.")
+        return record
+
+    def find_secret(self, sandbox_id: str) -> str:
+        """Return the secret that opens one sandbox, "" where there is none with this id."""
+        record = self._sandboxes.get(sandbox_id)
+        return record.process.token if record else ""
+
+    def find(self, *, states: Sequence[str], metadata: Mapping[str, str]) -> list[SandboxRecord]:
+        """Return the sandboxes in one of the states that carry all of the metadata, newest first.
+
+        Args:
+            states: in any case; none means all.
+            metadata: every pair must match exactly.
+        """
+        wanted = {state.lower() for state in states}
+        with self._lock:
+            newest_first = list(reversed(self._sandboxes.values()))
+        return [
+            record
+            for record in newest_first
+            if (not wanted or record.status[0].lower() in wanted) and metadata.items() <= record.metadata.items()
+        ]
+
+    def delete(self, sandbox_id: str) -> None:
+        """End a sandbox and forget it; nothing of it runs afterwards. One that does not end stays in the list.
+
+        Raises:
+            RefusedError: there is none with this id, or it does not end.
+        """
+        record = self.get(sandbox_id)
+        record.process.kill()
+        if not record.process.ended.wait(END_SECONDS):
+            refuse(500, "DOCKER::SANDBOX_DELETE_FAILED", f"Sandbox {sandbox_id} did not end in {END_SECONDS} s.")
+        self._forget(record)
+
+    def renew(self, sandbox_id: str, expires_at: datetime) -> None:
+        """Set when a sandbox ends.
+
+        Raises:
+            RefusedError: the time has passed, there is no such sandbox, or it has no end.
+        """
+        record = self.get(sandbox_id)
+        if expires_at <= datetime.now(timezone.utc):
+            refuse(400, "DOCKER::INVALID_EXPIRATION", "New expiration time must be in the future.")
+        if record.expires_at is None:
+            message = f"Sandbox {sandbox_id} was created without a timeout, so it has none to renew."
+            refuse(409, "DOCKER::INVALID_EXPIRATION", message)
+        record.expires_at = expires_at
+        self._schedule(record)
+
+    def pause(self, sandbox_id: str) -> None:
+        """Freeze a sandbox.
+
+        Raises:
+            RefusedError: there is no such sandbox, or it does not run.
+        """
+        record = self.get(sandbox_id)
+        with record.lock:
+            if record.status[0] != "Running":
+                message = f"Sandbox {sandbox_id} is {record.status[0]}, only a running one can be paused."
+                refuse(409, "DOCKER::SANDBOX_NOT_RUNNING", message)
+            try:
+                record.process.freeze()
+            except OSError as error:
+                refuse(400, "SANDBOX::API_NOT_SUPPORTED", f"Sandboxes cannot be paused here: {error}")
+            record.is_paused = True
+
+    def resume(self, sandbox_id: str) -> None:
+        """Let a paused sandbox go on.
+
+        Raises:
+            RefusedError: there is no such sandbox, or it is not paused.
+        """
+        record = self.get(sandbox_id)
+        with record.lock:
+            if record.status[0] != "Paused":
+                message = f"Sandbox {sandbox_id} is {record.status[0]}, only a paused one can be resumed."
+                refuse(409, "DOCKER::SANDBOX_NOT_PAUSED", message)
+            record.process.thaw()
+            record.is_paused = False
+
+    def close(self) -> bool:
+        """End every sandbox, and say whether all of them have ended."""
+        self._is_closed = True
+        with self._lock:
+            records = list(self._sandboxes.values())
+        for record in records:
+            record.process.kill()
+        deadline = time.monotonic() + END_SECONDS
+        for record in records:
+            if record.process.ended.wait(max(0.0, deadline - time.monotonic())):
+                self._forget(record)
+        self.snapshots.close()
+        return not self._sandboxes
+
+    def _start(self, request: CreateRequest) -> SandboxRecord:
+        record = SandboxRecord(request, self._workshop, self.snapshots.labels_in(request.snapshot_id))
+        for note in self._notes:
+            record.process.log.note(note)
+        background = self._workshop.background
+        environment = {**request.environment, "OPENSANDBOX_ID": record.id}
+        try:
+            origin = self.snapshots.lend(request.snapshot_id, record.id) if request.snapshot_id else None
+            record.process.start(request.entrypoint, environment, origin)
+        except (OSError, RefusedError):
+            background.call(record.relay.close)
+            self.snapshots.take_back(request.snapshot_id, record.id)
+            raise
+        background.call(record.relay.start)
+        return record
+
+    def _forget(self, record: SandboxRecord) -> None:
+        """Take a sandbox that has ended from the list; nothing happens where somebody else has done so."""
+        with self._lock:
+            if self._sandboxes.pop(record.id, None) is None:
+                return
+        self._in_loop(self._cancel_timer, record)
+        self.snapshots.take_back(record.request.snapshot_id, record.id)
+
+    def _schedule(self, record: SandboxRecord) -> None:
+        self._in_loop(self._set_timer, record)
+
+    def _in_loop(self, function: Callable[[SandboxRecord], None], record: SandboxRecord) -> None:
+        self._workshop.background.call(function, record)
+
+    def _cancel_timer(self, record: SandboxRecord) -> None:
+        if record.timer:
+            record.timer.cancel()
+
+    def _set_timer(self, record: SandboxRecord) -> None:
+        """Have the sandbox deleted when its time is up; looks again each hour, as clocks are set meanwhile."""
+        self._cancel_timer(record)
+        if record.expires_at is None or record.id not in self._sandboxes:
+            return
+        pause = min((record.expires_at - datetime.now(timezone.utc)).total_seconds(), _TIMER_SECONDS)
+        if pause <= 0:
+            if record.process.ended.is_set():
+                self._forget(record)
+                return
+            record.process.kill()
+            pause = _END_POLL_SECONDS
+        record.timer = self._workshop.background.loop.call_later(pause, self._set_timer, record)

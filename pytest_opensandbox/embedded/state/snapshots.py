@@ -1,0 +1,270 @@
+"""The snapshots of this server: their states, what they are made of, and who lives on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pytest_opensandbox.embedded.api.validation import refuse
+from pytest_opensandbox.embedded.runtime.layers import Layers, Origin
+from pytest_opensandbox.embedded.runtime.log import stamp
+from pytest_opensandbox.embedded.runtime.process import Workshop
+from pytest_opensandbox.embedded.runtime.process_tree import knows_children
+from pytest_opensandbox.embedded.state.record import SandboxRecord
+
+MOST_LAYERS = 64
+
+_AT_A_TIME = 2
+
+
+class SnapshotRecord:
+    """One snapshot as the lifecycle API knows it.
+
+    Attributes:
+        id: uuid4 as text.
+        sandbox_id: what it was taken of.
+        labels: what that was created with; what is made from the snapshot inherits them.
+        name: as given, None without one.
+        created_at: when, in UTC.
+        state: Creating, Ready, Failed or Deleting.
+        layers: directories with what it keeps, lowest first; its own is the last.
+        ids: the host's ids of the users who own what it keeps.
+        users: ids of the sandboxes that were made from it and are still there.
+    """
+
+    def __init__(self, sandbox: SandboxRecord, name: str | None, layers: Sequence[Path]) -> None:
+        self.id = str(uuid.uuid4())
+        self.sandbox_id = sandbox.id
+        self.labels = dict(sandbox.labels)
+        self.name = name
+        self.created_at = datetime.now(timezone.utc)
+        self.layers = tuple(layers)
+        self.ids = sandbox.process.ids
+        self.users: set[str] = set()
+        self.change("Creating", "snapshot_accepted", "Snapshot creation accepted.")
+        self._changed_at = self.created_at
+
+    def change(self, state: str, reason: str, message: str) -> None:
+        """Enter a state, with its reason and message in the words of the Docker runtime."""
+        self._changed_at = datetime.now(timezone.utc)
+        self._reason, self._message = reason, message
+        self.state = state
+
+    def describe(self) -> dict[str, object]:
+        """Return the snapshot as a get or a listing shows it."""
+        described = {
+            "id": self.id,
+            "sandboxId": self.sandbox_id,
+            "name": self.name,
+            "status": {
+                "state": self.state,
+                "reason": self._reason,
+                "message": self._message,
+                "lastTransitionAt": stamp(self._changed_at),
+            },
+            "createdAt": stamp(self.created_at),
+        }
+        return {name: value for name, value in described.items() if value is not None}
+
+
+class Snapshots:
+    """All snapshots, newest last; nothing is made or started before the first.
+
+    Args:
+        workshop: what it takes to start a sandbox.
+    """
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._snapshots: dict[str, SnapshotRecord] = {}
+        self._lock = threading.Lock()
+        self._layers = Layers()
+        self._takers: ThreadPoolExecutor | None = None
+        self._copiers: set[subprocess.Popen[bytes]] = set()
+        self._is_closed = False
+
+    def create(self, sandbox: SandboxRecord, name: str | None) -> dict[str, object]:
+        """Begin to keep what a sandbox wrote, and describe the snapshot, which is of use when it is ready.
+
+        Raises:
+            RefusedError: the sandbox does not run, or this machine cannot do it.
+        """
+        if sandbox.status[0] != "Running":
+            message = "Snapshot can only be created from a Running sandbox."
+            refuse(409, "SNAPSHOT::INVALID_SOURCE_STATE", message)
+        if why_not := self._why_not(sandbox):
+            refuse(409, "SNAPSHOT::UNSUPPORTED_RUNTIME", f"No snapshot can be taken here: {why_not}.")
+        with self._lock:
+            try:
+                layers = [*self._layers_below(sandbox), self._layers.new()]
+            except OSError as error:
+                refuse(409, "SNAPSHOT::RUNTIME_PREFLIGHT_FAILED", f"There is no place for a snapshot: {error}")
+            snapshot = SnapshotRecord(sandbox, name, layers)
+            if snapshot.ids and self._workshop.identities:
+                self._workshop.identities.hold(snapshot.ids)
+            described = snapshot.describe()
+            self._snapshots[snapshot.id] = snapshot
+            self._takers = self._takers or ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="snapshot")
+            self._takers.submit(self._take, snapshot, sandbox)
+        return described
+
+    def get(self, snapshot_id: str) -> SnapshotRecord:
+        """Return one snapshot.
+
+        Raises:
+            RefusedError: there is none with this id.
+        """
+        snapshot = self._snapshots.get(snapshot_id)
+        if snapshot is None:
+            refuse(404, "SNAPSHOT::NOT_FOUND", f"Snapshot {snapshot_id} not found")
+        return snapshot
+
+    def find(self, *, sandbox_id: str | None, name: str | None, states: Sequence[str]) -> list[SnapshotRecord]:
+        """Return the snapshots of a sandbox, of a name, in one of the states, newest first.
+
+        Args:
+            sandbox_id: None or empty for any.
+            name: exact; None for any.
+            states: as they are written; none means all.
+        """
+        with self._lock:
+            newest_first = list(reversed(self._snapshots.values()))
+        return [
+            snapshot
+            for snapshot in newest_first
+            if (not sandbox_id or snapshot.sandbox_id == sandbox_id)
+            and (name is None or snapshot.name == name)
+            and (not states or snapshot.state in states)
+        ]
+
+    def delete(self, snapshot_id: str) -> None:
+        """Forget a snapshot, and remove what no other is made of.
+
+        Raises:
+            RefusedError: there is none with this id, it is still being made, or a sandbox lives on it.
+        """
+        with self._lock:
+            snapshot = self.get(snapshot_id)
+            if snapshot.state == "Creating":
+                message = f"Snapshot {snapshot_id} is still being created and cannot be deleted"
+                refuse(409, "SNAPSHOT::INVALID_STATE", message)
+            if snapshot.state != "Deleting":
+                snapshot.change("Deleting", "snapshot_delete_requested", "Snapshot deletion requested.")
+            if snapshot.users:
+                message = "snapshot image cannot be deleted due to a conflict"
+                refuse(409, "SNAPSHOT::DELETE_CONFLICT", f"{message}: a sandbox made from it is still there")
+            del self._snapshots[snapshot_id]
+            kept = {layer for other in self._snapshots.values() for layer in other.layers}
+        self._layers.drop(set(snapshot.layers) - kept)
+        if snapshot.ids and self._workshop.identities:
+            self._workshop.identities.give_back(snapshot.ids)
+
+    def check(self, snapshot_id: str) -> None:
+        """Look whether a sandbox can be made from a snapshot.
+
+        Raises:
+            RefusedError: there is none with this id, or it is not ready.
+        """
+        if self.get(snapshot_id).state != "Ready":
+            refuse(409, "SNAPSHOT::NOT_READY", f"Snapshot {snapshot_id} is not ready for restore.")
+
+    def lend(self, snapshot_id: str, sandbox_id: str) -> Origin:
+        """Return what to make a sandbox of from a snapshot, which now stays until the sandbox has gone.
+
+        Raises:
+            RefusedError: there is none with this id, or it is not ready.
+        """
+        with self._lock:
+            self.check(snapshot_id)
+            snapshot = self.get(snapshot_id)
+            snapshot.users.add(sandbox_id)
+        return Origin(snapshot.layers, snapshot.ids)
+
+    def labels_in(self, snapshot_id: str) -> Mapping[str, str]:
+        """Return what a sandbox inherits from a snapshot; nothing where it is made from none."""
+        snapshot = self._snapshots.get(snapshot_id)
+        return snapshot.labels if snapshot else {}
+
+    def take_back(self, snapshot_id: str, sandbox_id: str) -> None:
+        """Note that a sandbox has gone; nothing happens where it was made from no snapshot."""
+        if snapshot := self._snapshots.get(snapshot_id):
+            snapshot.users.discard(sandbox_id)
+
+    def close(self) -> None:
+        """End what is being made, and remove everything."""
+        self._is_closed = True
+        for copier in list(self._copiers):
+            copier.kill()
+        if self._takers:
+            self._takers.shutdown(cancel_futures=True)
+        self._layers.close()
+
+    def _layers_below(self, sandbox: SandboxRecord) -> tuple[Path, ...]:
+        """Return the layers on which what a sandbox writes lies; where nothing lies on others, a copy is complete."""
+        source = sandbox.request.snapshot_id
+        return self.get(source).layers if source and self._workshop.bubblewrap.is_copy_on_write else ()
+
+    def _why_not(self, sandbox: SandboxRecord) -> str:
+        """Return what keeps a sandbox from being kept, "" if nothing does."""
+        if not self._workshop.bubblewrap.guard:
+            return "this machine refuses nested namespaces, and without them a sandbox's files are out of reach"
+        if not knows_children():
+            return "no /proc/PID/task/TID/children in this kernel"
+        if len(self._layers_below(sandbox)) >= MOST_LAYERS:
+            return f"{MOST_LAYERS} snapshots lie upon each other already"
+        return ""
+
+    def _take(self, snapshot: SnapshotRecord, sandbox: SandboxRecord) -> None:
+        """Make a snapshot, whatever comes of it."""
+        reason = "snapshot_runtime_failed"
+        try:
+            self._copy(snapshot, sandbox)
+        except TimeoutError as error:
+            reason, message = "snapshot_runtime_timeout", str(error)
+        except Exception as error:  # noqa: BLE001 - a snapshot that stays "Creating" would tell nobody
+            message = str(error)
+        else:
+            snapshot.change("Ready", "snapshot_runtime_ready", "Docker snapshot image created successfully.")
+            return
+        self._layers.drop(snapshot.layers[-1:])
+        snapshot.change("Failed", reason, message)
+
+    def _copy(self, snapshot: SnapshotRecord, sandbox: SandboxRecord) -> None:
+        """Have everything of the sandbox stand still, and copy what it wrote."""
+        from pytest_opensandbox.embedded.runtime.capture import capture  # lazily, as most runs have no snapshots
+
+        sandbox.process.wait_started()
+        with sandbox.lock:
+            was_paused = sandbox.is_paused
+            if not was_paused:
+                sandbox.process.freeze()
+            try:
+                guard = sandbox.process.open_guard()
+                try:
+                    capture(
+                        self._workshop.host,
+                        guard,
+                        snapshot.layers[-1],
+                        is_copy_on_write=self._workshop.bubblewrap.is_copy_on_write,
+                        is_restored=len(snapshot.layers) > 1,
+                        ids=snapshot.ids,
+                        on_start=self._watch,
+                    )
+                finally:
+                    os.close(guard)
+            finally:
+                if not was_paused:
+                    sandbox.process.thaw()
+
+    def _watch(self, copier: subprocess.Popen[bytes]) -> None:
+        """Remember a process that copies, to end it with the server."""
+        with self._lock:
+            self._copiers = {known for known in self._copiers if known.returncode is None} | {copier}
+        if self._is_closed:
+            copier.kill()

@@ -1,0 +1,283 @@
+"""The way to this run's server: opened when a sandbox is first asked for, closed once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.errors import (
+    ApiError,
+    AuthError,
+    OpenSandboxError,
+    OpenSandboxWarning,
+    ServerStartError,
+    TransportError,
+)
+from pytest_opensandbox.plugin.server_failures import LEFT_STATUS, ServerFailure, ending
+from pytest_opensandbox.provisioning.refused_images import RefusedImages, image_advice, is_about_image
+from pytest_opensandbox.settings.config import Settings, place_of
+from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
+from pytest_opensandbox.transport.keys import MaskedKey, masked
+
+if TYPE_CHECKING:
+    from pytest_opensandbox.client.client import Client
+    from pytest_opensandbox.servers.managed import ManagedServer
+
+_FILE = "file"
+_NO_ROUTE_STATUSES = frozenset({404, 405, 501})
+_REFUSAL = "refusal"
+
+
+class Connection:
+    """A client for the server that the settings name, and the server itself where it is ours to start.
+
+    Args:
+        settings: where the server is.
+        run_id: the run, for what is left when a server of ours stops.
+        server: what the controller's ``hand_down`` returned, in one of its workers; empty elsewhere.
+    """
+
+    def __init__(self, settings: Settings, *, run_id: str = "", server: Mapping[str, str] | None = None) -> None:
+        self.settings = settings
+        self.handed_refusal = ""
+        """Why the workers were told that no sandbox can be had, with what to do about it; or ""."""
+        self._run_id = run_id
+        self._given = server or {}
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._server: ManagedServer | None = None
+        self.failures: list[ServerFailure] = []
+        """The embedded servers that ended by themselves, in that order."""
+        self.left_sandboxes = False
+        """Whether the server that was ours has said, with its end, that a sandbox did not end."""
+        self._refusal = self._given.get(_REFUSAL, "")
+        self._images = RefusedImages()
+
+    @property
+    def owns_server(self) -> bool:
+        """Whether each process has a server of its own, which takes its sandboxes along when it ends."""
+        return self.settings.url == EMBEDDED
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the embedded server has ended by itself, and no other has been needed since."""
+        return self.owns_server and self._client is not None and self._server is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it has turned out that no sandbox can be had."""
+        return bool(self._refusal)
+
+    def client(self) -> Client:
+        """Return the client; the first call starts the server where that is ours to do.
+
+        Raises:
+            ServerStartError: it does not start, or an earlier call has found that no sandbox can be had.
+        """
+        with self._lock:
+            if self._refusal:
+                place = "the summary" if self._given else "its first error"
+                raise ServerStartError(f"no sandbox can be had in this run, see {place}: {self._refusal}")
+            if self._client is None:
+                self._client = self._open()
+            elif self.is_down:
+                self._replace(self._client)
+            return self._client
+
+    def find_failure(self, *, within: float = 0.0) -> ServerFailure | None:
+        """Return how the embedded server has ended by itself, once; the next call of ``client`` starts another.
+
+        Args:
+            within: how long to wait for its end, where there is reason to believe in it; seconds.
+        """
+        with self._lock:
+            server = self._server
+            if server is None or not self.owns_server or not server.ends(within=within):
+                return None
+            failure = ServerFailure(time.monotonic(), ending(server.status), server.stderr_tail())
+            self.failures.append(failure)
+            server.stop()
+            self._server = None
+            return failure
+
+    def replace_ended(self) -> list[str]:
+        """Start the server on the Docker engine again where it has ended by itself: nothing else ends what it left.
+
+        Returns:
+            A line for the summary; none where it has not ended, or was not this process's to start.
+        """
+        with self._lock:
+            server, client = self._server, self._client
+            if self.owns_server or server is None or client is None or server.is_running:
+                return []
+            server.stop()
+            self._server = None
+            with suppress(ServerStartError):
+                self._replace(client)
+            return [f"the server on the Docker engine {ending(server.status)}; what needed it later got a new one"]
+
+    def hand_down(self) -> dict[str, str]:
+        """Return what lets a worker use the server that the whole run shares, and start that server; else nothing.
+
+        Returns:
+            Under ``file`` the path of the file that holds url and key, which no message between processes may hold;
+            or under ``refusal`` why there is no server.
+        """
+        if self.settings.url != DOCKER:
+            return {}
+        try:
+            self.client()
+        except ServerStartError as exc:
+            self.handed_refusal = self.handed_refusal or str(exc)
+        return {_FILE: self._server.file} if self._server else {_REFUSAL: self._refusal}
+
+    def refuse(self, error: OpenSandboxError) -> ServerStartError:
+        """Note that no sandbox can be had, so that later tests need not wait to find out; return what to raise."""
+        self._refusal = _first_line(error)
+        return ServerStartError(f"{error}\n{self._advice(error)}")
+
+    def check_image(self, opts: SandboxOpts) -> None:
+        """Look whether an image that a sandbox needs has been found to be out of reach.
+
+        Raises:
+            ApiError: it has.
+        """
+        self._images.check(opts)
+
+    def refuse_image(self, opts: SandboxOpts, error: ApiError) -> None:
+        """Note that an image cannot be pulled, so that no later test waits for it, and add the remedy to the error.
+
+        Raises:
+            ServerStartError: it is the image of the agent, without which there is no sandbox at all.
+        """
+        if is_about_image(error) and not self._images.note(opts, error):
+            raise self.refuse(error) from error
+
+    def close(self) -> None:
+        """Close the client and stop the server that is ours; safe to call again after an interrupt."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+            if self._server is not None:
+                self._server.stop()
+                self.left_sandboxes = self._server.status == LEFT_STATUS
+            self._client = self._server = None
+
+    def _open(self) -> Client:
+        # Lazy: only a run that asks for a sandbox pays for HTTP.
+        from pytest_opensandbox.client.client import Client
+
+        url, key = self.settings.url, self.settings.api_key
+        if self._given:
+            url, key = _read(Path(self._given[_FILE]))
+        elif url in (EMBEDDED, DOCKER):
+            self._server = self._start()
+            url, key = self._server.url, masked(self._server.api_key)
+            if self.settings.url == EMBEDDED:
+                _pass_on(self._server.stderr_tail())
+        client = Client(
+            url,
+            key,
+            use_server_proxy=self.settings.server_proxy,
+            ca_bundle=self.settings.ca_bundle or None,
+            watched=bool(self._server or self._given),
+        )
+        if self._server is None and not self._given:
+            self._check(client)
+        return client
+
+    def _replace(self, client: Client) -> None:
+        """Start another server for a client that tests hold already."""
+        self._server = self._start()
+        client.replace_server(self._server.url, masked(self._server.api_key))
+
+    def _check(self, client: Client) -> None:
+        """Find out at once whether anybody is there: a create, which may pull an image, is given minutes."""
+        try:
+            client.check_alive()
+        except TransportError as exc:
+            client.close()
+            raise self.refuse(exc) from exc
+
+    def _start(self) -> ManagedServer:
+        # Lazy, as above.
+        from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
+        from pytest_opensandbox.servers.managed import start_docker, start_embedded
+
+        try:
+            if self.settings.url == EMBEDDED:
+                return start_embedded(choice=self._choice())
+            return start_docker(
+                label=f"{TAG_RUN}={self._run_id}",
+                execd_image=self.settings.execd_image,
+                egress_image=self.settings.egress_image,
+                choice=self._choice(),
+            )
+        except ServerStartError as exc:
+            self._refusal = _first_line(exc)
+            raise
+
+    def _place(self) -> str:
+        """Return where the url comes from, as a user knows it."""
+        option = next(option for option in OPTIONS if option.name == "url")
+        return place_of(option, self.settings.sources.get("url", "default"))
+
+    def _choice(self) -> str:
+        """Return how the user asked for a server of this run's own."""
+        place, url = self._place(), self.settings.url
+        return f"{url}, which stands where no url is given," if place == "default" else f"{place}={url}"
+
+    def _advice(self, error: OpenSandboxError) -> str:
+        if isinstance(error, ApiError) and is_about_image(error):
+            return image_advice(error)
+        if self._server is not None:
+            state = "is running" if self._server.is_running else "has ended"
+            return f"The server of this run {state}; its last words: {self._server.stderr_tail() or 'none'}"
+        if isinstance(error, AuthError):
+            known = "the key that it holds is none of this server's" if self.settings.api_key else "it is not set"
+            return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
+        if self._given:
+            return "It was started for this run by the controller of its workers, and seems to have ended."
+        place = self._place()
+        if isinstance(error, ApiError) and has_no_route(error):
+            return (
+                f"The url {self.settings.url} comes from {place}, and no OpenSandbox server is there: write"
+                " http(s)://HOST[:PORT], and a path behind it only where a gateway has the server below that path."
+            )
+        return (
+            f"The url {self.settings.url} comes from {place}: is an OpenSandbox server running there? "
+            "Without one, use --opensandbox-url=embedded, this machine's own namespaces (Linux), "
+            "or --opensandbox-url=docker, a server started here on the local Docker engine."
+        )
+
+
+def has_no_route(error: ApiError) -> bool:
+    """Tell whether a refusal is that of another program than an OpenSandbox server, or of one below another path."""
+    return error.status in _NO_ROUTE_STATUSES and not error.code
+
+
+def _read(path: Path) -> tuple[str, MaskedKey]:
+    """Return the url and the key that the controller's server has left for its workers."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return said["url"], masked(said["api_key"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ServerStartError(f"the server that this run's controller started has gone: {error}") from None
+
+
+def _pass_on(notes: str) -> None:
+    """Warn of what the embedded server cannot do on this machine; the run goes on, also with -W error."""
+    if notes.strip():
+        with suppress(OpenSandboxWarning):
+            warnings.warn(OpenSandboxWarning(f"the embedded server says: {notes.strip()}"), stacklevel=2)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,258 @@
+"""The hooks of pytest and xdist that this plugin implements, a few lines each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from typing import Any, Protocol
+
+import pytest
+
+from pytest_opensandbox.errors import SandboxError, TransportError
+from pytest_opensandbox.masking import mask_report
+from pytest_opensandbox.plugin import hookspecs
+from pytest_opensandbox.plugin.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
+from pytest_opensandbox.plugin.marker import check_items, parameter_id
+from pytest_opensandbox.plugin.places import Place
+from pytest_opensandbox.plugin.session import DYING_SECONDS, RUN, Run, Tell
+from pytest_opensandbox.plugin.workers import (
+    TALLY_KEY,
+    USAGE_ERROR_KEY,
+    Workers,
+    hand_up,
+    identity,
+    shared_server,
+    shared_shelf,
+)
+from pytest_opensandbox.provisioning.recipe import MARKER_HELP
+from pytest_opensandbox.reporting import report
+from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest, explained, visible
+from pytest_opensandbox.reporting.terminal import Terminal, tell_controller
+from pytest_opensandbox.settings.config import settings_of
+from pytest_opensandbox.settings.options import add_options
+
+__all__ = ["opensandbox_client", "opensandbox_settings", "sandbox", "sandbox_factory"]
+
+_FIXTURES = frozenset(__all__)
+_WORKERS = pytest.StashKey[Workers]()
+
+
+class _Gateway(Protocol):
+    id: str
+
+
+class _Node(Protocol):
+    """What xdist's controller knows of one worker."""
+
+    config: pytest.Config
+    gateway: _Gateway
+    workerinput: dict[str, Any]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the flags and ini keys."""
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker and read the settings; nothing is started."""
+    config.addinivalue_line("markers", MARKER_HELP)
+    run_id, worker_id = identity(config)
+    server, shelf = shared_server(config), shared_shelf(config)
+    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=server, shelf=shelf)
+    run.tell = _teller(config, is_worker=run.is_worker)
+    config.stash[RUN] = run
+    config.stash[_WORKERS] = Workers(run)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say where sandboxes come from; no I/O."""
+    return report.header(config.stash[RUN])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the markers and parameters of the tests that will run; a worker leaves the complaint to its controller."""
+    run = config.stash[RUN]
+    try:
+        check_items(items, run.settings)
+    except pytest.UsageError as exc:
+        if not run.is_worker:
+            raise
+        hand_up(config, usage_error="\n".join(map(str, exc.args)))
+        items.clear()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a sandbox that a mapping describes by what is in it."""
+    return parameter_id(val, argname)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Complain in a worker's stead: xdist would show its UsageError as an internal error, without the text."""
+    result = yield
+    if session.config.stash[_WORKERS].usage_error:
+        raise pytest.UsageError(session.config.stash[_WORKERS].usage_error)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Know which test is running."""
+    run = item.config.stash[RUN]
+    with run.test(item):
+        if not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            run.renew_server()
+        try:
+            return (yield)
+        except (pytest.exit.Exception, KeyboardInterrupt) as exc:
+            # No report tells of these: pytest shows them at the end of the run.
+            if run.may_show_output:
+                exc.args = tuple(visible(str(arg)) for arg in exc.args)
+            raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Know that a test's own body is running."""
+    with item.config.stash[RUN].part(body=True):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
+    """Know that a fixture is being set up, even where a test's body asked for it."""
+    run = request.config.stash[RUN]
+    run.note_fixture(str(request.fixturename))
+    with run.part(body=False):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the story of a failed test's sandboxes, and a worker's tally for the controller."""
+    if not item.config.getoption("fulltrace", default=False):
+        report.hide_own_frames(call)
+    outcome = yield
+    run = item.config.stash[RUN]
+    if outcome.failed:
+        run.look_after_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
+        report.add_sections(outcome, run, item)
+    mask_report(outcome)
+    # A fixture of earlier tests may end with one that has none.
+    if run.may_show_output or (call.when == "teardown" and run.tally.used):
+        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        escape_report(outcome, coloured=terminal is not None and terminal.hasmarkup)
+    if run.is_worker and run.tally.used:
+        setattr(outcome, TALLY_KEY, run.tally.to_wire())
+    return outcome
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
+    """Show what a sandbox may have written so that it cannot steer the terminal."""
+    run = config.stash[RUN]
+    return explained(run.hook.pytest_assertrepr_compare, config, op, left, right) if run.may_show_output else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Take a worker's tally from its report, so that a crash later on does not lose it; and escape late texts."""
+    escape_subtest(report)
+    node: _Node | None = getattr(report, "node", None)
+    if node is not None:
+        node.config.stash[_WORKERS].hear(node.gateway.id, getattr(report, TALLY_KEY, None))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Close, sweep and stop."""
+    # trylast: fixtures end in pytest's own sessionfinish after Ctrl-C, and xdist stops its workers in a plain one.
+    _finish(session.config)
+    run, tally = session.config.stash[RUN], session.config.stash[_WORKERS].tally
+    if run.is_fork:
+        return
+    if tally.left and not run.is_worker:
+        report.warn_of_leaks(tally.left, sweep=_sweep_command(run), lease_seconds=run.settings.lease_seconds)
+    if tally.setups.left and not run.is_worker:
+        report.warn_of_snapshots(tally.setups.left, sweep=_sweep_command(run))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what became of the sandboxes, where there were any."""
+    workers, run = config.stash[_WORKERS], config.stash[RUN]
+    if run.is_fork:
+        return
+    lines = report.summary(
+        workers.tally,
+        sweep=_sweep_command(run),
+        lease_seconds=run.settings.lease_seconds,
+        crashed=workers.crashed,
+        unheard=workers.unheard,
+        error=workers.error,
+        refusal=run.connection.handed_refusal,
+    )
+    if lines and terminalreporter.verbosity >= 0:
+        terminalreporter.write_sep("=", "opensandbox")
+    for text, markup in lines:
+        terminalreporter.write_line(text, **markup)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Do what a second Ctrl-C may have kept ``pytest_sessionfinish`` from; nothing where that has run."""
+    if RUN in config.stash:
+        _finish(config)
+        config.stash[RUN].signals.give_back()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: _Node) -> None:
+    """Tell a worker of xdist which run it belongs to."""
+    node.config.stash[_WORKERS].hand_down(node.gateway.id, node.workerinput)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: _Node, error: object) -> None:
+    """Take a worker's last tally, or sweep what it left when it died."""
+    workers = node.config.stash[_WORKERS]
+    output: dict[str, Any] | None = getattr(node, "workeroutput", None)
+    workers.hear(node.gateway.id, (output or {}).get(TALLY_KEY))
+    workers.usage_error = (output or {}).get(USAGE_ERROR_KEY) or workers.usage_error
+    # xdist also calls an interrupted worker down with an error; one that said goodbye has cleaned up after itself.
+    workers.down(node.gateway.id, died=bool(error) and output is None)
+
+
+def _sweep_command(run: Run) -> str:
+    """Return the command that deletes what a run has left, "" where its sandboxes end with its own servers."""
+    return "" if run.connection.owns_server else Place.of(run.settings).sweep_command(run.run_id)
+
+
+def _is_of_server(call: pytest.CallInfo[None]) -> bool:
+    """Say whether a test failed in a way that the end of the server may explain."""
+    return call.excinfo is not None and isinstance(call.excinfo.value, (SandboxError, TransportError))
+
+
+def _teller(config: pytest.Config, *, is_worker: bool) -> Tell:
+    """Return what shows a line while a test runs: only the process that the user started has a terminal."""
+    if is_worker:
+        return partial(tell_controller, config)
+    terminal = Terminal(config.pluginmanager)
+    config.pluginmanager.register(terminal, "opensandbox-terminal")
+    config.add_cleanup(terminal.close)
+    return terminal.tell
+
+
+def _finish(config: pytest.Config) -> None:
+    run = config.stash[RUN]
+    if not run.is_fork:
+        config.stash[_WORKERS].finish()
+    run.finish()
+    hand_up(config, tally=run.tally)

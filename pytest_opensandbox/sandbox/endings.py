@@ -1,0 +1,136 @@
+"""Why a sandbox is gone, asked of the server when its agent does not answer any more.
+
+SandboxError
+└── SandboxGoneError               it ended while somebody used it: why, state, logs
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.models import Endpoint, SandboxResponse
+from pytest_opensandbox.errors import (
+    ApiError,
+    CommandLostError,
+    NotFoundError,
+    OpenSandboxError,
+    ProtocolError,
+    SandboxError,
+    TransportError,
+)
+from pytest_opensandbox.printable import section
+from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.waits import poll_until_ready
+
+ASKING_SECONDS = 5.0
+"""How long the server may take to say what became of a sandbox."""
+NOTICING_SECONDS = 2.0
+"""How long it is asked again where it says that a sandbox runs whose agent does not answer; it may not know yet."""
+
+_PING_SECONDS = 0.5
+# A server tells its time in whole seconds.
+_CLOCK = timedelta(seconds=2)
+_LOG_CHARACTERS = 4_000
+_PASSING_STATUSES = frozenset({502, 503, 504})
+_NO_FILE = "FILE_NOT_FOUND"
+_EXIT_CODE = re.compile(r"\bcode:?\s+(\d{1,3})\b", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"\boom|out.of.memory", re.IGNORECASE)
+_ADVICE = {
+    "expired": "a run renews its sandboxes as long as it can reach the server; raise --opensandbox-lease if it cannot",
+    "deleted": "look for another client, a sweep of this run, or a server that was restarted and keeps no sandboxes",
+    "crashed": "look for a command that ended every process, as `kill -9 -1` does, and in its log for what ended the"
+    " first one; where memory ran out, give it more with resources=",
+}
+
+
+class SandboxGoneError(SandboxError):
+    """A sandbox ended while somebody used it, so that nothing can be done in it any more.
+
+    Attributes:
+        why: what became of it, such as ``expired``, ``deleted by someone`` or ``crashed: exit 137, out of memory``.
+        state: the server's last word, ``Failed`` for example; "" where it does not know the sandbox any more.
+        logs: the last lines of the sandbox's own log, or "".
+    """
+
+    def __init__(self, sandbox_id: str, why: str, *, facts: str = "", state: str = "", logs: str = "") -> None:
+        self.why, self.state, self.logs = why, state, logs
+        advice = _ADVICE.get(re.split(r"\W", why)[0], "")
+        text = f"sandbox {sandbox_id} is gone, {why}" + "".join(f"; {part}" for part in (facts, advice) if part)
+        super().__init__(text + section("its log ends with", logs), sandbox_id=sandbox_id)
+
+
+def may_be_gone(error: OpenSandboxError) -> bool:
+    """Tell whether an error is one that the end of a sandbox may have caused."""
+    if isinstance(error, NotFoundError):
+        return not error.code.endswith(_NO_FILE)
+    if isinstance(error, ApiError):
+        return error.status in _PASSING_STATUSES
+    return isinstance(error, (CommandLostError, ProtocolError, TransportError))
+
+
+def why_gone(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
+    """Return what became of a sandbox, or None for one that lives, or of which nobody can tell.
+
+    Args:
+        client: asks the server and the agent.
+        endpoint: the agent, as it was known.
+    """
+
+    def look() -> tuple[SandboxGoneError | None] | None:
+        try:
+            box = client.get_sandbox(endpoint.sandbox_id)
+        except NotFoundError:
+            return (_vanished(client, endpoint.sandbox_id),)
+        if box.is_final:
+            return (_ended(client, box),)
+        return (None,) if not box.is_running or _answers(client, endpoint) else None
+
+    def give_up(waited_seconds: float, attempts: int) -> Exception:
+        return OpenSandboxError("it runs, and its agent does not answer")
+
+    try:
+        with time_limit(ASKING_SECONDS):
+            return poll_until_ready(look, budget_seconds=NOTICING_SECONDS, on_timeout=give_up)[0]
+    except OpenSandboxError:
+        return None
+
+
+def _answers(client: Client, endpoint: Endpoint) -> bool:
+    try:
+        client.ping(endpoint, timeout=_PING_SECONDS)
+    except OpenSandboxError:
+        return False
+    return True
+
+
+def _vanished(client: Client, sandbox_id: str) -> SandboxGoneError:
+    """Return the error for a sandbox that the server does not know any more."""
+    end, now = client.known_end(sandbox_id), client.server_time()
+    if end is None:
+        return SandboxGoneError(sandbox_id, "deleted by someone")
+    if end <= now + _CLOCK:
+        return SandboxGoneError(sandbox_id, "expired", facts=f"its time was up at {end:%H:%M:%S %Z}")
+    left = (end - now).total_seconds()
+    return SandboxGoneError(sandbox_id, "deleted by someone", facts=f"{left:.0f} s before its time was up")
+
+
+def _ended(client: Client, box: SandboxResponse) -> SandboxGoneError:
+    """Return the error for a sandbox that has ended by itself, or is being deleted."""
+    if box.is_stopping:
+        return SandboxGoneError(box.id, "deleted by someone", facts="the server is stopping it", state=box.state)
+    events = _diagnostics(client, box.id, events=True)
+    found = _EXIT_CODE.search(f"{box.message}\n{events}")
+    exited = f"exit {found[1]}" if found else box.why or "the server gives no reason"
+    memory = ", out of memory" if _OUT_OF_MEMORY.search(f"{box.why}\n{events}") else ""
+    verb = "ended" if box.state == "Terminated" else "crashed"
+    logs = _diagnostics(client, box.id)[-_LOG_CHARACTERS:]
+    return SandboxGoneError(box.id, f"{verb}: {exited}{memory}", facts=box.why, state=box.state, logs=logs)
+
+
+def _diagnostics(client: Client, sandbox_id: str, *, events: bool = False) -> str:
+    try:
+        return client.diagnostics(sandbox_id, "events" if events else "logs")
+    except OpenSandboxError:
+        return ""

@@ -1,0 +1,149 @@
+"""A sandbox's story, command by command and copy by copy, for the report of a failed test."""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.errors import CommandError
+from pytest_opensandbox.printable import counted
+
+HISTORY_LENGTH = 50
+TAIL_BYTES = 2_000
+
+
+@dataclass(frozen=True)
+class CommandRecord:
+    """One line of a sandbox's story: a command or a copy, and how it ended."""
+
+    command: str | Sequence[str]
+    """Text for the shell, or the argument list; of a copy, what was copied."""
+    started: float
+    """``time.monotonic()`` at its start; seconds."""
+    duration: float
+    """Seconds."""
+    outcome: str
+    """``exit 0``, ``SIGKILL``, ``timed out``, or the error's class."""
+    stdout_tail: str = ""
+    """Last 2,000 bytes, decoded."""
+    stderr_tail: str = ""
+    """Last 2,000 bytes, decoded."""
+    is_copy: bool = False
+    """Whether it is a put or a get."""
+    is_note: bool = False
+    """Whether it is what happened to the sandbox, rather than something that was asked for."""
+
+
+class History(deque[CommandRecord]):
+    """The last records of one sandbox, oldest first; of older ones only how many there were is kept.
+
+    Args:
+        records: to begin with.
+    """
+
+    def __init__(self, records: Iterable[CommandRecord] = ()) -> None:
+        super().__init__(maxlen=HISTORY_LENGTH)
+        self._commands, self._copies = array("d"), array("d")
+        for record in records:
+            self.append(record)
+
+    def append(self, record: CommandRecord) -> None:
+        """Add a record; the oldest makes room where there is none."""
+        if len(self) == self.maxlen and not self[0].is_note:
+            (self._copies if self[0].is_copy else self._commands).append(self[0].started)
+        super().append(record)
+
+    def forgotten(self, since: float) -> tuple[int, int]:
+        """Return how many commands and how many copies made room for others.
+
+        Args:
+            since: leave out what began earlier; ``time.monotonic()`` seconds.
+        """
+        commands, copies = (sum(started >= since for started in kind) for kind in (self._commands, self._copies))
+        return commands, copies
+
+
+def recorded(
+    history: deque[CommandRecord], command: str | Sequence[str], perform: Callable[[], CommandResult]
+) -> CommandResult:
+    """Perform a command and add it to a history, however it ends.
+
+    Args:
+        history: grows by one record.
+        command: text for the shell, or the argument list.
+        perform: runs it.
+    """
+    started = time.monotonic()
+    try:
+        result = perform()
+    except BaseException as exc:
+        history.append(record_error(command, started, exc))
+        raise
+    history.append(record_result(result, started))
+    return result
+
+
+@contextmanager
+def recording_copy(history: deque[CommandRecord], text: str) -> Iterator[None]:
+    """Add what happens in the block to a history, however it ends.
+
+    Args:
+        history: grows by one record.
+        text: says what is copied.
+    """
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException as exc:
+        history.append(replace(record_error(text, started, exc), is_copy=True))
+        raise
+    history.append(CommandRecord(text, started, time.monotonic() - started, "done", is_copy=True))
+
+
+def source_of(src: bytes | str | os.PathLike[str]) -> str:
+    """Say what is put, without its content."""
+    if isinstance(src, (bytes, str)):
+        return counted(len(src), "byte" if isinstance(src, bytes) else "character")
+    return str(src)
+
+
+def record_result(result: CommandResult, started: float) -> CommandRecord:
+    """Return the record of a command that ran to its end."""
+    outcome = "timed out" if result.timed_out else result.signal or f"exit {result.exit_code}"
+    stdout, stderr = (
+        stream[-TAIL_BYTES:].decode("utf-8", "replace") for stream in (result.stdout_bytes, result.stderr_bytes)
+    )
+    return CommandRecord(result.command, started, result.duration, outcome, stdout, stderr)
+
+
+def record_move(old: str, new: str) -> CommandRecord:
+    """Return the note that a sandbox's agent is elsewhere now, as after a pause on Kubernetes.
+
+    Args:
+        old: where it was.
+        new: where it is.
+    """
+    text = f"its agent moved from {old} to {new}: what ran has ended, and files may be those of the image again"
+    return CommandRecord(text, time.monotonic(), 0.0, "moved", is_note=True)
+
+
+def record_end(why: str) -> CommandRecord:
+    """Return the note that a sandbox was found to be gone.
+
+    Args:
+        why: what became of it.
+    """
+    return CommandRecord(f"it is gone: {why}", time.monotonic(), 0.0, "gone", is_note=True)
+
+
+def record_error(command: str | Sequence[str], started: float, error: BaseException) -> CommandRecord:
+    """Return the record of a command that ended in an exception."""
+    stdout = error.stdout[-TAIL_BYTES:] if isinstance(error, CommandError) else ""
+    stderr = error.stderr[-TAIL_BYTES:] if isinstance(error, CommandError) else ""
+    return CommandRecord(command, started, time.monotonic() - started, type(error).__name__, stdout, stderr)

@@ -1,0 +1,290 @@
+"""The life of a sandbox: created with its run's tags and a short lease, made ready, kept alive, deleted."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.models import Endpoint, SandboxResponse
+from pytest_opensandbox.client.opts import SandboxOpts, label_value
+from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
+from pytest_opensandbox.sandbox.lease import Lease
+from pytest_opensandbox.sandbox.lost_creates import look_up, may_have_created
+from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
+from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.refusals import advised
+from pytest_opensandbox.transport.waits import retry_create
+
+TAG_RUN = "pytest-opensandbox.run"
+TAG_WORKER = "pytest-opensandbox.worker"
+TAG_PROJECT = "pytest-opensandbox.project"
+TAG_TEST = "pytest-opensandbox.test"
+TAG_CREATE = "pytest-opensandbox.create"
+
+DELETE_SECONDS = 30.0
+"""How long a server may take to delete a sandbox."""
+SILENT_SECONDS = 2.0
+"""How long it may take for the next one when it has not answered in that time, until it answers again."""
+
+_NO_ROOM_STATUS = 429
+_NOT_PLACED = "POD_READY_TIMEOUT"
+
+
+@dataclass(frozen=True)
+class RunTags:
+    """Who is asking: the labels by which a run's sandboxes are found again."""
+
+    run_id: str
+    """Unique for one pytest run, the same on all its workers."""
+    worker_id: str = "main"
+    """``main`` or the xdist worker's name."""
+    project: str = ""
+    """Name of the project under test."""
+
+    def metadata(self, *, test: str = "", is_restored: bool = False) -> dict[str, str]:
+        """Return the labels for one create; the last of them is unique to it.
+
+        Args:
+            test: name of the test that asks.
+            is_restored: the sandbox is made from a snapshot, and would inherit the labels that are left out.
+        """
+        tags = {
+            TAG_RUN: self.run_id,
+            TAG_WORKER: self.worker_id,
+            TAG_PROJECT: label_value(self.project) if self.project else "",
+            TAG_TEST: label_value(test) if test else "",
+        }
+        return {key: value for key, value in tags.items() if value or is_restored} | {TAG_CREATE: secrets.token_hex(8)}
+
+
+class Ledger:
+    """What was created and what became of it; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._created: list[str] = []
+        self._gone: set[str] = set()
+        self._unanswered: dict[str, None] = {}
+        self.has_snapshots = False
+        """Whether a snapshot was begun."""
+
+    @property
+    def created(self) -> tuple[str, ...]:
+        """Ids of all sandboxes, in the order of their creation."""
+        with self._lock:
+            return tuple(self._created)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Ids of the sandboxes that nobody has deleted yet."""
+        with self._lock:
+            return tuple(sandbox_id for sandbox_id in self._created if sandbox_id not in self._gone)
+
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """Tags of the creates that may yet make a sandbox, though nobody has seen any."""
+        with self._lock:
+            return tuple(self._unanswered)
+
+    def is_gone(self, sandbox_id: str) -> bool:
+        """Say whether it is known that a sandbox no longer exists."""
+        with self._lock:
+            return sandbox_id in self._gone
+
+    def doubt(self, create_tag: str) -> None:
+        """Note that nobody knows what a create has made."""
+        with self._lock:
+            self._unanswered[create_tag] = None
+
+    def trust(self, create_tag: str) -> None:
+        """Note that it is known after all."""
+        with self._lock:
+            self._unanswered.pop(create_tag, None)
+
+    def add(self, sandbox_id: str) -> None:
+        """Note a creation."""
+        with self._lock:
+            self._created.append(sandbox_id)
+
+    def write_off(self) -> None:
+        """Note that everything has gone, because its server has; nothing is expected of it any more."""
+        with self._lock:
+            self._gone.update(self._created)
+            self._unanswered.clear()
+
+    def strike(self, sandbox_ids: Iterable[str]) -> None:
+        """Note that these no longer exist."""
+        with self._lock:
+            self._gone.update(sandbox_ids)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A sandbox that is ready: what the server says of it, and where its agent is."""
+
+    response: SandboxResponse
+    """State, metadata, times."""
+    endpoint: Endpoint
+    """The agent."""
+    image: str
+    """What it was made from."""
+
+
+class Lifecycle:
+    """Creates sandboxes that cannot be forgotten, and deletes them.
+
+    Args:
+        client: talks to the server.
+        tags: go on every create.
+        lease_seconds: time to live of every sandbox, renewed while this process lives; whole seconds, 60 … 86,400.
+        ready_timeout: how long a sandbox may take to become ready, and how long a server without room is asked
+            again; seconds.
+        tell: shows a line to whoever waits for a sandbox that takes long; None for nobody.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        tags: RunTags,
+        lease_seconds: int = 120,
+        ready_timeout: float = 60.0,
+        tell: Tell | None = None,
+    ) -> None:
+        self.client = client
+        self.tags = tags
+        self.ready_timeout = ready_timeout
+        self.ledger = Ledger()
+        self.lease = Lease(client, seconds=lease_seconds)
+        self.progress = Progress(tell)
+        self._delete_seconds = DELETE_SECONDS
+
+    def launch(self, opts: SandboxOpts, *, test: str = "") -> Launched:
+        """Create a sandbox and wait until commands can run in it; what does not become ready is deleted.
+
+        Args:
+            opts: what to create; its timeout is replaced by the lease.
+            test: name of the test that asks, kept as a label.
+
+        Raises:
+            ApiError: the server refuses.
+            SandboxFailedError: it ended before it was ready.
+            ReadyTimeoutError: it was not ready in time.
+            TransportError: the server does not answer.
+        """
+        tags = self.tags.metadata(test=test, is_restored=opts.snapshot_id is not None)
+        tagged = replace(opts, metadata={**opts.metadata, **tags}, timeout=self.lease.seconds)
+        source = opts.source
+        with self.progress.phases() as phases:
+            created = self._create(tagged, phases, f"creating a sandbox from {source}")
+            response, endpoint = self._await_ready(created, phases, f"the sandbox from {source} is created")
+        # On Docker the labels of the image are among those that the server tells.
+        return Launched(replace(response, metadata=tagged.metadata), endpoint, source)
+
+    def delete(self, sandbox_id: str) -> None:
+        """Delete a sandbox; one that is already gone is fine.
+
+        Raises:
+            ApiError: the server refuses; the sandbox stays in the ledger.
+            TransportError: the server does not answer; the sandbox stays in the ledger.
+        """
+        self.lease.release(sandbox_id)
+        if self.ledger.is_gone(sandbox_id):
+            return
+        try:
+            with time_limit(self._delete_seconds):
+                self.client.delete_sandbox(sandbox_id)
+        except TransportError as exc:
+            # A server that has stopped makes us wait for its answer once, not once for each sandbox.
+            self._delete_seconds = SILENT_SECONDS if exc.timed_out else DELETE_SECONDS
+            raise
+        self._delete_seconds = DELETE_SECONDS
+        self.ledger.strike([sandbox_id])
+
+    def close(self) -> None:
+        """Stop renewing; deletes nothing."""
+        self.lease.stop()
+        self.progress.close()
+
+    def _create(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
+        """Create one; where the answer was lost, look for what it may have made by its unique tag."""
+        started = time.monotonic()
+        try:
+            created = self._create_patiently(opts, phases, phase)
+        except (TransportError, ApiError, ProtocolError) as exc:
+            found = self._find_usable(opts) if may_have_created(exc) else []
+            if not found:
+                if may_have_created(exc):
+                    self.ledger.doubt(opts.metadata[TAG_CREATE])
+                if isinstance(exc, ApiError) and (advice := _advice(exc, time.monotonic() - started)):
+                    raise advised(exc, advice) from exc
+                raise
+            created = found[0]
+        except BaseException:
+            # The server may still be at it: unless what it makes is there already, the sweep waits for that.
+            self.ledger.doubt(opts.metadata[TAG_CREATE])
+            # Whoever pressed Ctrl-C does not want to wait, and the sweep comes after this.
+            for stray in look_up(self.client, _own_label(opts), settling=0):
+                self.ledger.trust(opts.metadata[TAG_CREATE])
+                self._discard(stray.id)
+            raise
+        self.ledger.add(created.id)
+        return created
+
+    def _create_patiently(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
+        """Create; ask again where the server says that it has made nothing and may do so later."""
+
+        def create() -> SandboxResponse:
+            phases.enter(f"{phase}; where the server lacks the image, it is being pulled")
+            return self.client.create_sandbox(opts)
+
+        def before_wait(refusal: ApiError) -> None:
+            phases.enter(f"{phase}; the server refuses for now ({refusal.status} {refusal.code}), asking again")
+
+        return retry_create(create, budget_seconds=self.ready_timeout, before_wait=before_wait)
+
+    def _await_ready(self, created: SandboxResponse, phases: Phases, phase: str) -> tuple[SandboxResponse, Endpoint]:
+        try:
+            self.lease.hold(created.id)
+            phases.enter(f"{phase}, waiting up to {self.ready_timeout:g} s for its agent")
+            return self.client.wait_ready_endpoint(created.id, timeout=self.ready_timeout, known=created)
+        except BaseException:
+            self._discard(created.id)
+            raise
+
+    def _find_usable(self, opts: SandboxOpts) -> list[SandboxResponse]:
+        """Return what a create made that can still be used; a server that gave up is taking its own back."""
+        found = look_up(self.client, _own_label(opts))
+        for ending in (box for box in found if box.is_final):
+            self._discard(ending.id)
+        return [box for box in found if not box.is_final]
+
+    def _discard(self, sandbox_id: str) -> None:
+        """Delete on the way out of a failure, which must not be hidden by another; the sweep finds what stays."""
+        try:
+            self.delete(sandbox_id)
+        except OpenSandboxError:
+            return
+
+
+def _advice(error: ApiError, waited: float) -> str:
+    """Return what to do about a create that a server without room refused, or ""."""
+    if error.status == _NO_ROOM_STATUS:
+        return (
+            f"refused for {waited:.1f} s: run fewer workers, make more room on the server,"
+            " or raise --opensandbox-ready-timeout"
+        )
+    if error.code.endswith(_NOT_PLACED):
+        return (
+            f"after {waited:.1f} s: the cluster had no place for it, or could not start it; use a pool, run fewer"
+            " workers, or raise sandbox_create_timeout_seconds under [kubernetes] in the server's configuration"
+        )
+    return ""
+
+
+def _own_label(opts: SandboxOpts) -> dict[str, str]:
+    return {TAG_CREATE: opts.metadata[TAG_CREATE]}

@@ -1,0 +1,242 @@
+"""The handle that a test holds: run commands, copy files, and know that it will be gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import overload
+
+from pytest_opensandbox.cleanup.keeping import keep
+from pytest_opensandbox.client.command_checks import (
+    check_byte_limit,
+    check_local_path,
+    check_mode,
+    input_bytes,
+    text_bytes,
+)
+from pytest_opensandbox.client.commands import MAX_STREAM_BYTES
+from pytest_opensandbox.client.models import Snapshot
+from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.client.snapshots import SNAPSHOT_SECONDS
+from pytest_opensandbox.client.streams import Callback
+from pytest_opensandbox.sandbox.agent import Agent
+from pytest_opensandbox.sandbox.archive_checks import Links
+from pytest_opensandbox.sandbox.handle import Handle
+from pytest_opensandbox.sandbox.history import recorded, recording_copy, source_of
+from pytest_opensandbox.sandbox.invocations import Invocation
+from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
+from pytest_opensandbox.sandbox.transfer import MAX_BYTES
+
+
+class Sandbox(Handle):
+    """One isolated machine; use it as a context manager, or close it.
+
+    Args:
+        lifecycle: owns its life.
+        launched: the sandbox, ready.
+        command_timeout: time limit of a command that names none; seconds, None for no limit.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, launched: Launched, *, command_timeout: float | None = 60.0) -> None:
+        super().__init__(lifecycle, launched)
+        self._command_timeout = command_timeout
+        self._agent = Agent(lifecycle.client, self._whereabouts)
+        self.prepared_by = ""
+        """The setup whose snapshot it was restored from, in a few words; "" for none."""
+
+    @classmethod
+    def launch(
+        cls, lifecycle: Lifecycle, opts: SandboxOpts, *, test: str = "", command_timeout: float | None = 60.0
+    ) -> Sandbox:
+        """Create a sandbox and return its handle once commands can run in it.
+
+        Args:
+            lifecycle: tags, lease and server.
+            opts: what to create.
+            test: name of the test that asks.
+            command_timeout: time limit of a command that names none; seconds, None for no limit.
+
+        Raises:
+            ApiError: the server refuses.
+            SandboxFailedError: it ended before it was ready.
+            ReadyTimeoutError: it was not ready in time.
+            TransportError: the server does not answer.
+        """
+        return cls(lifecycle, lifecycle.launch(opts, test=test), command_timeout=command_timeout)
+
+    def run(
+        self,
+        command: str | Sequence[str | os.PathLike[str]],
+        *,
+        check: bool = False,
+        cwd: str | PurePosixPath | None = None,
+        env: Mapping[str, str] | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        timeout: float | None = None,
+        input: bytes | str | None = None,  # noqa: A002 - the name that subprocess.run has for it
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+        max_bytes: int = MAX_STREAM_BYTES,
+    ) -> CommandResult:
+        """Run a command and return what it wrote, byte for byte, and how it ended.
+
+        Args:
+            command: text runs in the sandbox's shell; a list is an argument list that no shell interprets.
+            check: raise where the command does not exit with 0.
+            cwd: absolute working directory, which must exist; one with ``$`` that does not is told on standard error.
+                Default that of the image, and ``/workspace`` where it names none.
+            env: variables on top of the sandbox's own.
+            uid: numeric user to run as.
+            gid: numeric group to run as; needs ``uid``.
+            timeout: seconds until it is killed with its children; default ``--opensandbox-command-timeout``.
+            input: standard input; text is sent as UTF-8.
+            on_stdout: called with each line as it appears; the result then has ``exact=False``.
+            on_stderr: as ``on_stdout``.
+            max_bytes: most that is kept of each stream; the middle of a longer one is left out; bytes.
+
+        Returns:
+            Bytes and text of both streams, exit code, signal and duration. With ``exact=True`` the bytes equal those
+            that ``subprocess.run(capture_output=True)`` gives for the same command. As there, what goes on in the
+            background is waited for as long as it holds one of the streams; redirect both of them to leave it behind.
+            A command that SIGINT or SIGPIPE ended has the shell's exit code for it, 130 or 141, and no signal.
+
+        Raises:
+            CommandTimeoutError: its time was up; holds what it had written.
+            CommandError: with ``check``, it did not exit with 0.
+            CommandStartError: it could not be started.
+            CommandLostError: the connection ended before it did; it is not run again.
+            ApiError: the agent refuses, for example a directory or a user that does not exist.
+            TransportError: the agent does not answer.
+            SharedAgentError: another sandbox answers; nothing was run.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+            ConfigError: an argument breaks a rule.
+
+        Source: specs/execd-api.yaml, POST /command; exactness measured on 2026-11-23 with execd 1.0.19.
+        """
+        __tracebackhide__ = True
+        invocation = Invocation(
+            command=_words(command),
+            cwd=None if cwd is None else _text(cwd),
+            env=env,
+            uid=uid,
+            gid=gid,
+            timeout=self._command_timeout if timeout is None else timeout,
+            stdin=input_bytes(input),
+            max_bytes=max_bytes,
+        )
+        with self._in_use():
+            result = recorded(
+                self.history, invocation.command, lambda: self._agent.run(invocation, on_stdout, on_stderr)
+            )
+        return result.check() if check or result.timed_out else result
+
+    def put(self, src: bytes | str | os.PathLike[str], dst: str | PurePosixPath, *, mode: int | None = None) -> None:
+        """Write bytes, text, a local file or a local tree into the sandbox.
+
+        Args:
+            src: bytes; text, written as UTF-8; or a path object that names a local file or directory.
+            dst: absolute path in the sandbox; missing parents are made; for a directory it becomes the root. A tree
+                is merged into directories that exist, also behind links to them; these keep their permissions.
+            mode: permission bits, 0 … 0o777; default those of the source, 0o644 for bytes and text.
+
+        Raises:
+            ConfigError: ``dst`` is not absolute, ``mode`` was given for a tree, or ``src`` is a device, socket or FIFO.
+            OSError: a local file is not there, or cannot be read.
+            CommandError: a tree could not be unpacked; the sandbox needs ``tar``. Or a directory would replace
+                something else, or something else a directory; nothing was changed then.
+            ApiError: the agent refuses.
+            ProtocolError: what arrived has another size.
+            TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+        """
+        __tracebackhide__ = True
+        check_mode(mode)
+        content = text_bytes("src", src) if isinstance(src, str) else src
+        with self._in_use(), recording_copy(self.history, f"put {source_of(src)} -> {dst}"):
+            self._agent.copy(lambda transfer: transfer.put(content, _text(dst), mode=mode))
+
+    @overload
+    def get(self, path: str | PurePosixPath, *, max_bytes: int = ..., links: Links = ...) -> bytes: ...
+
+    @overload
+    def get(
+        self, path: str | PurePosixPath, dst: str | os.PathLike[str], *, max_bytes: int = ..., links: Links = ...
+    ) -> Path: ...
+
+    def get(
+        self,
+        path: str | PurePosixPath,
+        dst: str | os.PathLike[str] | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        links: Links = "error",
+    ) -> bytes | Path:
+        """Return a file's bytes, or copy a file or a tree to the host.
+
+        Args:
+            path: absolute path in the sandbox; a symbolic link is followed.
+            dst: local path; a directory becomes its content, a file is written to it, or into it where it is a
+                directory; None returns a file's bytes. A file or a link there is replaced, a link in it never followed.
+            max_bytes: refuse more than that; bytes.
+            links: what happens to a symbolic link of a tree that leads outside it, as every absolute one does:
+                ``"error"`` refuses the tree, ``"skip"`` leaves the link out, ``"keep"`` takes it as it is.
+
+        Returns:
+            The bytes, or the local path that was written.
+
+        Raises:
+            NotFoundError: no such path.
+            ConfigError: ``path`` is not absolute, is a device, or is a directory and ``dst`` is missing; or ``links``
+                is something else.
+            FileTooLargeError: more than ``max_bytes``.
+            UnsafeArchiveError: the tree would touch something outside ``dst``; nothing was written.
+            CommandError: a tree could not be packed; the sandbox needs ``tar``.
+            OSError: the local path cannot be written.
+            TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+        """
+        __tracebackhide__ = True
+        check_byte_limit(max_bytes, least=0)
+        if dst is None:
+            with self._in_use(), recording_copy(self.history, f"get {path}"):
+                return self._agent.copy(lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
+        check_local_path("dst", dst)
+        with self._in_use(), recording_copy(self.history, f"get {path} -> {dst}"):
+            return self._agent.copy(lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes, links=links))
+
+    def snapshot(self, name: str | None = None, *, timeout: float = SNAPSHOT_SECONDS) -> Snapshot:
+        """Keep the file system as it is now, for ``sandbox_factory(snapshot=...)``, until the end of the run.
+
+        Args:
+            name: what it is called behind the run's id; any text.
+            timeout: seconds until it must be ready.
+
+        Raises:
+            SnapshotFailedError: it failed, or was not ready in time.
+            ApiError: the server refuses: 501 or 409 where it has no snapshots.
+            TransportError: the server does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+        """
+        with self._in_use():
+            return keep(self._lifecycle, self.id, name, timeout=timeout)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+
+def _words(command: str | Sequence[str | os.PathLike[str]]) -> str | Sequence[str]:
+    """Return a command with its path objects as text; what is neither text nor a list is refused later."""
+    if isinstance(command, (str, bytes)) or not isinstance(command, Iterable):
+        return command
+    return [_text(word) for word in command]
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path

@@ -1,0 +1,224 @@
+"""Keeps opensandbox-server for one run: says where it is, ends with standard input, leaves nothing on the engine."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from pytest_opensandbox.printable import counted, os_reason
+from pytest_opensandbox.servers.docker_engine import Engine
+from pytest_opensandbox.servers.docker_server import (
+    LOOPBACK,
+    DockerStartError,
+    ServerFiles,
+    check_libraries,
+    config_text,
+    example_images,
+)
+from pytest_opensandbox.servers.managed import end, spawn
+from pytest_opensandbox.temporary_directories import hold, remove_abandoned
+from pytest_opensandbox.transport.waits import poll_until_ready
+
+if TYPE_CHECKING:
+    import subprocess
+
+START_SECONDS = 90.0
+STOP_SECONDS = 20.0
+
+_PORTS_TRIED = 3
+_READ_BYTES = 4096
+_TAIL_CHARACTERS = 2_000
+_LOOK_SECONDS = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server, after one JSON line on standard output: url, api_key, file and log, or error and cause.
+
+    Args:
+        arguments: the command line without the program's name; None for this process's own.
+
+    Returns:
+        Exit status: 0 after standard input closed or a signal came, 1 if the server cannot run here.
+    """
+    options = _parser().parse_args(arguments)
+    for number in _SIGNALS:
+        signal.signal(number, _leave)
+    try:
+        check_libraries()
+        remove_abandoned()
+        with _private_directory() as directory:
+            hold(Path(directory))
+            _keep(ServerFiles(Path(directory)), options)
+    except DockerStartError as error:
+        _say({"error": str(error), "cause": error.cause})
+        return 1
+    return 0
+
+
+@contextmanager
+def _private_directory() -> Iterator[str]:
+    """Yield a directory that goes with the block, and name it where the system refuses something in it.
+
+    Raises:
+        DockerStartError: it cannot be made, or written to.
+    """
+    place = ""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pytest-opensandbox-docker-", ignore_cleanup_errors=True) as place:
+            yield place
+    except OSError as error:
+        advice = "make room there, or set TMPDIR to another directory"
+        raise DockerStartError(os_reason(error, place or tempfile.gettempdir()), advice) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pytest_opensandbox.servers.docker_guard", description=__doc__)
+    parser.add_argument("--label", required=True, help="KEY=VALUE that the sandboxes of this run carry")
+    parser.add_argument("--execd-image", help="image of the agent")
+    parser.add_argument("--egress-image", help="image of the network guard")
+    return parser
+
+
+def _keep(files: ServerFiles, options: argparse.Namespace) -> None:
+    """Serve until standard input closes, then end the server and what it made."""
+    execd_image, egress_image = options.execd_image, options.egress_image
+    if not (execd_image and egress_image):
+        named = example_images()
+        execd_image, egress_image = execd_image or named[0], egress_image or named[1]
+    engine = Engine()
+    server = _Server(files, engine, execd_image=execd_image, egress_image=egress_image)
+    try:
+        said = server.start()
+        files.write(files.handover, json.dumps(said))
+        _say({**said, "file": str(files.handover), "log": str(files.log)})
+        _wait_for_end()
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        server.stop()
+        engine.clear(files, label=options.label)
+        engine.close()
+
+
+class _Server:
+    """The server's process, and what it is told."""
+
+    def __init__(self, files: ServerFiles, engine: Engine, *, execd_image: str, egress_image: str) -> None:
+        self._files = files
+        self._environment = {**engine.environment(), "HOME": str(files.directory)}
+        self._images = {"execd_image": execd_image, "egress_image": egress_image}
+        self._key = secrets.token_hex(16)
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> dict[str, str]:
+        """Start the process and return its url and api_key once it is healthy.
+
+        Raises:
+            DockerStartError: it ends, or is not healthy in time.
+        """
+        for _ in range(_PORTS_TRIED):
+            self._spawn()
+            poll_until_ready(self._look, budget_seconds=START_SECONDS, on_timeout=self._late)
+            if self._process is not None:
+                break
+        else:
+            raise DockerStartError(f"another program took each of {_PORTS_TRIED} free ports", "try again")
+        threading.Thread(target=_follow, args=(self._process,), daemon=True).start()
+        return {"url": f"http://{LOOPBACK}:{self._port}", "api_key": self._key}
+
+    def stop(self) -> None:
+        """End the process; it has time to answer what it was asked."""
+        if self._process is not None:
+            end(self._process, seconds=STOP_SECONDS)
+
+    def _spawn(self) -> None:
+        self._port = _free_port()
+        config = config_text(self._files, port=self._port, api_key=self._key, **self._images)
+        self._files.write(self._files.config, config)
+        with open(self._files.log, "ab") as log:
+            self._process = spawn(
+                "pytest_opensandbox.servers.docker_process",
+                [str(self._files.config)],
+                stdout=log,
+                stderr=log,
+                environment=self._environment,
+            )
+
+    def _look(self) -> bool | None:
+        """Return True when the server answers as ours, or when its port turned out to be taken; None for not yet."""
+        if self._process is not None and self._process.poll() is None:
+            return (self._answer("/health") == 200 and self._answer("/v1/sandboxes?pageSize=1") == 200) or None
+        self.stop()
+        self._process = None
+        if "address already in use" not in self._last_words():
+            raise self._silent("opensandbox-server ended before it listened")
+        return True
+
+    def _answer(self, path: str) -> int:
+        """Return the status of the answer, 0 for none."""
+        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=_LOOK_SECONDS)
+        try:
+            connection.request("GET", path, headers={"OPEN-SANDBOX-API-KEY": self._key})
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    def _late(self, waited_seconds: float, attempts: int) -> DockerStartError:
+        return self._silent(
+            f"opensandbox-server was not healthy after {waited_seconds:.0f} s and {counted(attempts, 'look')}"
+        )
+
+    def _silent(self, why: str) -> DockerStartError:
+        sys.stderr.write(self._last_words())
+        return DockerStartError(why, "its last words follow")
+
+    def _last_words(self) -> str:
+        return self._files.log.read_text(encoding="utf-8", errors="replace").strip()[-_TAIL_CHARACTERS:]
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _follow(process: subprocess.Popen[bytes]) -> None:
+    """End this process, too, when the server's has ended."""
+    process.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _wait_for_end() -> None:
+    """Return when standard input has closed."""
+    while os.read(sys.stdin.fileno(), _READ_BYTES):
+        pass
+
+
+def _say(line: dict[str, str]) -> None:
+    """Write one line of JSON to standard output."""
+    print(json.dumps(line), flush=True)  # noqa: T201 - this line is how the server tells where it is
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process in good order."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

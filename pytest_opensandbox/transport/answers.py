@@ -1,0 +1,137 @@
+"""A successful answer whose body is read when somebody asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from math import inf
+from types import TracebackType
+from typing import Any
+
+from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.transport.json_limits import MAX_VALUES, JsonLimitError, read_json
+
+MAX_BODY_BYTES = 1024 * 1024
+"""Most that is read of a body that is no file, no stream of events, and no listing."""
+MAX_BODY_SECONDS = 300.0
+"""Longest time for such a body, however steadily it drips."""
+BODY_TIMES = 10
+"""How many times as long as the silence between two of its bytes such a body may take."""
+
+
+class Answer:
+    """An answer with a 2xx status; as a context manager it lets go of its connection at the end.
+
+    Args:
+        status: HTTP status, 200 … 299.
+        headers: headers; names ignore case.
+        read_some: returns the next bytes, however few, b"" at the end; takes the seconds that it may last, or None.
+        close: lets go of the connection.
+        has_more: tells whether bytes came behind the end of the body.
+        silence: how long the connection may be silent; seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        *,
+        read_some: Callable[[float | None], bytes],
+        close: Callable[[], None],
+        has_more: Callable[[], bool] = lambda: False,
+        silence: float = inf,
+    ) -> None:
+        self.status = status
+        """HTTP status, 200 … 299."""
+        self.headers = headers
+        """Headers; names ignore case."""
+        self._read_some = read_some
+        self._close = close
+        self._has_more = has_more
+        self.received = 0
+        """Bytes of the body that ``read`` has taken."""
+        self._most_seconds = min(BODY_TIMES * silence, MAX_BODY_SECONDS)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more bytes have come than the body has, once it was read to its end."""
+        return self._has_more()
+
+    @property
+    def length(self) -> int | None:
+        """What ``Content-Length`` promises, bytes; None where it is missing or no number."""
+        text = self.headers.get("Content-Length") or ""
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether the end of the body is told apart from the end of the connection."""
+        return self.length is not None or "chunked" in (self.headers.get("Transfer-Encoding") or "").lower()
+
+    def chunks(self, *, timeout: Callable[[], float] | None = None) -> Iterator[bytes]:
+        """Yield the body as it arrives.
+
+        Args:
+            timeout: asked before each read how long it may last; seconds. Default: as for the request.
+
+        Raises:
+            TransportError: the connection broke, was silent for too long, or ended before its time.
+        """
+        while piece := self._read_some(timeout() if timeout else None):
+            yield piece
+
+    def read(self, *, max_bytes: int = MAX_BODY_BYTES, max_seconds: float | None = None) -> bytes:
+        """Return the whole body and give the connection back.
+
+        Args:
+            max_bytes: most that is taken.
+            max_seconds: how long it may take; default ten times the silence that is allowed, at most 300.
+
+        Raises:
+            ProtocolError: longer than ``max_bytes``, or not complete after ``max_seconds``.
+            TransportError: it broke off.
+        """
+        body = bytearray()
+        max_seconds = self._most_seconds if max_seconds is None else max_seconds
+        deadline = time.monotonic() + max_seconds
+        with self:
+            for piece in self.chunks():
+                body += piece
+                if len(body) > max_bytes:
+                    raise ProtocolError(f"an answer has more than {max_bytes:,} bytes")
+                if time.monotonic() > deadline:
+                    raise ProtocolError(f"an answer is not complete after {max_seconds:g} s")
+        self.received = len(body)
+        return bytes(body)
+
+    def json(self, *, needed: bool = False, max_bytes: int = MAX_BODY_BYTES, max_values: int = MAX_VALUES) -> Any:
+        """Return the body as JSON, None for an empty one.
+
+        Args:
+            needed: whether an empty one is refused.
+            max_bytes: most that is taken.
+            max_values: most objects, lists and members of them: a few bytes become many in memory.
+
+        Raises:
+            ProtocolError: no JSON, or too much of it.
+            TransportError: it broke off.
+        """
+        body = self.read(max_bytes=max_bytes)
+        try:
+            return read_json(body, max_values=max_values) if needed or body.strip() else None
+        except ValueError as exc:
+            shown = body[:200].decode("utf-8", "replace")
+            limit = f" and has {exc}" if isinstance(exc, JsonLimitError) else ""
+            raise ProtocolError(f"an answer must be JSON, this one begins with {shown!r}{limit}") from None
+
+    def close(self) -> None:
+        """Let go of the connection, without reading the rest."""
+        self._close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,298 @@
+"""One HTTP session, one way to ask, one place where what goes wrong becomes an error of ours."""
+
+from __future__ import annotations
+
+import json as json_format
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from typing import Any
+
+import requests
+
+from pytest_opensandbox.client.models import Endpoint
+from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
+from pytest_opensandbox.printable import redacted
+from pytest_opensandbox.transport.addresses import (
+    API_VERSION_PATH,
+    checked_url,
+    is_loopback,
+    is_own_proxy,
+    server_root,
+    spoken,
+    without_secrets,
+)
+from pytest_opensandbox.transport.answers import Answer
+from pytest_opensandbox.transport.deadlines import time_left
+from pytest_opensandbox.transport.framing import is_of_http
+from pytest_opensandbox.transport.http_session import HTTPSession
+from pytest_opensandbox.transport.keys import masked
+from pytest_opensandbox.transport.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error
+from pytest_opensandbox.transport.server_clock import ServerClock
+from pytest_opensandbox.transport.trouble import TROUBLE, explain, is_stale, is_unsent
+from pytest_opensandbox.transport.wire import TooSlowError, has_more
+
+KEY_HEADER = "OPEN-SANDBOX-API-KEY"
+CONNECT_TIMEOUT_SECONDS = 5.0
+REQUEST_TIMEOUT_SECONDS = 30.0
+CALL_TIMES = 4
+"""How many times as long as one answer may be silent a whole call may take."""
+ERROR_BODY_SECONDS = 3.0
+"""How long the text of an error may take once its status is known; some promise bytes that never come."""
+
+Timeouts = tuple[float, float]
+Query = Sequence[tuple[str, str]]
+
+_HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
+_IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
+_READ_BYTES = 65_536
+
+
+class Transport:
+    """Speaks HTTP with one lifecycle server and the agents behind it; safe to use from several threads.
+
+    Args:
+        base_url: the server, with or without ``/v1``.
+        api_key: its key, None where it needs none.
+        connect_timeout: seconds for a connection.
+        request_timeout: seconds between two bytes of an answer.
+        trust_env: whether proxies and certificates of the environment count.
+        ca_bundle: file with the certificates to trust, None for the usual ones.
+
+    Raises:
+        ConfigError: the URL or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT_SECONDS,
+        request_timeout: float = REQUEST_TIMEOUT_SECONDS,
+        trust_env: bool = True,
+        ca_bundle: str | None = None,
+    ) -> None:
+        # First of all, so that no frame of ours shows the key in a traceback.
+        self._key = api_key = masked(api_key)
+        self.root = server_root(base_url)
+        """The server's address without ``/v1``."""
+        self.timeouts: Timeouts = (connect_timeout, request_timeout)
+        """Seconds to connect, and between two bytes."""
+        self._http = HTTPSession(trust_env=trust_env)
+        # Asked for once: the environment's own bundle counts on this machine too, its proxy does not.
+        usual = self._http.of_process().merge_environment_settings(self.root, {}, True, ca_bundle or True, None)
+        self._verify = usual["verify"]
+        self._clock = ServerClock()
+
+    def replace_server(self, base_url: str, api_key: str) -> None:
+        """Speak from now on with another server, which has been started in the place of one that died.
+
+        Args:
+            base_url: the new server, on the machine of the old one.
+            api_key: its key.
+        """
+        # No request may carry one server's key to the other.
+        self._key = masked(None)
+        self.root = server_root(base_url)
+        self._key = masked(api_key)
+
+    def request(
+        self,
+        method: str,
+        url_or_path: str,
+        *,
+        params: Query | None = None,
+        json: object = None,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: Timeouts | None = None,
+        with_key: bool = False,
+        secrets: Sequence[str] = (),
+    ) -> Answer:
+        """Send one request and return its answer, the body unread.
+
+        Args:
+            method: HTTP method.
+            url_or_path: a URL, or a path below ``/v1`` of the server; a path always carries the key.
+            params: query, in order; names may repeat.
+            json: body to be sent as JSON.
+            body: body to be sent as it is; an iterable must have a length, in bytes.
+            headers: on top of the usual ones.
+            timeout: seconds to connect, and between two bytes.
+            with_key: whether a URL carries the key.
+            secrets: what no error may show, besides the key.
+
+        Raises:
+            ApiError: an answer that is not 2xx; redirects are not followed.
+            TransportError: no answer.
+        """
+        own = url_or_path.startswith("/")
+        url = spoken(f"{self.root}{API_VERSION_PATH}{url_or_path}" if own else url_or_path)
+        sent = {**_HEADERS, **(headers or {})}
+        if json is not None:
+            body, sent["Content-Type"] = json_format.dumps(json).encode(), "application/json"
+        if self._key and (own or with_key):
+            sent[KEY_HEADER] = self._key
+        request = requests.Request(method, url, headers=sent, params=params, data=body)
+        answer = self._exchange(request, _cut(timeout or self.timeouts), secrets)
+        if own:
+            self._clock.note(answer.headers.get("Date"))
+        if 200 <= answer.status < 300:
+            return answer
+        raise self._refusal(answer, method, url, secrets)
+
+    def ask(
+        self,
+        endpoint: Endpoint | str,
+        method: str,
+        path: str,
+        *,
+        params: Query | None = None,
+        json: object = None,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: Timeouts | None = None,
+    ) -> Answer:
+        """Send one request to a port of a sandbox; arguments as for ``request``.
+
+        The endpoint's headers go with it. The key does only where the endpoint is the server's own proxy, because
+        everything else is in the hands of what runs in the sandbox.
+
+        Raises:
+            ConfigError: the endpoint is no URL, or sets headers that are HTTP's own.
+            ApiError: an answer that is not 2xx.
+            TransportError: no answer.
+        """
+        if isinstance(endpoint, str):
+            endpoint = Endpoint(checked_url(endpoint))
+        if own := [name for name in endpoint.headers if is_of_http(name)]:
+            raise ConfigError("headers", "leave HTTP's own alone", own)
+        return self.request(
+            method,
+            type(endpoint.url)(f"{endpoint.url.removesuffix('/')}{path}"),
+            params=params,
+            json=json,
+            body=body,
+            headers={**endpoint.headers, **(headers or {})},
+            timeout=timeout,
+            with_key=is_own_proxy(endpoint.url, self.root),
+            secrets=endpoint.secrets,
+        )
+
+    @property
+    def call_seconds(self) -> float:
+        """How long one call of the client may take, with all its answers, retries and waits."""
+        return CALL_TIMES * self.timeouts[1] + CONNECT_TIMEOUT_SECONDS
+
+    def within(self, seconds: float) -> Timeouts:
+        """Return the usual time-outs, cut to what is left of a budget; seconds."""
+        return min(self.timeouts[0], seconds), min(self.timeouts[1], seconds)
+
+    def server_time(self) -> float:
+        """Return the server's clock, as its last answer showed it; seconds since 1970."""
+        return self._clock.now()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def __repr__(self) -> str:
+        return f"<Transport {self.root}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a transport holds connections and a key: make another one where it is needed")
+
+    def _exchange(self, request: requests.Request, timeouts: Timeouts, secrets: Sequence[str]) -> Answer:
+        def fail(error: Exception, silence: float | None = None) -> TransportError:
+            reason, timed_out = explain(error, timeouts if silence is None else (timeouts[0], silence))
+            said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
+            return TransportError(said, method=request.method, url=url, timed_out=timed_out, unsent=is_unsent(error))
+
+        try:
+            response = self._send(request, timeouts)
+        except TROUBLE as exc:
+            # From None: the frames below hold the request with its key, and pytest -l would print them.
+            raise fail(exc) from None
+        return Answer(
+            response.status_code,
+            response.headers,
+            read_some=_reader(response, fail, timeouts[1]),
+            close=response.close,
+            has_more=lambda: has_more(response.raw),
+            silence=timeouts[1],
+        )
+
+    def _send(self, request: requests.Request, timeouts: Timeouts) -> requests.Response:
+        """Send, and once more where a kept connection had gone stale and nothing can have happened twice."""
+        # Not prepared by the session, which would add credentials from a netrc file.
+        prepared = request.prepare()
+        options = {"timeout": timeouts, "allow_redirects": False, "stream": True, **self._route(request.url)}
+        session = self._http.of_process()
+        try:
+            return session.send(prepared, **options)
+        except requests.ConnectionError as exc:
+            if request.method not in _IDEMPOTENT or not is_stale(exc):
+                raise
+            return session.send(prepared, **options)
+
+    def _route(self, url: str) -> dict[str, Any]:
+        """Return which proxy and which certificates count for a URL; none of the environment's on this machine."""
+        if is_loopback(url):
+            return {"proxies": {}, "verify": self._verify, "cert": None}
+        route = dict(self._http.of_process().merge_environment_settings(url, {}, True, self._verify, None))
+        del route["stream"]
+        return route
+
+    def _refusal(self, answer: Answer, method: str, url: str, secrets: Sequence[str]) -> ApiError:
+        body = bytearray()
+        deadline = time.monotonic() + ERROR_BODY_SECONDS
+        with answer:
+            try:
+                for piece in answer.chunks(timeout=lambda: deadline - time.monotonic()):
+                    body += piece
+                    if len(body) >= MAX_ERROR_BYTES:
+                        break
+            except TransportError as exc:
+                # The status is known, and worth more than the news that its text broke off.
+                body += b"" if body else str(exc).encode()
+
+        def redact(text: str) -> str:
+            return self._redact(text, secrets)
+
+        headers = {name: redact(answer.headers.get(name) or "") for name in ERROR_HEADERS}
+        shown = redact(without_secrets(url))
+        return api_error(answer.status, headers, bytes(body), method=method, url=shown, redact=redact)
+
+    def _redact(self, text: str, secrets: Sequence[str]) -> str:
+        return self._key.redact(redacted(text, secrets))
+
+
+def _reader(
+    response: requests.Response, fail: Callable[[Exception, float | None], TransportError], silence: float
+) -> Callable[[float | None], bytes]:
+    """Return a function that reads what has arrived; ``iter_content`` would wait until its buffer is full."""
+    raw = response.raw
+
+    def read_some(seconds: float | None) -> bytes:
+        try:
+            # A peer that speaks HTTP/1.0 takes the socket out of reach; then the request's own time-out stays.
+            sock = getattr(raw.connection, "sock", None)
+            if time_left() != inf:
+                seconds = min(silence if seconds is None else seconds, time_left())
+            if seconds is not None and sock is not None:
+                sock.settimeout(max(seconds, 0.001))
+            if time_left() <= 0:
+                raise TooSlowError("it came too slowly")
+            piece: bytes = raw.read1(_READ_BYTES)
+        except TROUBLE as exc:
+            raise fail(exc, seconds) from None
+        return piece
+
+    return read_some
+
+
+def _cut(timeouts: Timeouts) -> Timeouts:
+    """Return the time-outs, none of them longer than what is left of a time limit."""
+    left = max(round(time_left(), 2), 0.01)
+    return min(timeouts[0], left), min(timeouts[1], left)

@@ -1,0 +1,191 @@
+"""Every wait of the package, by name: how long between two looks, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
+from tenacity.stop import stop_before_delay
+from tenacity.wait import wait_exponential
+
+from pytest_opensandbox.errors import ApiError, TransportError
+from pytest_opensandbox.transport.deadlines import time_left
+
+T = TypeVar("T")
+Sleep = Callable[[float], None]
+
+FIRST_WAIT_SECONDS = 0.02
+LONGEST_WAIT_SECONDS = 1.0
+RETRY_ATTEMPTS = 4
+LONGEST_RETRY_WAIT_SECONDS = 60.0
+RETRIED_STATUSES = frozenset({429, 502, 503})
+PORT_RACE_TRIES = 3
+
+_JITTER = 0.25
+_START_FAILED = "SANDBOX_START_FAILED"
+# What Docker says where two sandboxes were given the same port of the host.
+_PORT_RACES = ("port is already allocated", "ports are not available", "address already in use")
+# Said before the server has begun to create anything.
+_NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
+_LAST_LOOK_SECONDS = 0.05
+_is_retrying: ContextVar[bool] = ContextVar("opensandbox_is_retrying", default=False)
+_looks = wait_exponential(multiplier=FIRST_WAIT_SECONDS, exp_base=1.5, max=LONGEST_WAIT_SECONDS)
+_retries = wait_exponential(multiplier=0.25, exp_base=2, max=5.0)
+
+
+def poll_until_ready(
+    look: Callable[[], T | None],
+    *,
+    budget_seconds: float,
+    on_timeout: Callable[[float, int], Exception],
+    sleep: Sleep = time.sleep,
+) -> T:
+    """Look again and again until there is something: after 20 ms, then ever later, at most 1 s apart, with jitter.
+
+    Args:
+        look: returns None for "not yet"; what it raises ends the wait.
+        budget_seconds: one budget for all looks and waits together; seconds, on a monotonic clock.
+        on_timeout: makes the error from the seconds waited and the number of looks.
+        sleep: waits; tests give their own.
+
+    Returns:
+        What ``look`` returned.
+
+    Raises:
+        Exception: what ``on_timeout`` made, when the budget is used up.
+    """
+
+    def wait(state: RetryCallState) -> float:
+        # The last wait is cut so that the budget ends with a look, not with a sleep.
+        step = _looks(state) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - spreads load, guards nothing
+        remaining = budget_seconds - (state.seconds_since_start or 0.0)
+        return step if step < remaining else max(remaining - _LAST_LOOK_SECONDS, _LAST_LOOK_SECONDS)
+
+    def give_up(state: RetryCallState) -> T:
+        raise on_timeout(state.seconds_since_start or 0.0, state.attempt_number)
+
+    return Retrying(
+        retry=retry_if_result(lambda found: found is None),
+        wait=wait,
+        stop=stop_before_delay(budget_seconds),
+        sleep=sleep,
+        retry_error_callback=give_up,
+    )(look)  # type: ignore[return-value]  # None is what the policy does not return
+
+
+def retry_idempotent(call: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
+    """Repeat a call that may be repeated: after a broken connection, 429, 502 and 503, three times at the most.
+
+    A ``Retry-After`` of the server counts, up to 60 s; otherwise the waits are 0.25 s, 0.5 s and 1 s, with jitter.
+
+    Args:
+        call: does the same however often it is made.
+        sleep: waits; tests give their own.
+
+    Returns:
+        What ``call`` returned.
+
+    Raises:
+        ApiError: the last answer, or the first that no retry helps.
+        TransportError: still no answer, or none in time.
+    """
+    # Of two retries, one around the other, the outer one repeats; both would multiply.
+    if _is_retrying.get():
+        return call()
+    token = _is_retrying.set(True)
+    try:
+        return Retrying(
+            retry=retry_if_exception(_is_passing),
+            wait=_retry_wait,
+            stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
+            sleep=sleep,
+            reraise=True,
+        )(call)
+    finally:
+        _is_retrying.reset(token)
+
+
+def retry_create(
+    call: Callable[[], T],
+    *,
+    budget_seconds: float,
+    before_wait: Callable[[ApiError], None],
+    sleep: Sleep = time.sleep,
+) -> T:
+    """Repeat a create that has certainly made nothing, and no other.
+
+    That is so where the server has no room (429) or is not up yet, which is waited for within the budget, and where
+    two sandboxes raced for one port of the host, which is tried three times. A ``Retry-After`` counts, up to 60 s.
+
+    Args:
+        call: creates.
+        budget_seconds: when to stop asking a server without room; seconds from its first refusal on.
+        before_wait: told the server's refusal before each wait.
+        sleep: waits; tests give their own.
+
+    Returns:
+        What ``call`` returned.
+
+    Raises:
+        ApiError: the last answer, or the first that may have made something.
+        TransportError: no answer.
+
+    Source: opensandbox_server 1.1.1, which rolls back what it began before it answers in these ways.
+    """
+    # How long the first call took: it may have waited for room itself, or pulled an image.
+    first_call: list[float] = []
+
+    def stop(state: RetryCallState) -> bool:
+        spent = state.seconds_since_start or 0.0
+        first_call[:] = first_call or [spent]
+        if _is_port_race(_error(state)):
+            return state.attempt_number >= PORT_RACE_TRIES
+        return spent - first_call[0] + state.upcoming_sleep >= budget_seconds
+
+    def tell(state: RetryCallState) -> None:
+        before_wait(_error(state))  # type: ignore[arg-type]  # only an ApiError is retried
+
+    return Retrying(
+        retry=retry_if_exception(_made_nothing),
+        wait=_retry_wait,
+        stop=stop,
+        before_sleep=tell,
+        sleep=sleep,
+        reraise=True,
+    )(call)
+
+
+def _made_nothing(error: BaseException) -> bool:
+    if not isinstance(error, ApiError):
+        return False
+    not_up_yet = error.status == 503 and error.code.endswith(_NOT_UP_YET)
+    return error.status == 429 or not_up_yet or _is_port_race(error)
+
+
+def _is_port_race(error: BaseException | None) -> bool:
+    if not isinstance(error, ApiError) or error.status != 500 or not error.code.endswith(_START_FAILED):
+        return False
+    return any(words in error.message.lower() for words in _PORT_RACES)
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Tell trouble that may pass; a call that used up its time is not worth as much again, three times."""
+    if isinstance(error, TransportError):
+        return not error.timed_out
+    return isinstance(error, ApiError) and (
+        error.status in RETRIED_STATUSES or error.code.endswith("SANDBOX_DELETE_FAILED")
+    )
+
+
+def _retry_wait(state: RetryCallState) -> float:
+    asked = getattr(_error(state), "retry_after_seconds", None)
+    wait = _retries(state) if asked is None else min(float(asked), LONGEST_RETRY_WAIT_SECONDS)
+    return wait * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
