@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_opensandbox.client.client import Client as Client
     from pytest_opensandbox.client.models import EXECD_PORT as EXECD_PORT
-    from pytest_opensandbox.client.models import Endpoint as Endpoint
     from pytest_opensandbox.client.models import FileInfo as FileInfo
     from pytest_opensandbox.client.models import FileUpload as FileUpload
     from pytest_opensandbox.client.models import SandboxResponse as SandboxResponse
@@ -38,24 +37,24 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import SandboxClosedError as SandboxClosedError
     from pytest_opensandbox.errors import SandboxError as SandboxError
     from pytest_opensandbox.errors import SandboxFailedError as SandboxFailedError
+    from pytest_opensandbox.errors import SandboxGoneError as SandboxGoneError
     from pytest_opensandbox.errors import ServerStartError as ServerStartError
+    from pytest_opensandbox.errors import SetupError as SetupError
     from pytest_opensandbox.errors import SharedAgentError as SharedAgentError
     from pytest_opensandbox.errors import SkippedFileWarning as SkippedFileWarning
     from pytest_opensandbox.errors import SlowSandboxWarning as SlowSandboxWarning
+    from pytest_opensandbox.errors import SnapshotFailedError as SnapshotFailedError
     from pytest_opensandbox.errors import SweepError as SweepError
     from pytest_opensandbox.errors import TransportError as TransportError
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
     from pytest_opensandbox.plugin.factory import SandboxFactory as SandboxFactory
-    from pytest_opensandbox.sandbox.endings import SandboxGoneError as SandboxGoneError
     from pytest_opensandbox.sandbox.sandbox import Sandbox as Sandbox
     from pytest_opensandbox.settings.config import Settings as Settings
-    from pytest_opensandbox.setup_errors import SetupError as SetupError
-    from pytest_opensandbox.setup_errors import SnapshotFailedError as SnapshotFailedError
+    from pytest_opensandbox.transport.endpoints import Endpoint as Endpoint
 
 _ROOMS = {
     "client.client": ("Client",),
     "settings.config": ("Settings",),
-    "sandbox.endings": ("SandboxGoneError",),
     "errors": (
         "ApiError",
         "AuthError",
@@ -76,20 +75,23 @@ _ROOMS = {
         "SandboxClosedError",
         "SandboxError",
         "SandboxFailedError",
+        "SandboxGoneError",
         "ServerStartError",
+        "SetupError",
         "SharedAgentError",
         "SkippedFileWarning",
         "SlowSandboxWarning",
+        "SnapshotFailedError",
         "SweepError",
         "TransportError",
         "UnsafeArchiveError",
     ),
     "plugin.factory": ("SandboxFactory",),
-    "client.models": ("EXECD_PORT", "Endpoint", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
+    "client.models": ("EXECD_PORT", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
     "client.opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
     "client.results": ("BackgroundCommand", "CommandResult"),
     "sandbox.sandbox": ("Sandbox",),
-    "setup_errors": ("SetupError", "SnapshotFailedError"),
+    "transport.endpoints": ("Endpoint",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

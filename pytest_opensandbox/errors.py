@@ -1,4 +1,4 @@
-"""Every exception and warning of the package, and the facts that each one carries; setup_errors and endings have more.
+"""Every exception and warning of the package, and the facts that each one carries.
 
 OpenSandboxError
 ├── ConfigError                    a value that somebody typed: field, rule
@@ -16,9 +16,12 @@ OpenSandboxError
 │   ├── ReadyTimeoutError          also a TimeoutError: waited_seconds, attempts, last_state
 │   ├── CommandError               did not exit with 0: command, exit_code, stdout, stderr
 │   │   ├── CommandTimeoutError    also a TimeoutError: timeout_seconds
-│   │   └── CommandStartError      never ran: no shell, an identity that cannot be taken
+│   │   ├── CommandStartError      never ran: no shell, an identity that cannot be taken
+│   │   └── SetupError             a setup did not exit with 0: source, why, repeated
 │   ├── CommandLostError           the answer ended before the command did: command_id
 │   ├── SharedAgentError           another sandbox's agent answers in its place: other_id
+│   ├── SandboxGoneError           it ended while it was used: why, state, logs
+│   ├── SnapshotFailedError        never became Ready: snapshot_id, state, reason, message
 │   ├── PauseError                 paused and yet used, or not to be paused: state
 │   └── SandboxClosedError         used after close()
 └── SweepError                     could not delete: sandbox_ids
@@ -32,12 +35,23 @@ OpenSandboxWarning (a UserWarning)
 from __future__ import annotations
 
 import copyreg
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_opensandbox.printable import Printable, brief, counted, section, tail
+from pytest_opensandbox.text import Printable, brief, counted, section, tail
 
 Command = str | Sequence[str]
+
+TIME_LIMIT = "its time limit"
+"""How the words end that say of a setup that its time was up."""
+
+_GONE_ADVICE = {
+    "expired": "a run renews its sandboxes as long as it can reach the server; raise --opensandbox-lease if it cannot",
+    "deleted": "look for another client, a sweep of this run, or a server that was restarted and keeps no sandboxes",
+    "crashed": "look for a command that ended every process, as `kill -9 -1` does, and in its log for what ended the"
+    " first one; where memory ran out, give it more with resources=",
+}
 
 
 class OpenSandboxError(Printable, Exception):
@@ -45,8 +59,8 @@ class OpenSandboxError(Printable, Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The facts travel with the text: xdist and process pools pickle exceptions.
-        state = {**self.__dict__, "args": self.args}
-        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]  # typeshed does not list it
+        # typeshed does not list __newobj__.
+        return copyreg.__newobj__, (type(self),), {**self.__dict__, "args": self.args}  # type: ignore[attr-defined]
 
 
 class ConfigError(OpenSandboxError, ValueError):
@@ -234,6 +248,41 @@ class CommandStartError(CommandError):
         super().__init__(command, exit_code=-1, sandbox_id=sandbox_id, outcome=f"could not be started: {tail(why)}")
 
 
+class SetupError(CommandError):
+    """A setup did not exit with 0, so that there is no sandbox for those who ask for it; it is not run again.
+
+    Attributes:
+        source: the image, snapshot or pool that the sandbox was made from.
+        why: how the command ended, in words.
+        repeated: whether the story was told before, so that the message leaves out the output.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        exit_code: int,
+        stdout: str = "",
+        stderr: str = "",
+        sandbox_id: str = "",
+        source: str = "",
+        why: str = "",
+        repeated: bool = False,
+    ) -> None:
+        self.source, self.why, self.repeated = source, why or f"exited with {exit_code}", repeated
+        advice = ", and is not run again in this run: " + _setup_advice(self.why, exit_code, stderr)
+        end = " before: see the first error about it in this run" if repeated else advice
+        super().__init__(
+            command,
+            exit_code=exit_code,
+            stdout="" if repeated else stdout,
+            stderr="" if repeated else stderr,
+            sandbox_id=sandbox_id,
+            outcome=f"{self.why} as setup of the sandboxes from {source}{end}",
+        )
+        self.stdout, self.stderr = stdout, stderr
+
+
 class CommandLostError(SandboxError):
     """How a command ended is not known, and it is not run again; ``command_id`` is the agent's, "" if none arrived."""
 
@@ -254,6 +303,43 @@ class SharedAgentError(SandboxError):
         text = (
             f"sandbox {sandbox_id} is answered by the agent of sandbox {other_id}: on Docker's host network all"
             ' sandboxes share one agent; set network_mode = "bridge" under [docker] in the server\'s configuration'
+        )
+        super().__init__(text, sandbox_id=sandbox_id)
+
+
+class SandboxGoneError(SandboxError):
+    """A sandbox ended while somebody used it, so that nothing can be done in it any more.
+
+    Attributes:
+        why: what became of it, such as ``expired``, ``deleted by someone`` or ``crashed: exit 137, out of memory``.
+        state: the server's last word, ``Failed`` for example; "" where it does not know the sandbox any more.
+        logs: the last lines of the sandbox's own log, or "".
+    """
+
+    def __init__(self, sandbox_id: str, why: str, *, facts: str = "", state: str = "", logs: str = "") -> None:
+        self.why, self.state, self.logs = why, state, logs
+        advice = _GONE_ADVICE.get(re.split(r"\W", why)[0], "")
+        text = f"sandbox {sandbox_id} is gone, {why}" + "".join(f"; {part}" for part in (facts, advice) if part)
+        super().__init__(text + section("its log ends with", logs), sandbox_id=sandbox_id)
+
+
+class SnapshotFailedError(SandboxError):
+    """A snapshot was begun and did not become ready.
+
+    Attributes:
+        snapshot_id: the server's id, "" where it did not begin.
+        state: ``Failed``, or the last one seen when its time was up.
+        reason, message: the server's word, such as ``snapshot_runtime_failed``, and its sentence; "" for none.
+    """
+
+    def __init__(
+        self, *, sandbox_id: str, snapshot_id: str = "", state: str = "Failed", reason: str = "", message: str = ""
+    ) -> None:
+        self.snapshot_id, self.state, self.reason, self.message = snapshot_id, state, reason, message
+        why = ": ".join(part for part in (reason, message) if part) or "the server gives no reason"
+        text = (
+            f"snapshot {snapshot_id or '(without an id)'} of sandbox {sandbox_id} is {state}, not Ready ({why}):"
+            " look at the server's log, and at the room on its disk"
         )
         super().__init__(text, sandbox_id=sandbox_id)
 
@@ -298,3 +384,16 @@ class SlowSandboxWarning(OpenSandboxWarning):
 
 class SkippedFileWarning(OpenSandboxWarning):
     """A device, socket or FIFO that a copy leaves out."""
+
+
+def _setup_advice(why: str, exit_code: int, stderr: str) -> str:
+    """Return the one thing that helps against this failure of a setup, as far as it shows."""
+    if why.endswith(TIME_LIMIT):
+        return "give it more time with --opensandbox-setup-timeout"
+    if "no such file or directory" in stderr.lower():
+        return "give it the missing file with put=, and join commands with &&: each has a shell of its own"
+    return {
+        137: "it may have run out of memory: raise the limit with resources= or --opensandbox-resources",
+        126: "make the program executable with chmod, or name its interpreter before it",
+        127: "the image lacks the program: install it in the setup, or choose an image that has it",
+    }.get(137 if exit_code == -9 else exit_code, 'try the command in a sandbox without a setup (setup="")')

@@ -9,7 +9,6 @@ import pytest
 
 from pytest_opensandbox.client import execd
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.client.results import BackgroundCommand
 from pytest_opensandbox.errors import (
     ApiError,
@@ -20,6 +19,7 @@ from pytest_opensandbox.errors import (
     ProtocolError,
     TransportError,
 )
+from pytest_opensandbox.transport.endpoints import Endpoint
 from tests.servers import Reply, Server, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "id7"}

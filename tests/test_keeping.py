@@ -6,15 +6,9 @@ import pytest
 
 from pytest_opensandbox import ApiError, Client, SnapshotFailedError
 from pytest_opensandbox.cleanup.broom import SweepReport
-from pytest_opensandbox.cleanup.keeping import (
-    expired_snapshots,
-    keep,
-    lacks_snapshots,
-    run_prefix,
-    sweep_expired_snapshots,
-    sweep_snapshots,
-)
+from pytest_opensandbox.cleanup.keeping import expired_snapshots, sweep_expired_snapshots, sweep_snapshots
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.snapshot import lacks_snapshots, run_prefix, take_snapshot
 from tests.servers import Reply, Server, as_json, serving
 
 GONE = Reply(204)
@@ -79,7 +73,7 @@ def lifecycle(client, run_id="0123456789ab"):
 def kept(server, name=None, **how):
     """Take a snapshot from a server."""
     with serving(server=server), Client(server.url) as client:
-        return keep(lifecycle(client), "s1", name, **how)
+        return take_snapshot(lifecycle(client), "s1", name, **how)
 
 
 def swept(server, run_id="mine", **how):
@@ -109,7 +103,7 @@ def test_a_snapshot_is_returned_when_it_is_ready():
 def test_the_name_carries_the_run_and_is_of_its_own(name, begins):
     server = SnapshotServer()
     with serving(server=server), Client(server.url) as client:
-        names = [keep(lifecycle(client), "s1", name).name for _ in range(2)]
+        names = [take_snapshot(lifecycle(client), "s1", name).name for _ in range(2)]
 
     assert all(name.startswith(begins) and name.replace("-", "").replace(".", "").isalnum() for name in names)
     assert len(set(names)) == 2
@@ -164,7 +158,7 @@ def test_whatever_comes_the_sweep_is_told_to_look():
         life = lifecycle(client)
         before = life.ledger.has_snapshots
         with pytest.raises(ApiError):
-            keep(life, "s1")
+            take_snapshot(life, "s1")
 
     assert (before, life.ledger.has_snapshots) == (False, True)
 

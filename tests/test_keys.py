@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.printable import MaskedText, redacted
+from pytest_opensandbox.text import MaskedText, redacted
 from pytest_opensandbox.transport.keys import masked
 
 

@@ -5,16 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.client.models import (
-    Endpoint,
-    FileInfo,
-    FileUpload,
-    SandboxResponse,
-    Snapshot,
-    parse_time,
-    read_files,
-)
+from pytest_opensandbox.client.models import FileInfo, FileUpload, SandboxResponse, Snapshot, parse_time, read_files
 from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.transport.endpoints import Endpoint
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 

@@ -4,10 +4,10 @@ import subprocess
 
 import pytest
 
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.errors import SharedAgentError
 from pytest_opensandbox.sandbox.ownership import check_owner, guarded, may_be_shared
+from pytest_opensandbox.transport.endpoints import Endpoint
 
 
 @pytest.mark.parametrize(

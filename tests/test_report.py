@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.printable import counted, escape
 from pytest_opensandbox.reporting.report import header, story, summary
 from pytest_opensandbox.sandbox.history import CommandRecord, History
 from pytest_opensandbox.sandbox.tally import SetupTally, Tally
 from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.text import counted, escape
 
 SWEEP = "python -m pytest_opensandbox sweep --run r1 --opensandbox-url=http://box"
 

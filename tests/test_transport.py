@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError, TransportError
 from pytest_opensandbox.transport import transport as transport_room
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.transport import KEY_HEADER, Transport
 from tests.forks import FORKS, in_a_fork
 from tests.servers import Reply, Server, as_json, serving
@@ -430,7 +430,7 @@ def test_an_error_says_whether_anything_can_have_been_sent(url, unsent):
 TEST_THAT_FAILS = """
 from pytest_opensandbox.transport.transport import Transport
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.models import Endpoint
+from pytest_opensandbox.transport.endpoints import Endpoint
 import os
 import pytest
 

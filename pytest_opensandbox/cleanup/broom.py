@@ -7,7 +7,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, TransportError
-from pytest_opensandbox.printable import counted
+from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.waits import poll_until_ready
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_opensandbox.client.execd import CommandCalls
 from pytest_opensandbox.client.files import FileCalls
-from pytest_opensandbox.client.models import EXECD_PORT, Endpoint, SandboxResponse
+from pytest_opensandbox.client.models import EXECD_PORT, SandboxResponse
 from pytest_opensandbox.client.opts import check_seconds
 from pytest_opensandbox.client.pauses import PAUSE_SECONDS, PauseWait
 from pytest_opensandbox.client.readiness import Looks, ReadyWait
@@ -22,7 +22,7 @@ from pytest_opensandbox.client.sandboxes import (
 from pytest_opensandbox.client.snapshots import SnapshotCalls
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.deadlines import one_call
-from pytest_opensandbox.transport.endpoints import check_port, read_endpoint
+from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
 from pytest_opensandbox.transport.health import Health
 from pytest_opensandbox.transport.keys import masked
 from pytest_opensandbox.transport.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport

@@ -16,7 +16,7 @@ from pytest_opensandbox.client.opts import check_env
 from pytest_opensandbox.client.results import BackgroundCommand, CommandResult
 from pytest_opensandbox.client.streams import Callback, Lines
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
-from pytest_opensandbox.printable import brief, tail
+from pytest_opensandbox.text import brief, tail
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
 

@@ -8,7 +8,6 @@ from typing import Literal, overload
 
 from pytest_opensandbox.client.commands import MAX_STREAM_BYTES, CommandRequest, CommandRun
 from pytest_opensandbox.client.events import EventParser
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.client.opts import check_seconds
 from pytest_opensandbox.client.results import BackgroundCommand, CommandResult
 from pytest_opensandbox.client.streams import Callback
@@ -16,6 +15,7 @@ from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartEr
 from pytest_opensandbox.transport.addresses import path_segment
 from pytest_opensandbox.transport.answers import Answer
 from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.transport import CONNECT_TIMEOUT_SECONDS, Transport
 
 FIRST_BYTE_SECONDS = 30.0

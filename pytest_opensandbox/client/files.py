@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pytest_opensandbox.client.downloads import Download, transfer_seconds
-from pytest_opensandbox.client.models import Endpoint, FileInfo, FileUpload, read_files
+from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
 from pytest_opensandbox.client.selections import (
     MAX_FOUND,
     MAX_SEARCH_BYTES,
@@ -23,6 +23,7 @@ from pytest_opensandbox.client.uploads import UploadBody, wire_mode
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.answers import Answer
 from pytest_opensandbox.transport.deadlines import one_call, time_limit
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.transport import Query, Transport
 from pytest_opensandbox.transport.waits import retry_idempotent
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from pytest_opensandbox.errors import ConfigError, ProtocolError
-from pytest_opensandbox.printable import MaskedText, hide, redacted
 
 EXECD_PORT = 44772
 """Port of the agent inside every sandbox."""
@@ -130,50 +128,6 @@ class Snapshot:
             reason=str(status.get("reason") or ""),
             created_at=parse_time(body.get("createdAt")),
         )
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where one port of a sandbox can be reached; its headers belong to every request that goes there."""
-
-    url: str
-    """Base URL with scheme, without a trailing slash, perhaps with a path, which may hold one of the secrets."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers to send on every request; may hold secrets, and show none of their values."""
-    sandbox_id: str = ""
-    """The sandbox, "" for an endpoint made by hand from a URL."""
-    signature: str = ""
-    """The part of a signed address that opens it, "" for one that is not signed; shown by nothing."""
-
-    def __post_init__(self) -> None:
-        hidden = {name: MaskedText(value) for name, value in self.headers.items()}
-        object.__setattr__(self, "headers", hidden)
-        object.__setattr__(self, "signature", MaskedText(self.signature))
-        if self.signature or redacted(self.url, self.secrets) != self.url:
-            object.__setattr__(self, "url", MaskedText(self.url))
-            for secret in self.secrets:
-                hide(secret)
-
-    def __repr__(self) -> str:
-        names = ", ".join(self.headers)
-        return f"<Endpoint {redacted(self.url, self.secrets)}{f' with {names}' if names else ''}>"
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What of it nobody may see: its signature and its headers, but for one that only says which sandbox it is."""
-        route = re.compile(rf"{re.escape(self.sandbox_id)}-\d+")
-        return (*(value for value in self.headers.values() if not route.fullmatch(value)), self.signature)
-
-    @property
-    def host(self) -> str:
-        """Host name or address."""
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        """TCP port on that host."""
-        parts = urlsplit(self.url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 @dataclass(frozen=True)

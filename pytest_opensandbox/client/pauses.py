@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.errors import ApiError, PauseError, SandboxFailedError, TransportError
-from pytest_opensandbox.printable import counted
+from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.refusals import may_pass
 from pytest_opensandbox.transport.waits import poll_until_ready

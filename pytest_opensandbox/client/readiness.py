@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_opensandbox.client.models import Endpoint, SandboxResponse
+from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -16,6 +16,7 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.refusals import may_pass
 from pytest_opensandbox.transport.waits import poll_until_ready
 

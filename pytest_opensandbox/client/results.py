@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pytest_opensandbox.errors import CommandError, CommandLostError, CommandTimeoutError
-from pytest_opensandbox.printable import brief
+from pytest_opensandbox.text import brief
 
 _KILLERS = {"SIGKILL": ", sent in the sandbox or by the kernel, which does so when memory runs out"}
 

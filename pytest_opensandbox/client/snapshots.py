@@ -5,9 +5,8 @@ from __future__ import annotations
 from pytest_opensandbox.client.listings import read_listing
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.opts import check_seconds
-from pytest_opensandbox.errors import NotFoundError
-from pytest_opensandbox.printable import counted
-from pytest_opensandbox.setup_errors import SnapshotFailedError
+from pytest_opensandbox.errors import NotFoundError, SnapshotFailedError
+from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.addresses import path_segment
 from pytest_opensandbox.transport.deadlines import one_call, time_limit
 from pytest_opensandbox.transport.transport import Transport

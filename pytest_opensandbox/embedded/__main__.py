@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
+from pytest_opensandbox.embedded.errors import StartError
 from pytest_opensandbox.embedded.runtime.limits import leave_no_cores
-from pytest_opensandbox.embedded.runtime.obstacles import StartError, check_platform, storage_trouble
+from pytest_opensandbox.embedded.runtime.obstacles import check_platform, storage_trouble
 from pytest_opensandbox.embedded.runtime.own_namespace import enter_own_namespace
 from pytest_opensandbox.embedded.runtime.start_state import set_start_state
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.embedded.house import House
+    from pytest_opensandbox.embedded.server import House
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(port: int) -> None:
     """Serve until standard input closes, then end every sandbox."""
-    from pytest_opensandbox.embedded.house import House  # lazily: it needs what check_platform has looked for
+    from pytest_opensandbox.embedded.server import House  # lazily: it needs what check_platform has looked for
 
     house, key = _ready(House), secrets.token_hex(16)
     try:

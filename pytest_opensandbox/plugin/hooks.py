@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import pytest
 
 from pytest_opensandbox.errors import SandboxError, TransportError
-from pytest_opensandbox.masking import mask_report
 from pytest_opensandbox.plugin import hookspecs
 from pytest_opensandbox.plugin.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.plugin.marker import check_items, parameter_id
@@ -26,7 +25,7 @@ from pytest_opensandbox.plugin.workers import (
 )
 from pytest_opensandbox.provisioning.recipe import MARKER_HELP
 from pytest_opensandbox.reporting import report
-from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest, explained, visible
+from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest, explained, mask_report, visible
 from pytest_opensandbox.reporting.terminal import Terminal, tell_controller
 from pytest_opensandbox.settings.config import settings_of
 from pytest_opensandbox.settings.options import add_options

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pytest_opensandbox.client.models import check_path
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.printable import os_reason
+from pytest_opensandbox.text import os_reason
 
 Setup = str | Sequence[str]
 """One command for the shell, or several."""

@@ -13,21 +13,23 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pytest_opensandbox.cleanup.keeping import lacks_snapshots
 from pytest_opensandbox.client.opts import POOL_EXTENSION, SandboxOpts
 from pytest_opensandbox.errors import (
+    TIME_LIMIT,
     ApiError,
     CommandError,
     CommandStartError,
     CommandTimeoutError,
     OpenSandboxError,
+    SetupError,
+    SnapshotFailedError,
 )
 from pytest_opensandbox.provisioning.preparation import Preparation
 from pytest_opensandbox.provisioning.shelf import Shelf
 from pytest_opensandbox.sandbox.progress import Progress
 from pytest_opensandbox.sandbox.sandbox import Sandbox
+from pytest_opensandbox.sandbox.snapshot import lacks_snapshots
 from pytest_opensandbox.sandbox.tally import SetupTally
-from pytest_opensandbox.setup_errors import TIME_LIMIT, SetupError, SnapshotFailedError
 
 _SNAPSHOT, _LABELS, _LACKING, _ERROR, _FACTS = "snapshot", "labels", "lacking", "error", "facts"
 # What would go wrong in the same way for every test that asks for it.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_opensandbox.errors import OpenSandboxError
-from pytest_opensandbox.printable import os_reason
 from pytest_opensandbox.temporary_directories import hold, remove_unheld, temporary_directory
+from pytest_opensandbox.text import os_reason
 
 
 class Shelf:

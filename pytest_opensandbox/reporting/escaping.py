@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pytest_opensandbox.masking import with_texts
-from pytest_opensandbox.printable import escape
+from pytest_opensandbox.text import escape, without_hidden
 
 # What pytest and pygments colour with; it can change colours and nothing else.
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -96,3 +95,33 @@ def _shown(value: object, change: Callable[[str], str]) -> object:
 
 def _visible_but_colours(text: str) -> str:
     return "".join(part if _COLOUR.fullmatch(part) else visible(part) for part in _COLOUR.split(text))
+
+
+def mask_report(report: Any) -> None:
+    """Replace secrets in what pytest shows and writes of a test.
+
+    Args:
+        report: a test's report; its captured output, and the lines of its traceback, are changed in place.
+    """
+    report.sections = with_texts(report.sections, without_hidden)
+    report.longrepr = with_texts(report.longrepr, without_hidden)
+
+
+def with_texts(value: Any, change: Callable[[str], str], *, seen: set[int] | None = None) -> Any:
+    """Return a part of a report with each of its texts changed; objects that hold texts are changed in place, once.
+
+    Args:
+        value: text, a list or tuple, or what pytest has made of an exception.
+        change: returns what is to stand for a text.
+        seen: ids of the objects that were changed already.
+    """
+    seen = set() if seen is None else seen
+    if isinstance(value, str):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)([with_texts(item, change, seen=seen) for item in value])
+    if type(value).__module__.startswith("_pytest.") and hasattr(value, "__dict__") and id(value) not in seen:
+        seen.add(id(value))
+        for name, held in vars(value).items():
+            setattr(value, name, with_texts(held, change, seen=seen))
+    return value

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from pytest_opensandbox.errors import SlowSandboxWarning
-from pytest_opensandbox.printable import escape
+from pytest_opensandbox.text import escape
 
 
 class Terminal:

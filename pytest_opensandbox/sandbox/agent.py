@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.commands import MAX_STREAM_BYTES
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.client.streams import Callback
 from pytest_opensandbox.sandbox.capture import run_exact, run_live
@@ -17,6 +16,7 @@ from pytest_opensandbox.sandbox.invocations import Invocation
 from pytest_opensandbox.sandbox.ownership import may_be_shared
 from pytest_opensandbox.sandbox.transfer import Transfer
 from pytest_opensandbox.sandbox.whereabouts import Whereabouts
+from pytest_opensandbox.transport.endpoints import Endpoint
 
 T = TypeVar("T")
 

@@ -1,8 +1,4 @@
-"""Why a sandbox is gone, asked of the server when its agent does not answer any more.
-
-SandboxError
-└── SandboxGoneError               it ended while somebody used it: why, state, logs
-"""
+"""Why a sandbox is gone, asked of the server when its agent does not answer any more."""
 
 from __future__ import annotations
 
@@ -10,18 +6,18 @@ import re
 from datetime import timedelta
 
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.models import Endpoint, SandboxResponse
+from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.errors import (
     ApiError,
     CommandLostError,
     NotFoundError,
     OpenSandboxError,
     ProtocolError,
-    SandboxError,
+    SandboxGoneError,
     TransportError,
 )
-from pytest_opensandbox.printable import section
 from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.waits import poll_until_ready
 
 ASKING_SECONDS = 5.0
@@ -37,28 +33,6 @@ _PASSING_STATUSES = frozenset({502, 503, 504})
 _NO_FILE = "FILE_NOT_FOUND"
 _EXIT_CODE = re.compile(r"\bcode:?\s+(\d{1,3})\b", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"\boom|out.of.memory", re.IGNORECASE)
-_ADVICE = {
-    "expired": "a run renews its sandboxes as long as it can reach the server; raise --opensandbox-lease if it cannot",
-    "deleted": "look for another client, a sweep of this run, or a server that was restarted and keeps no sandboxes",
-    "crashed": "look for a command that ended every process, as `kill -9 -1` does, and in its log for what ended the"
-    " first one; where memory ran out, give it more with resources=",
-}
-
-
-class SandboxGoneError(SandboxError):
-    """A sandbox ended while somebody used it, so that nothing can be done in it any more.
-
-    Attributes:
-        why: what became of it, such as ``expired``, ``deleted by someone`` or ``crashed: exit 137, out of memory``.
-        state: the server's last word, ``Failed`` for example; "" where it does not know the sandbox any more.
-        logs: the last lines of the sandbox's own log, or "".
-    """
-
-    def __init__(self, sandbox_id: str, why: str, *, facts: str = "", state: str = "", logs: str = "") -> None:
-        self.why, self.state, self.logs = why, state, logs
-        advice = _ADVICE.get(re.split(r"\W", why)[0], "")
-        text = f"sandbox {sandbox_id} is gone, {why}" + "".join(f"; {part}" for part in (facts, advice) if part)
-        super().__init__(text + section("its log ends with", logs), sandbox_id=sandbox_id)
 
 
 def may_be_gone(error: OpenSandboxError) -> bool:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.client.pauses import PAUSE_SECONDS
 from pytest_opensandbox.errors import OpenSandboxError, PauseError, SandboxClosedError
 from pytest_opensandbox.sandbox.endings import may_be_gone, why_gone
 from pytest_opensandbox.sandbox.history import History, record_end, record_move
 from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
 from pytest_opensandbox.sandbox.whereabouts import Whereabouts
+from pytest_opensandbox.transport.endpoints import Endpoint
 
 Told = Callable[[Any], None]
 """Is given the handle that was closed."""

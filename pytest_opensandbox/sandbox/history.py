@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.errors import CommandError
-from pytest_opensandbox.printable import counted
+from pytest_opensandbox.text import counted
 
 HISTORY_LENGTH = 50
 TAIL_BYTES = 2_000

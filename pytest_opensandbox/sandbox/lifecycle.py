@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.models import Endpoint, SandboxResponse
+from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.client.opts import SandboxOpts, label_value
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.sandbox.lost_creates import look_up, may_have_created
 from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
 from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.refusals import advised
 from pytest_opensandbox.transport.waits import retry_create
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
-from pytest_opensandbox.client.models import EXECD_PORT, Endpoint
+from pytest_opensandbox.client.models import EXECD_PORT
 from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.errors import SharedAgentError
+from pytest_opensandbox.transport.endpoints import Endpoint
 
 ID_VARIABLE = "OPENSANDBOX_ID"
 """Holds a sandbox's id; where it is not set nothing can be told, and that is fine."""

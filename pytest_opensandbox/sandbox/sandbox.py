@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from pytest_opensandbox.cleanup.keeping import keep
 from pytest_opensandbox.client.command_checks import (
     check_byte_limit,
     check_local_path,
@@ -27,6 +26,7 @@ from pytest_opensandbox.sandbox.handle import Handle
 from pytest_opensandbox.sandbox.history import recorded, recording_copy, source_of
 from pytest_opensandbox.sandbox.invocations import Invocation
 from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
+from pytest_opensandbox.sandbox.snapshot import take_snapshot
 from pytest_opensandbox.sandbox.transfer import MAX_BYTES
 
 
@@ -225,7 +225,7 @@ class Sandbox(Handle):
             SandboxClosedError: the sandbox is closed.
         """
         with self._in_use():
-            return keep(self._lifecycle, self.id, name, timeout=timeout)
+            return take_snapshot(self._lifecycle, self.id, name, timeout=timeout)
 
     def __enter__(self) -> Sandbox:
         return self

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.errors import CommandLostError, OpenSandboxError, SharedAgentError, TransportError
 from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.refusals import has_no_address
 
 T = TypeVar("T")

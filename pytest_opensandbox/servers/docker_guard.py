@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pytest_opensandbox.printable import counted, os_reason
 from pytest_opensandbox.servers.docker_engine import Engine
 from pytest_opensandbox.servers.docker_server import (
     LOOPBACK,
@@ -30,6 +29,7 @@ from pytest_opensandbox.servers.docker_server import (
 )
 from pytest_opensandbox.servers.managed import end, spawn
 from pytest_opensandbox.temporary_directories import hold, remove_abandoned
+from pytest_opensandbox.text import counted, os_reason
 from pytest_opensandbox.transport.waits import poll_until_ready
 
 if TYPE_CHECKING:

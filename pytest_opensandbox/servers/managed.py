@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO
 
 from pytest_opensandbox.errors import ServerStartError
-from pytest_opensandbox.printable import os_reason
+from pytest_opensandbox.text import os_reason
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0

@@ -9,7 +9,7 @@ from http.cookiejar import DefaultCookiePolicy
 import requests
 from requests.adapters import HTTPAdapter
 
-from pytest_opensandbox.printable import without_hidden
+from pytest_opensandbox.text import without_hidden
 from pytest_opensandbox.transport.wire import POOLS
 
 _POOL_SIZE = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.printable import MaskedText, hide
+from pytest_opensandbox.text import MaskedText, hide
 
 _CHARACTERS_OF_NO_WORD = 16
 """A shorter key may be a word, which stays in what pytest reports of tests that have nothing to do with it."""

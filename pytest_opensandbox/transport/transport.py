@@ -10,9 +10,8 @@ from typing import Any
 
 import requests
 
-from pytest_opensandbox.client.models import Endpoint
 from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
-from pytest_opensandbox.printable import redacted
+from pytest_opensandbox.text import redacted
 from pytest_opensandbox.transport.addresses import (
     API_VERSION_PATH,
     checked_url,
@@ -24,6 +23,7 @@ from pytest_opensandbox.transport.addresses import (
 )
 from pytest_opensandbox.transport.answers import Answer
 from pytest_opensandbox.transport.deadlines import time_left
+from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.framing import is_of_http
 from pytest_opensandbox.transport.http_session import HTTPSession
 from pytest_opensandbox.transport.keys import masked

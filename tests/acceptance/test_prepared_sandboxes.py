@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_opensandbox import ApiError
-from pytest_opensandbox.cleanup.keeping import run_prefix
+from pytest_opensandbox.sandbox.snapshot import run_prefix
 from tests.acceptance.test_parallel_workers import WAYS
 
 SETUP = "mkdir -p /workspace && date +%s%N >/workspace/made"

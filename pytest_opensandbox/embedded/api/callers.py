@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytest_opensandbox.embedded.api.validation import RefusedError
+from pytest_opensandbox.embedded.errors import RefusedError
 
 KEY_HEADER = "OPEN_SANDBOX_API_KEY"
 """The header of the API key, as waitress and WSGI spell it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pytest_opensandbox.embedded.api.validation import (
@@ -14,15 +14,14 @@ from pytest_opensandbox.embedded.api.validation import (
     check_resources,
     integer,
     mapping,
-    refuse,
     reject,
     reject_body,
     text,
     texts,
     typed,
 )
-
-HOST_IMAGE = "host"
+from pytest_opensandbox.embedded.errors import refuse
+from pytest_opensandbox.embedded.state.record import HOST_IMAGE, CreateRequest
 
 _MIN_TIMEOUT_SECONDS = 60
 _KUBERNETES = "use the URL of an OpenSandbox server on Kubernetes"
@@ -49,22 +48,6 @@ _RENEW_SECONDS = (300, 86_400)
 _ON_KUBERNETES = frozenset({"lifecycle", "secureAccess", "templateId"})
 _RESTORED_ENTRYPOINT = ("tail", "-f", "/dev/null")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-@dataclass(frozen=True)
-class CreateRequest:
-    """A create that can be carried out."""
-
-    entrypoint: tuple[str, ...]
-    environment: Mapping[str, str]
-    metadata: Mapping[str, str]
-    extensions: Mapping[str, str]
-    timeout_seconds: int | None
-    """Seconds of life, None for no end."""
-    snapshot_id: str = ""
-    """What to restore, "" for a sandbox of this machine's own system."""
-    platform: Mapping[str, str] | None = None
-    """``os`` and ``arch`` where they were asked for."""
 
 
 def parse_create(body: Mapping[str, Any], check_snapshot: Callable[[str], object]) -> CreateRequest:

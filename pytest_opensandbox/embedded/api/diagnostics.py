@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
-from pytest_opensandbox.embedded.api.validation import refuse
+from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.log import stamp
 from pytest_opensandbox.embedded.state.record import SandboxRecord
 

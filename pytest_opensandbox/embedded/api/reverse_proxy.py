@@ -9,9 +9,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import IO, Any
 from urllib.parse import unquote
 
-from pytest_opensandbox.embedded import EXECD_PORT, TOKEN_HEADER
-from pytest_opensandbox.embedded.api.validation import RefusedError, refuse
-from pytest_opensandbox.embedded.runtime.agent_socket import AgentSocket
+from pytest_opensandbox.embedded.errors import RefusedError, refuse
+from pytest_opensandbox.embedded.runtime.agent_socket import EXECD_PORT, TOKEN_HEADER, AgentSocket
 from pytest_opensandbox.embedded.state.record import SandboxRecord
 from pytest_opensandbox.embedded.state.registry import Registry
 

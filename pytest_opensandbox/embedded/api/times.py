@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
-from pytest_opensandbox.embedded.api.validation import refuse, reject
+from pytest_opensandbox.embedded.api.validation import reject
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 # A number from there on counts milliseconds, as in the real server's library.
@@ -29,21 +29,6 @@ def instant(value: object, field: str) -> datetime:
     except (ValueError, OverflowError, OSError) as error:
         message = "Input should be a valid datetime or date, invalid datetime"
         reject("datetime_from_date_parsing", loc, message, value, error=str(error))
-
-
-def expiry(created_at: datetime, timeout_seconds: int | None) -> datetime | None:
-    """Return when a sandbox ends, None for never.
-
-    Raises:
-        RefusedError: later than there are dates.
-    """
-    if timeout_seconds is None:
-        return None
-    try:
-        return created_at + timedelta(seconds=timeout_seconds)
-    except OverflowError:
-        message = f"Sandbox timeout {timeout_seconds}s is too large to represent safely."
-        refuse(400, "SANDBOX::INVALID_PARAMETER", message)
 
 
 def _read_time(written: str) -> datetime:

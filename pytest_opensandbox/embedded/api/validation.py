@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
+from pytest_opensandbox.embedded.errors import RefusedError, refuse
+
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _PREFIX = re.compile(rf"(?:{_DNS_LABEL}\.)*{_DNS_LABEL}")
 _NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -23,29 +25,6 @@ _FLAGS = {
 
 T = TypeVar("T")
 _PREFIX_CHARACTERS = 253
-
-
-class RefusedError(Exception):
-    """An answer other than success.
-
-    Attributes:
-        status: HTTP status.
-        body: what is sent as JSON.
-    """
-
-    def __init__(self, status: int, body: Mapping[str, object]) -> None:
-        self.status = status
-        self.body = body
-        super().__init__(f"{status} {body}")
-
-
-def refuse(status: int, code: str, message: str) -> NoReturn:
-    """Raise the refusal that names a code.
-
-    Raises:
-        RefusedError: always.
-    """
-    raise RefusedError(status, {"code": code, "message": message})
 
 
 def reject(kind: str, loc: list[str | int], message: str, value: object, **context: object) -> NoReturn:

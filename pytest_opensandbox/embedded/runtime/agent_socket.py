@@ -9,6 +9,9 @@ from pathlib import Path
 
 _BACKLOG = 1024
 
+EXECD_PORT = 44772
+TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name, not a token
+
 
 class AgentSocket:
     """A listening unix socket without a name.

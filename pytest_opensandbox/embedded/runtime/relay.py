@@ -8,8 +8,7 @@ import json
 import re
 import socket
 
-from pytest_opensandbox.embedded import TOKEN_HEADER
-from pytest_opensandbox.embedded.runtime.agent_socket import AgentSocket
+from pytest_opensandbox.embedded.runtime.agent_socket import TOKEN_HEADER, AgentSocket
 
 UNKNOWN_CONNECTIONS = 64
 """How many connections of one sandbox may not have shown the secret yet; one more, and the oldest is closed."""

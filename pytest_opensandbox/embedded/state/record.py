@@ -6,15 +6,33 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
-from pytest_opensandbox.embedded.api.create_request import HOST_IMAGE, CreateRequest
-from pytest_opensandbox.embedded.api.times import expiry
+from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.log import stamp
 from pytest_opensandbox.embedded.runtime.process import SandboxProcess, Workshop
 from pytest_opensandbox.embedded.runtime.relay import Relay
 
+HOST_IMAGE = "host"
+
 _KEPT_EXTENSIONS = "opensandbox.extensions."
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A create that can be carried out."""
+
+    entrypoint: tuple[str, ...]
+    environment: Mapping[str, str]
+    metadata: Mapping[str, str]
+    extensions: Mapping[str, str]
+    timeout_seconds: int | None
+    """Seconds of life, None for no end."""
+    snapshot_id: str = ""
+    """What to restore, "" for a sandbox of this machine's own system."""
+    platform: Mapping[str, str] | None = None
+    """``os`` and ``arch`` where they were asked for."""
 
 
 class SandboxRecord:
@@ -96,3 +114,18 @@ class SandboxRecord:
         """Close what belongs to a running sandbox; called in the background loop."""
         self.ended_at = datetime.now(timezone.utc)
         self.relay.close()
+
+
+def expiry(created_at: datetime, timeout_seconds: int | None) -> datetime | None:
+    """Return when a sandbox ends, None for never.
+
+    Raises:
+        RefusedError: later than there are dates.
+    """
+    if timeout_seconds is None:
+        return None
+    try:
+        return created_at + timedelta(seconds=timeout_seconds)
+    except OverflowError:
+        message = f"Sandbox timeout {timeout_seconds}s is too large to represent safely."
+        refuse(400, "SANDBOX::INVALID_PARAMETER", message)

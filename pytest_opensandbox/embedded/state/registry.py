@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
-from pytest_opensandbox.embedded.api.create_request import CreateRequest
-from pytest_opensandbox.embedded.api.validation import RefusedError, refuse
+from pytest_opensandbox.embedded.errors import RefusedError, refuse
 from pytest_opensandbox.embedded.runtime.process import END_SECONDS, Workshop
-from pytest_opensandbox.embedded.state.record import SandboxRecord
+from pytest_opensandbox.embedded.state.record import CreateRequest, SandboxRecord
 from pytest_opensandbox.embedded.state.snapshots import Snapshots
 
 _END_POLL_SECONDS = 0.05

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pytest_opensandbox.embedded.api.validation import refuse
+from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.layers import Layers, Origin
 from pytest_opensandbox.embedded.runtime.log import stamp
 from pytest_opensandbox.embedded.runtime.process import Workshop

@@ -18,7 +18,7 @@ from pytest_opensandbox.embedded.api.callers import Callers
 from pytest_opensandbox.embedded.api.connections import connection_class
 from pytest_opensandbox.embedded.api.lifecycle_api import routes
 from pytest_opensandbox.embedded.api.reverse_proxy import forward, is_proxied
-from pytest_opensandbox.embedded.api.validation import RefusedError
+from pytest_opensandbox.embedded.errors import RefusedError
 from pytest_opensandbox.embedded.runtime.limits import raise_file_limit
 from pytest_opensandbox.embedded.state.registry import Registry
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_opensandbox.embedded.errors import StartError
 from pytest_opensandbox.embedded.runtime.agent_files import is_beside, mark_agent_files
 from pytest_opensandbox.embedded.runtime.background import Background
 from pytest_opensandbox.embedded.runtime.bubblewrap import (
@@ -24,7 +25,7 @@ from pytest_opensandbox.embedded.runtime.bytecode import compile_ahead
 from pytest_opensandbox.embedded.runtime.hiding import Search
 from pytest_opensandbox.embedded.runtime.host import look_around
 from pytest_opensandbox.embedded.runtime.identities import Identities
-from pytest_opensandbox.embedded.runtime.obstacles import StartError, likely_cause
+from pytest_opensandbox.embedded.runtime.obstacles import likely_cause
 from pytest_opensandbox.embedded.runtime.runtime import SHARED_MEMORY, RuntimeDirectory
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class House:
             listener: bound to a loopback port.
             api_key: what requests must carry.
         """
-        from pytest_opensandbox.embedded.api.server import serve
+        from pytest_opensandbox.embedded.api.http import serve
         from pytest_opensandbox.embedded.runtime.process import Workshop  # lazily, these are slow to load
         from pytest_opensandbox.embedded.state.registry import Registry
 

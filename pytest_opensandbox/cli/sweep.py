@@ -1,0 +1,162 @@
+"""``python -m pytest_opensandbox sweep``: deletes what runs that ended without their own sweep have left."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import pytest
+
+from pytest_opensandbox.cleanup.broom import SweepReport
+from pytest_opensandbox.cleanup.leftovers import Leftovers, OnEngine, OnServer
+from pytest_opensandbox.errors import AuthError, OpenSandboxError
+from pytest_opensandbox.plugin.places import last_run, other_servers, place_of_run
+from pytest_opensandbox.settings.config import Settings, settings_of
+from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
+from pytest_opensandbox.text import escape
+
+LAST = "last"
+
+_DESCRIPTION = """\
+Deletes the sandboxes that test runs have left on the server: a last step of a CI job, that always runs, and a cure for
+what killed runs left. Key and project are those of a pytest that is started in the same directory, and so is the
+server, unless the run is known to have had another one; pytest's own options may follow, such as --opensandbox-url."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sweep.
+
+    Args:
+        arguments: the command line without the program's name; None for this process's own.
+
+    Returns:
+        Exit status: 0 where nothing is left, 1 where something is, or nobody answers, 4 where pytest cannot start.
+    """
+    options, of_pytest = _parser().parse_known_args(arguments)
+    sweeper = Sweeper(run_id=options.run, dry_run=options.dry_run)
+    return int(pytest.main(["-p", "opensandbox", *of_pytest], plugins=[sweeper]))
+
+
+class Sweeper:
+    """A plugin that has pytest read its options and its ini file, and sweeps instead of running tests.
+
+    Args:
+        run_id: the run whose sandboxes go; ``last`` for the last one in this directory, None for all dead ones.
+        dry_run: only show what would go.
+    """
+
+    def __init__(self, *, run_id: str | None, dry_run: bool) -> None:
+        self._run_id = run_id
+        self._dry_run = dry_run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> int:
+        """Sweep; return the exit status."""
+        run_id = self._run_id
+        if run_id == "":
+            raise pytest.UsageError("--run must name a run: its id stands in the header of its output")
+        if run_id == LAST:
+            run_id = last_run(config)
+            if not run_id:
+                return _say("pytest's cache knows of no run with a sandbox in this directory")
+        settings = settings_of(config)
+        place = place_of_run(config, run_id) if run_id else None
+        if place is not None:
+            settings = place.applied_to(settings)
+        is_known = place is not None and place.url == settings.url
+        if settings.url == EMBEDDED:
+            return _say_of_embedded(config, settings, run_id, is_known=is_known)
+        if settings.url == DOCKER and run_id is None:
+            raise pytest.UsageError("where the url is docker, leases end with the run's own server: name a --run")
+        try:
+            with ExitStack() as stack:
+                leftovers = _leftovers(settings, run_id, stack)
+                nothing = _unknown(f"{leftovers.owner}: nothing of it was found at {settings.url}")
+                return self._sweep(leftovers, nothing="" if is_known or run_id is None else nothing)
+        except AuthError as exc:
+            known = "the one that it holds is refused" if settings.api_key else "it is not set"
+            return _say(f"nothing was swept: {exc}", f"the key comes from {API_KEY_ENV} only: {known}", status=1)
+        except OpenSandboxError as exc:
+            return _say(f"nothing was swept: {exc}", status=1)
+
+    def _sweep(self, leftovers: Leftovers, *, nothing: str) -> int:
+        """Sweep; return the exit status.
+
+        Args:
+            leftovers: what to sweep.
+            nothing: what to say, as of a failure, where there is nothing; "" where that is good news.
+        """
+        if self._dry_run:
+            found = leftovers.find()
+            if nothing and not found:
+                return _say(nothing, status=1)
+            return _say(f"{leftovers.owner}: {len(found)} would be deleted", *found)
+        # A server that refuses the key says so at once; a sweep would only report that it stopped.
+        leftovers.find()
+        report = leftovers.clear()
+        if nothing and report == SweepReport():
+            return _say(nothing, status=1)
+        counts = f"{len(report.deleted)} deleted, {len(report.left)} left"
+        return _say(
+            f"{leftovers.owner}: {counts}",
+            *(f"deleted {name}" for name in report.deleted),
+            *(f"left {name}" for name in report.left),
+            *([f"stopped early: {report.error}"] if report.error else []),
+            status=1 if report.left or report.error else 0,
+        )
+
+
+def _say_of_embedded(config: pytest.Config, settings: Settings, run_id: str | None, *, is_known: bool) -> int:
+    """Say why nothing is swept on an embedded server, which nobody can ask any more; return the exit status."""
+    if run_id is not None and not is_known:
+        return _say(_unknown(f"run {run_id}: nothing was swept, for its server is not known"), status=1)
+    servers = other_servers(config) if run_id is None and settings.sources["url"] != "flag" else []
+    if servers:
+        flags = " or ".join(f"--opensandbox-url={url}" for url in servers)
+        return _say(
+            f"nothing was swept: the url is embedded, but runs in this directory used others; add {flags}", status=1
+        )
+    return _say("an embedded server takes its sandboxes along when its pytest ends: there is nothing to sweep")
+
+
+def _unknown(what: str) -> str:
+    return f"{what}; this directory knows no such run there. Name its server by --opensandbox-url, see the run's header"
+
+
+def _leftovers(settings: Settings, run_id: str | None, stack: ExitStack) -> Leftovers:
+    """Return what the settings name; what it needs is let go of with the stack."""
+    if settings.url == DOCKER:
+        return OnEngine(str(run_id), settings.docker_host)
+    # Lazy: only this way needs HTTP.
+    from pytest_opensandbox.client.client import Client
+
+    client = stack.enter_context(Client(settings.url, settings.api_key, ca_bundle=settings.ca_bundle or None))
+    client.check_alive()
+    return OnServer(client, run_id=run_id, project=settings.project)
+
+
+def _say(*lines: str, status: int = 0) -> int:
+    for number, line in enumerate(lines):
+        print(escape(f"  {line}" if number else f"opensandbox: {line}"))  # noqa: T201 - a command's output
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m pytest_opensandbox", description=_DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="sweep")
+    sweep = commands.add_parser("sweep", help="delete what runs have left", description=_DESCRIPTION)
+    which = sweep.add_mutually_exclusive_group()
+    which.add_argument(
+        "--run",
+        metavar="ID",
+        help="the sandboxes of one run, which must have ended; its id stands in the header of its output, "
+        "and 'last' means the last run in this directory",
+    )
+    which.add_argument(
+        "--expired",
+        action="store_true",
+        help="the sandboxes of all runs of this project whose lease is over, as no living run's ever is (the default)",
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+    return parser
