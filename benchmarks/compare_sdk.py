@@ -23,7 +23,7 @@ from opensandbox.sync.sandbox import SandboxSync
 
 from pytest_opensandbox import Client, Sandbox, SandboxOpts
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
-from pytest_opensandbox.servers.managed import start_embedded
+from pytest_opensandbox.servers.server_process import start_embedded
 
 MEGABYTE = 1_000_000
 FILE_BYTES = 50 * MEGABYTE

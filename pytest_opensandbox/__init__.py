@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client.client import Client as Client
+    from pytest_opensandbox.client.command_result import BackgroundCommand as BackgroundCommand
+    from pytest_opensandbox.client.command_result import CommandResult as CommandResult
     from pytest_opensandbox.client.models import EXECD_PORT as EXECD_PORT
     from pytest_opensandbox.client.models import FileInfo as FileInfo
     from pytest_opensandbox.client.models import FileUpload as FileUpload
     from pytest_opensandbox.client.models import SandboxResponse as SandboxResponse
     from pytest_opensandbox.client.models import Snapshot as Snapshot
-    from pytest_opensandbox.client.opts import EgressRule as EgressRule
-    from pytest_opensandbox.client.opts import NetworkPolicy as NetworkPolicy
-    from pytest_opensandbox.client.opts import SandboxOpts as SandboxOpts
-    from pytest_opensandbox.client.opts import label_value as label_value
-    from pytest_opensandbox.client.results import BackgroundCommand as BackgroundCommand
-    from pytest_opensandbox.client.results import CommandResult as CommandResult
+    from pytest_opensandbox.client.sandbox_opts import EgressRule as EgressRule
+    from pytest_opensandbox.client.sandbox_opts import NetworkPolicy as NetworkPolicy
+    from pytest_opensandbox.client.sandbox_opts import SandboxOpts as SandboxOpts
+    from pytest_opensandbox.client.sandbox_opts import label_value as label_value
     from pytest_opensandbox.errors import ApiError as ApiError
     from pytest_opensandbox.errors import AuthError as AuthError
     from pytest_opensandbox.errors import CommandError as CommandError
@@ -88,8 +88,8 @@ _ROOMS = {
     ),
     "plugin.factory": ("SandboxFactory",),
     "client.models": ("EXECD_PORT", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
-    "client.opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
-    "client.results": ("BackgroundCommand", "CommandResult"),
+    "client.sandbox_opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
+    "client.command_result": ("BackgroundCommand", "CommandResult"),
     "sandbox.sandbox": ("Sandbox",),
     "transport.endpoints": ("Endpoint",),
 }

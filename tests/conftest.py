@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from pytest_opensandbox import Sandbox
-from pytest_opensandbox.servers.managed import ManagedServer, start_docker, start_embedded
+from pytest_opensandbox.servers.server_process import ManagedServer, start_docker, start_embedded
 from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.settings.options import EMBEDDED, OPTIONS
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pytest_opensandbox.client.commands import CommandRequest, CommandRun
-from pytest_opensandbox.client.events import Event, EventError
-from pytest_opensandbox.client.results import BackgroundCommand, CommandResult
+from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult
+from pytest_opensandbox.client.command_run import CommandRequest, CommandRun
+from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.errors import CommandError, CommandStartError, CommandTimeoutError, ConfigError, TransportError
 from pytest_opensandbox.transport.transport import Transport
 from tests.servers import Reply, serving

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_opensandbox import ApiError, CommandLostError, CommandTimeoutError
-from pytest_opensandbox.client import execd
-from pytest_opensandbox.client.commands import CommandRequest
+from pytest_opensandbox.client import commands
+from pytest_opensandbox.client.command_run import CommandRequest
 from pytest_opensandbox.settings.options import EMBEDDED
 
 COMMANDS = [
@@ -291,7 +291,7 @@ def test_a_command_that_cannot_be_started_is_named_as_it_was_given(box, opensand
 def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(box, monkeypatch):
     # The agent is frozen by nobody here, so the time is kept from it: it gets no limit, and we give up.
     monkeypatch.setattr(CommandRequest, "to_wire", lambda request: {"command": request.command})
-    monkeypatch.setattr(execd, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(commands, "GRACE_SECONDS", 0.0)
 
     with pytest.raises(CommandTimeoutError) as caught:
         box.run("echo begun; echo trouble >&2; sleep 60", timeout=1)

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import EXECD_PORT
-from pytest_opensandbox.client.opts import NetworkPolicy, SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import NetworkPolicy, SandboxOpts
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError, TransportError
 from pytest_opensandbox.transport.transport import KEY_HEADER
 from tests.servers import Reply, as_json, serving

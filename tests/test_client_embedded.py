@@ -10,7 +10,7 @@ import pytest
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import FileUpload
-from pytest_opensandbox.client.opts import SandboxOpts, label_value
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts, label_value
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -18,7 +18,7 @@ from pytest_opensandbox.errors import (
     ConfigError,
     NotFoundError,
 )
-from pytest_opensandbox.servers.managed import start_embedded
+from pytest_opensandbox.servers.server_process import start_embedded
 
 LABELS = {"run": label_value("tests/test_client_embedded.py::shared")}
 
@@ -215,8 +215,8 @@ def test_threads_share_a_client(client, agent):
 
 # The agent keeps its own time limit, so the client's deadline needs an agent that does not: one that is frozen.
 def test_a_frozen_agent_does_not_hold_the_caller(client, monkeypatch):
-    monkeypatch.setattr("pytest_opensandbox.client.execd.GRACE_SECONDS", 0.5)
-    monkeypatch.setattr("pytest_opensandbox.client.execd._INTERRUPT_TIMEOUTS", (1.0, 1.0))
+    monkeypatch.setattr("pytest_opensandbox.client.commands.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("pytest_opensandbox.client.commands._INTERRUPT_TIMEOUTS", (1.0, 1.0))
     created = client.create_sandbox(SandboxOpts(image="host"))
     endpoint = client.wait_ready_endpoint(created.id, known=created)[1]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.commands import CommandRequest, CommandRun, read_ending, shell_text
-from pytest_opensandbox.client.events import Event, EventError
+from pytest_opensandbox.client.command_run import CommandRequest, CommandRun, read_ending, shell_text
+from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, ConfigError
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)

@@ -15,7 +15,7 @@ from pytest_opensandbox import (
     ServerStartError,
     TransportError,
 )
-from pytest_opensandbox.plugin.connection import Connection
+from pytest_opensandbox.plugin.server import Connection
 from pytest_opensandbox.settings.config import read_settings
 from tests.servers import as_json, serving
 

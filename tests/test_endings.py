@@ -17,11 +17,11 @@ from pytest_opensandbox import (
     SandboxOpts,
     TransportError,
 )
-from pytest_opensandbox.sandbox import endings
-from pytest_opensandbox.sandbox.endings import may_be_gone, why_gone
+from pytest_opensandbox.sandbox import diagnosis
+from pytest_opensandbox.sandbox.diagnosis import may_be_gone, why_gone
 from pytest_opensandbox.sandbox.history import record_end
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
-from pytest_opensandbox.servers.managed import start_embedded
+from pytest_opensandbox.servers.server_process import start_embedded
 from tests.servers import OneBoxServer, Reply, as_json, serving
 
 KILL_ALL = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || [ $p = $PPID ] || kill -9 $p; done; kill -9 $PPID"
@@ -155,7 +155,7 @@ def test_what_became_of_a_sandbox_is_told_in_a_few_words(script, why):
     ],
 )
 def test_what_may_live_is_not_called_gone(script, monkeypatch):
-    monkeypatch.setattr(endings, "NOTICING_SECONDS", 0.2)
+    monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", 0.2)
     server = OneBoxServer(**script)
     with serving(server=server), Client(server.url) as client:
         assert why_gone(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1")) is None

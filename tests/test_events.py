@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.events import Event, EventError, EventParser
+from pytest_opensandbox.client.event_stream import Event, EventError, EventParser
 from pytest_opensandbox.errors import ProtocolError
 
 LINES = st.lists(

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from pytest_opensandbox.client import execd
+from pytest_opensandbox.client import commands
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.results import BackgroundCommand
+from pytest_opensandbox.client.command_result import BackgroundCommand
 from pytest_opensandbox.errors import (
     ApiError,
     CommandLostError,
@@ -296,7 +296,7 @@ def test_a_command_that_cannot_be_ended_does_not_hide_why_it_should_be():
 
 # The agent may not keep its time limit; the test would then hang for ever.
 def test_a_command_that_outlives_its_limit_and_the_grace_is_ended_with_its_partial_output(monkeypatch):
-    monkeypatch.setattr(execd, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "GRACE_SECONDS", 0.2)
     held = threading.Event()
     with serving(as_events(INIT, out("part"), held), OK) as server:
         with pytest.raises(CommandTimeoutError) as caught:
@@ -308,7 +308,7 @@ def test_a_command_that_outlives_its_limit_and_the_grace_is_ended_with_its_parti
 
 
 def test_pings_do_not_stretch_the_deadline(monkeypatch):
-    monkeypatch.setattr(execd, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(commands, "GRACE_SECONDS", 0.1)
     pings = [b'{"type":"ping"}\n\n'] * 20_000
     with serving(as_events(INIT, *pings, threading.Event()), OK) as server, pytest.raises(CommandTimeoutError):
         run(server, timeout=0.05)
@@ -316,7 +316,7 @@ def test_pings_do_not_stretch_the_deadline(monkeypatch):
 
 # The agent pings every 3 s, so silence means that the connection is dead although nobody closed it.
 def test_silence_is_a_lost_command(monkeypatch):
-    monkeypatch.setattr(execd, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "SILENCE_SECONDS", 0.2)
     held = threading.Event()
     with serving(as_events(INIT, held), as_json({"running": True}), OK) as server:
         with pytest.raises(CommandLostError, match=r"no byte within 0\.2 s"):
@@ -325,7 +325,7 @@ def test_silence_is_a_lost_command(monkeypatch):
 
 
 def test_an_agent_that_accepts_a_command_and_says_nothing_is_no_answer(monkeypatch):
-    monkeypatch.setattr(execd, "FIRST_BYTE_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "FIRST_BYTE_SECONDS", 0.2)
     held = threading.Event()
     with serving(as_events(held, DONE)) as server:
         with pytest.raises(TransportError, match=r"no byte within 0\.2 s"):

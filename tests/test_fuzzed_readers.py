@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.events import EventParser
+from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
 from pytest_opensandbox.sandbox.archives import extract_tree
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from pytest_opensandbox import Client, Endpoint
+from pytest_opensandbox.client import commands as execd_room
 from pytest_opensandbox.client import downloads
-from pytest_opensandbox.client import execd as execd_room
 from pytest_opensandbox.client import listings as listings_room
 from pytest_opensandbox.errors import (
     ApiError,
@@ -25,7 +25,7 @@ from pytest_opensandbox.errors import (
     SkippedFileWarning,
     TransportError,
 )
-from pytest_opensandbox.transport.answers import Answer
+from pytest_opensandbox.transport.response import Answer
 from pytest_opensandbox.transport.transport import Transport
 from tests.servers import Pause, Reply, as_events, as_json, serving
 

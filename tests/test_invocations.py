@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.sandbox.invocations import INLINE_BYTES, NO_FILES, Invocation
+from pytest_opensandbox.sandbox.capture_script import INLINE_BYTES, NO_FILES, Invocation
 
 SHELLS = [name for name in ("bash", "dash", "ash", "busybox") if shutil.which(name)]
 COMMANDS = [

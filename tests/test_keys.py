@@ -7,7 +7,7 @@ import pytest
 
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.text import MaskedText, redacted
-from pytest_opensandbox.transport.keys import masked
+from pytest_opensandbox.transport.api_key import masked
 
 
 def test_a_key_is_text_that_its_repr_hides():

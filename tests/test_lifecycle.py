@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_opensandbox import ApiError, Client, NotFoundError, SandboxFailedError, SandboxOpts, TransportError
-from pytest_opensandbox.client.opts import check_label
+from pytest_opensandbox.client.sandbox_opts import check_label
 from pytest_opensandbox.sandbox.lifecycle import (
     TAG_CREATE,
     TAG_PROJECT,

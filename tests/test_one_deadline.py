@@ -11,14 +11,14 @@ import pytest
 import trustme
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxResponse, TransportError
+from pytest_opensandbox.client import commands as execd_room
 from pytest_opensandbox.client import downloads as downloads_room
-from pytest_opensandbox.client import execd as execd_room
-from pytest_opensandbox.client.opts import SandboxOpts
-from pytest_opensandbox.sandbox import capture as capture_room
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
+from pytest_opensandbox.sandbox import exact_output as capture_room
 from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
 from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle, RunTags
 from pytest_opensandbox.transport import health as health_room
-from pytest_opensandbox.transport import wire
+from pytest_opensandbox.transport import sockets
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.transport import Transport
 from tests.servers import OneBoxServer, Pause, Reply, as_events, serving
@@ -244,7 +244,7 @@ def test_the_addresses_of_a_host_share_the_time_for_a_connection(monkeypatch):
         sock.setblocking(False)
         sock.connect_ex(listener.getsockname())
     address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())
-    monkeypatch.setattr(wire, "_addresses", lambda *args: [address] * 20)
+    monkeypatch.setattr(sockets, "_addresses", lambda *args: [address] * 20)
     began = time.monotonic()
 
     with pytest.raises(TransportError) as caught:

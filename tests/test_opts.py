@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.opts import EgressRule, NetworkPolicy, SandboxOpts, check_label, label_value
+from pytest_opensandbox.client.sandbox_opts import EgressRule, NetworkPolicy, SandboxOpts, check_label, label_value
 from pytest_opensandbox.errors import ConfigError
 
 LEGAL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.errors import SharedAgentError
 from pytest_opensandbox.sandbox.ownership import check_owner, guarded, may_be_shared
 from pytest_opensandbox.transport.endpoints import Endpoint

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from pytest_opensandbox.plugin.places import Place
+from pytest_opensandbox.plugin.run_records import Place
 from pytest_opensandbox.settings.config import read_settings
 
 

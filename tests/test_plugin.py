@@ -4,7 +4,7 @@ import pytest
 
 from pytest_opensandbox import plugin
 from pytest_opensandbox.plugin import hookspecs
-from pytest_opensandbox.plugin.session import RUN
+from pytest_opensandbox.plugin.run import RUN
 
 
 def test_pytest_found_the_plugin(pytestconfig):

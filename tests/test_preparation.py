@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.preparation import Preparation, commands_of, targets_of
+from pytest_opensandbox.provisioning.setup import Preparation, commands_of, targets_of
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_opensandbox import ApiError, CommandError, CommandTimeoutError, SetupError, SnapshotFailedError
-from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import TransportError
-from pytest_opensandbox.provisioning.preparation import Preparation
-from pytest_opensandbox.provisioning.prepared import Prepared
-from pytest_opensandbox.provisioning.shelf import Shelf
+from pytest_opensandbox.provisioning.setup import Preparation
+from pytest_opensandbox.provisioning.setup_cache import Prepared
+from pytest_opensandbox.provisioning.shared_store import Shelf
 from pytest_opensandbox.sandbox.progress import Progress
-from pytest_opensandbox.sandbox.tally import SetupTally
+from pytest_opensandbox.sandbox.tracking import SetupTally
 
 OPTS = SandboxOpts(image="base:1")
 SETUP = Preparation(commands=("make", "make install"), timeout=7)

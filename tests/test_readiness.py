@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from pytest_opensandbox.client import readiness
+from pytest_opensandbox.client import waiters
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
-from pytest_opensandbox.client.readiness import FIRST_PING_SECONDS
+from pytest_opensandbox.client.waiters import FIRST_PING_SECONDS
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -106,7 +106,7 @@ def test_an_agent_that_does_not_answer_yet_is_waited_for_and_the_endpoint_is_ask
 
 # Kubernetes puts a pod that it has to start anew somewhere else, and says so to whoever asks.
 def test_an_address_at_which_nobody_answers_is_asked_for_again(monkeypatch):
-    monkeypatch.setattr(readiness, "ADDRESS_SECONDS", 0.0)
+    monkeypatch.setattr(waiters, "ADDRESS_SECONDS", 0.0)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         old = as_json({"endpoint": f"127.0.0.1:{closed.getsockname()[1]}"})

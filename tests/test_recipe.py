@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.client.models import Snapshot
-from pytest_opensandbox.client.opts import EgressRule, NetworkPolicy
+from pytest_opensandbox.client.sandbox_opts import EgressRule, NetworkPolicy
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.recipe import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
+from pytest_opensandbox.provisioning.sandbox_request import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
 from pytest_opensandbox.settings.config import read_settings
 
 SETTINGS = read_settings(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.errors import CommandError, CommandTimeoutError
 
 

@@ -9,9 +9,9 @@ import pytest
 from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, TransportError
 from pytest_opensandbox.plugin.factory import SandboxFactory
 from pytest_opensandbox.plugin.marker import check_items, recipe_of
-from pytest_opensandbox.plugin.session import Run
-from pytest_opensandbox.provisioning.recipe import Recipe
-from pytest_opensandbox.sandbox.tally import Tally
+from pytest_opensandbox.plugin.run import Run
+from pytest_opensandbox.provisioning.sandbox_request import Recipe
+from pytest_opensandbox.sandbox.tracking import Tally
 from tests.forks import FORKS, in_a_fork
 
 

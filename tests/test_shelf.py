@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.errors import OpenSandboxError
-from pytest_opensandbox.provisioning.shelf import Shelf
+from pytest_opensandbox.provisioning.shared_store import Shelf
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_process_that_dies_over_it_keeps_nobody_waiting(shelf):
     # A lock that outlived its holder would hang every other worker of the run.
     code = f"""
 import os
-from pytest_opensandbox.provisioning.shelf import Shelf
+from pytest_opensandbox.provisioning.shared_store import Shelf
 
 with Shelf({shelf.path!r}).locked("k"):
     os._exit(9)

@@ -2,7 +2,7 @@
 
 import json
 
-from pytest_opensandbox.sandbox.tally import SetupTally, Tally, total
+from pytest_opensandbox.sandbox.tracking import SetupTally, Tally, total
 
 SETUPS = SetupTally(
     built=1, seconds=2.5, restored=3, repeated=4, repeated_seconds=0.5, reasons=("a",), has_snapshots=True, left=("p",)

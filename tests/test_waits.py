@@ -12,7 +12,7 @@ from pytest_opensandbox.errors import (
     ReadyTimeoutError,
     TransportError,
 )
-from pytest_opensandbox.transport.waits import (
+from pytest_opensandbox.transport.retry import (
     PORT_RACE_TRIES,
     RETRY_ATTEMPTS,
     poll_until_ready,

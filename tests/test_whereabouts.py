@@ -6,7 +6,7 @@ import pytest
 
 from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.errors import SharedAgentError
-from pytest_opensandbox.sandbox.invocations import NO_FILES
+from pytest_opensandbox.sandbox.capture_script import NO_FILES
 from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle, RunTags
 from tests.servers import OneBoxServer, Reply, as_events, as_json, serving
 

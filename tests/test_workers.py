@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_opensandbox.cleanup.broom import SweepReport
-from pytest_opensandbox.plugin.session import Run
+from pytest_opensandbox.plugin.run import Run
 from pytest_opensandbox.plugin.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity
-from pytest_opensandbox.sandbox.tally import Tally
+from pytest_opensandbox.sandbox.tracking import Tally
 from pytest_opensandbox.settings.config import read_settings
 
 CONTROLLER = SimpleNamespace()

@@ -7,12 +7,11 @@ from math import ceil
 from types import TracebackType
 from typing import Any
 
-from pytest_opensandbox.client.execd import CommandCalls
+from pytest_opensandbox.client.commands import CommandCalls
 from pytest_opensandbox.client.files import FileCalls
 from pytest_opensandbox.client.models import EXECD_PORT, SandboxResponse
-from pytest_opensandbox.client.opts import check_seconds
 from pytest_opensandbox.client.pauses import PAUSE_SECONDS, PauseWait
-from pytest_opensandbox.client.readiness import Looks, ReadyWait
+from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.client.sandboxes import (
     CREATE_TIMEOUT_SECONDS,
     LONGEST_LEASE_SECONDS,
@@ -20,13 +19,14 @@ from pytest_opensandbox.client.sandboxes import (
     sandbox_path,
 )
 from pytest_opensandbox.client.snapshots import SnapshotCalls
+from pytest_opensandbox.client.waiters import Looks, ReadyWait
 from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.deadlines import one_call
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
 from pytest_opensandbox.transport.health import Health
-from pytest_opensandbox.transport.keys import masked
+from pytest_opensandbox.transport.retry import retry_idempotent
 from pytest_opensandbox.transport.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
-from pytest_opensandbox.transport.waits import retry_idempotent
 
 _ENDPOINT_BYTES = 65_536
 

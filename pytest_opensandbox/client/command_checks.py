@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from pytest_opensandbox.client.opts import check_seconds
+from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.errors import ConfigError
 
 

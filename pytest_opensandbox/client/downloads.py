@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from pytest_opensandbox.errors import ProtocolError
-from pytest_opensandbox.transport.answers import Answer
+from pytest_opensandbox.transport.response import Answer
 
 PATIENCE_SECONDS = 60.0
 """How long a download may be slower than the slowest that there is."""

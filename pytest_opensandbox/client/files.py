@@ -21,11 +21,11 @@ from pytest_opensandbox.client.selections import (
 )
 from pytest_opensandbox.client.uploads import UploadBody, wire_mode
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
-from pytest_opensandbox.transport.answers import Answer
 from pytest_opensandbox.transport.deadlines import one_call, time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.retry import retry_idempotent
 from pytest_opensandbox.transport.transport import Query, Transport
-from pytest_opensandbox.transport.waits import retry_idempotent
 
 T = TypeVar("T")
 

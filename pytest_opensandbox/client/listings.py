@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pytest_opensandbox.client.models import SandboxResponse, Snapshot
 from pytest_opensandbox.errors import ProtocolError
+from pytest_opensandbox.transport.retry import retry_idempotent
 from pytest_opensandbox.transport.transport import Query, Transport
-from pytest_opensandbox.transport.waits import retry_idempotent
 
 PAGE_SIZE = 200
 """Entries on a page, the most that servers give."""

@@ -9,7 +9,7 @@ from pytest_opensandbox.errors import ApiError, PauseError, SandboxFailedError, 
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.refusals import may_pass
-from pytest_opensandbox.transport.waits import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready
 
 PAUSE_SECONDS = 300.0
 """How long a sandbox may take to become paused; Kubernetes stores its file system as an image meanwhile."""

@@ -9,14 +9,14 @@ from urllib.parse import urlencode
 
 from pytest_opensandbox.client.listings import read_listing
 from pytest_opensandbox.client.models import SandboxResponse, parse_time
-from pytest_opensandbox.client.opts import SandboxOpts, check_label, check_seconds
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts, check_label, check_seconds
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.addresses import path_segment
-from pytest_opensandbox.transport.answers import Answer
 from pytest_opensandbox.transport.deadlines import one_call, time_limit
 from pytest_opensandbox.transport.health import Health
+from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.retry import retry_idempotent
 from pytest_opensandbox.transport.transport import CONNECT_TIMEOUT_SECONDS, Timeouts, Transport
-from pytest_opensandbox.transport.waits import retry_idempotent
 
 CREATE_TIMEOUT_SECONDS = 300.0
 """How long a create may take; on Docker the image is pulled meanwhile."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pytest_opensandbox.client.listings import read_listing
 from pytest_opensandbox.client.models import Snapshot
-from pytest_opensandbox.client.opts import check_seconds
+from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.errors import NotFoundError, SnapshotFailedError
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.addresses import path_segment
 from pytest_opensandbox.transport.deadlines import one_call, time_limit
+from pytest_opensandbox.transport.retry import poll_until_ready, retry_idempotent
 from pytest_opensandbox.transport.transport import Transport
-from pytest_opensandbox.transport.waits import poll_until_ready, retry_idempotent
 
 SNAPSHOT_SECONDS = 900.0
 """How long a snapshot may take; Kubernetes allows itself as much, and Docker takes its time for a large one."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.client.models import Snapshot
-from pytest_opensandbox.client.opts import NetworkPolicy
-from pytest_opensandbox.plugin.session import Run
-from pytest_opensandbox.provisioning.preparation import Put, Setup
-from pytest_opensandbox.provisioning.recipe import Recipe
+from pytest_opensandbox.client.sandbox_opts import NetworkPolicy
+from pytest_opensandbox.plugin.run import Run
+from pytest_opensandbox.provisioning.sandbox_request import Recipe
+from pytest_opensandbox.provisioning.setup import Put, Setup
 
 if TYPE_CHECKING:
     from pytest_opensandbox.sandbox.sandbox import Sandbox

@@ -10,7 +10,7 @@ import pytest
 from pytest_opensandbox.errors import NotFoundError, OpenSandboxError, SandboxError, TransportError
 from pytest_opensandbox.plugin.factory import SandboxFactory
 from pytest_opensandbox.plugin.marker import recipe_of
-from pytest_opensandbox.plugin.session import DYING_SECONDS, RUN, Run
+from pytest_opensandbox.plugin.run import DYING_SECONDS, RUN, Run
 from pytest_opensandbox.settings.config import Settings
 
 if TYPE_CHECKING:

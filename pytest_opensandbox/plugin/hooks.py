@@ -12,8 +12,8 @@ from pytest_opensandbox.errors import SandboxError, TransportError
 from pytest_opensandbox.plugin import hookspecs
 from pytest_opensandbox.plugin.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.plugin.marker import check_items, parameter_id
-from pytest_opensandbox.plugin.places import Place
-from pytest_opensandbox.plugin.session import DYING_SECONDS, RUN, Run, Tell
+from pytest_opensandbox.plugin.run import DYING_SECONDS, RUN, Run, Tell
+from pytest_opensandbox.plugin.run_records import Place
 from pytest_opensandbox.plugin.workers import (
     TALLY_KEY,
     USAGE_ERROR_KEY,
@@ -23,7 +23,7 @@ from pytest_opensandbox.plugin.workers import (
     shared_server,
     shared_shelf,
 )
-from pytest_opensandbox.provisioning.recipe import MARKER_HELP
+from pytest_opensandbox.provisioning.sandbox_request import MARKER_HELP
 from pytest_opensandbox.reporting import report
 from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest, explained, mask_report, visible
 from pytest_opensandbox.reporting.terminal import Terminal, tell_controller

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.client.opts import SandboxOpts
+    from pytest_opensandbox.client.sandbox_opts import SandboxOpts
     from pytest_opensandbox.sandbox.sandbox import Sandbox
 
 

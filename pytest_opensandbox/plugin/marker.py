@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.recipe import MARKER, MARKER_ARGUMENTS, Recipe, read_markers, read_parameter
+from pytest_opensandbox.provisioning.sandbox_request import (
+    MARKER,
+    MARKER_ARGUMENTS,
+    Recipe,
+    read_markers,
+    read_parameter,
+)
 from pytest_opensandbox.settings.config import Settings
 
 _FIXTURE = "sandbox"

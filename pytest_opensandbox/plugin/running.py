@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pluggy
 import pytest
 
-from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_opensandbox.plugin.session import Run
-from pytest_opensandbox.sandbox.tally import Tally, total
+from pytest_opensandbox.plugin.run import Run
+from pytest_opensandbox.sandbox.tracking import Tally, total
 
 MAIN = "main"
 RUN_ID_KEY = "opensandbox_run_id"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError
 from pytest_opensandbox.settings.options import EMBEDDED_IMAGE
 

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TypeVar
 
 from pytest_opensandbox.client.client import Client
-from pytest_opensandbox.client.commands import MAX_STREAM_BYTES
-from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.client.command_result import CommandResult
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
 from pytest_opensandbox.client.streams import Callback
-from pytest_opensandbox.sandbox.capture import run_exact, run_live
-from pytest_opensandbox.sandbox.invocations import Invocation
+from pytest_opensandbox.sandbox.capture_script import Invocation
+from pytest_opensandbox.sandbox.exact_output import run_exact, run_live
 from pytest_opensandbox.sandbox.ownership import may_be_shared
 from pytest_opensandbox.sandbox.transfer import Transfer
 from pytest_opensandbox.sandbox.whereabouts import Whereabouts

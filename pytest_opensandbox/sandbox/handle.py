@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_opensandbox.client.pauses import PAUSE_SECONDS
 from pytest_opensandbox.errors import OpenSandboxError, PauseError, SandboxClosedError
-from pytest_opensandbox.sandbox.endings import may_be_gone, why_gone
+from pytest_opensandbox.sandbox.diagnosis import may_be_gone, why_gone
 from pytest_opensandbox.sandbox.history import History, record_end, record_move
 from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
 from pytest_opensandbox.sandbox.whereabouts import Whereabouts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.errors import CommandError
 from pytest_opensandbox.text import counted
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
-from pytest_opensandbox.client.opts import SandboxOpts, label_value
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts, label_value
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.sandbox.lost_creates import look_up, may_have_created
@@ -18,7 +18,7 @@ from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.refusals import advised
-from pytest_opensandbox.transport.waits import retry_create
+from pytest_opensandbox.transport.retry import retry_create
 
 TAG_RUN = "pytest-opensandbox.run"
 TAG_WORKER = "pytest-opensandbox.worker"

@@ -11,7 +11,7 @@ from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError,
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.refusals import may_pass
-from pytest_opensandbox.transport.waits import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready
 
 SETTLING_SECONDS = 1.5
 """How long listings must stay empty until nothing is expected any more; a server may list a sandbox a moment later."""

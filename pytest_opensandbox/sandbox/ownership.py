@@ -8,8 +8,8 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
+from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.models import EXECD_PORT
-from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.errors import SharedAgentError
 from pytest_opensandbox.transport.endpoints import Endpoint
 

@@ -14,17 +14,17 @@ from pytest_opensandbox.client.command_checks import (
     input_bytes,
     text_bytes,
 )
-from pytest_opensandbox.client.commands import MAX_STREAM_BYTES
+from pytest_opensandbox.client.command_result import CommandResult
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
 from pytest_opensandbox.client.models import Snapshot
-from pytest_opensandbox.client.opts import SandboxOpts
-from pytest_opensandbox.client.results import CommandResult
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.client.snapshots import SNAPSHOT_SECONDS
 from pytest_opensandbox.client.streams import Callback
 from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.archive_checks import Links
+from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.handle import Handle
 from pytest_opensandbox.sandbox.history import recorded, recording_copy, source_of
-from pytest_opensandbox.sandbox.invocations import Invocation
 from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
 from pytest_opensandbox.sandbox.snapshot import take_snapshot
 from pytest_opensandbox.sandbox.transfer import MAX_BYTES

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, get_args
 
 from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.downloads import Download
 from pytest_opensandbox.client.models import FileInfo, FileUpload, check_path
-from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.errors import (
     ApiError,
     CommandError,
@@ -28,7 +28,7 @@ from pytest_opensandbox.sandbox.archives import extract_tree, pack_tree
 from pytest_opensandbox.sandbox.local_files import naming, replacing_file, temporary_archive
 from pytest_opensandbox.sandbox.transfer_scripts import KIND, PACK, PLACE, UNPACK
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.waits import retry_idempotent
+from pytest_opensandbox.transport.retry import retry_idempotent
 
 MAX_BYTES = 4 * 1024**3
 """Most that one get takes in; bytes."""

@@ -27,10 +27,10 @@ from pytest_opensandbox.servers.docker_server import (
     config_text,
     example_images,
 )
-from pytest_opensandbox.servers.managed import end, spawn
+from pytest_opensandbox.servers.server_process import end, spawn
 from pytest_opensandbox.temporary_directories import hold, remove_abandoned
 from pytest_opensandbox.text import counted, os_reason
-from pytest_opensandbox.transport.waits import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready
 
 if TYPE_CHECKING:
     import subprocess

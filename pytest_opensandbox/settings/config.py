@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_opensandbox.client.opts import check_resources, label_value
+from pytest_opensandbox.client.sandbox_opts import check_resources, label_value
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.settings.ini_values import read_inis
 from pytest_opensandbox.settings.options import (
@@ -24,7 +24,7 @@ from pytest_opensandbox.settings.options import (
     SERVER_IMAGE,
     Option,
 )
-from pytest_opensandbox.transport.keys import MaskedKey, masked
+from pytest_opensandbox.transport.api_key import MaskedKey, masked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from pytest_opensandbox.text import without_hidden
-from pytest_opensandbox.transport.wire import POOLS
+from pytest_opensandbox.transport.sockets import POOLS
 
 _POOL_SIZE = 64
 

@@ -21,16 +21,16 @@ from pytest_opensandbox.transport.addresses import (
     spoken,
     without_secrets,
 )
-from pytest_opensandbox.transport.answers import Answer
+from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.deadlines import time_left
 from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.failures import TROUBLE, explain, is_stale, is_unsent
 from pytest_opensandbox.transport.framing import is_of_http
 from pytest_opensandbox.transport.http_session import HTTPSession
-from pytest_opensandbox.transport.keys import masked
 from pytest_opensandbox.transport.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error
+from pytest_opensandbox.transport.response import Answer
 from pytest_opensandbox.transport.server_clock import ServerClock
-from pytest_opensandbox.transport.trouble import TROUBLE, explain, is_stale, is_unsent
-from pytest_opensandbox.transport.wire import TooSlowError, has_more
+from pytest_opensandbox.transport.sockets import TooSlowError, has_more
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 CONNECT_TIMEOUT_SECONDS = 5.0

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import Client
-from pytest_opensandbox.client.opts import label_value
-from pytest_opensandbox.plugin.session import RUN
+from pytest_opensandbox.client.sandbox_opts import label_value
+from pytest_opensandbox.plugin.run import RUN
 from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT
-from pytest_opensandbox.servers.managed import ManagedServer
+from pytest_opensandbox.servers.server_process import ManagedServer
 from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.settings.options import EMBEDDED
 

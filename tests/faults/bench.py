@@ -8,7 +8,7 @@ from pathlib import Path
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxOpts
 from pytest_opensandbox.cleanup.sweep import sweep
 from pytest_opensandbox.sandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
-from pytest_opensandbox.servers.managed import ManagedServer
+from pytest_opensandbox.servers.server_process import ManagedServer
 from tests.faults.proxy import FaultyProxy
 
 REQUEST_SECONDS = 0.3

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 from tenacity.wait import wait_exponential
 
-from pytest_opensandbox.client import downloads, execd, files
-from pytest_opensandbox.sandbox import agent, endings, lost_creates
-from pytest_opensandbox.servers.managed import ManagedServer, start_embedded
-from pytest_opensandbox.transport import answers, waits
+from pytest_opensandbox.client import commands, downloads, files
+from pytest_opensandbox.sandbox import agent, diagnosis, lost_creates
+from pytest_opensandbox.servers.server_process import ManagedServer, start_embedded
+from pytest_opensandbox.transport import response, retry
 from tests.faults.bench import COMMAND_SECONDS, LOOKING_SECONDS, REQUEST_SECONDS, Bench
 
 
@@ -36,17 +36,17 @@ def bench(shared_bench, short_limits, tmp_path) -> Bench:
 @pytest.fixture
 def short_limits(monkeypatch) -> None:
     """Make every time limit one that a test can wait for."""
-    monkeypatch.setattr(execd, "FIRST_BYTE_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(execd, "SILENCE_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(execd, "GRACE_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(execd, "_INTERRUPT_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
-    monkeypatch.setattr(execd, "_STATUS_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
+    monkeypatch.setattr(commands, "FIRST_BYTE_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(commands, "SILENCE_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(commands, "GRACE_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(commands, "_INTERRUPT_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
+    monkeypatch.setattr(commands, "_STATUS_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
     monkeypatch.setattr(files, "TRANSFER_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
     monkeypatch.setattr(agent, "_COPY_SECONDS", COMMAND_SECONDS)
-    monkeypatch.setattr(answers, "BODY_TIMES", 2)
+    monkeypatch.setattr(response, "BODY_TIMES", 2)
     monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 2 * REQUEST_SECONDS)
-    monkeypatch.setattr(endings, "ASKING_SECONDS", 2 * REQUEST_SECONDS)
-    monkeypatch.setattr(endings, "NOTICING_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(diagnosis, "ASKING_SECONDS", 2 * REQUEST_SECONDS)
+    monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", REQUEST_SECONDS)
     monkeypatch.setattr(lost_creates, "SETTLING_SECONDS", REQUEST_SECONDS)
     monkeypatch.setattr(lost_creates, "LOOKING_SECONDS", LOOKING_SECONDS)
-    monkeypatch.setattr(waits, "_retries", wait_exponential(multiplier=0.01, exp_base=2, max=0.05))
+    monkeypatch.setattr(retry, "_retries", wait_exponential(multiplier=0.01, exp_base=2, max=0.05))

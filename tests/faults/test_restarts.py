@@ -6,7 +6,7 @@ import pytest
 
 from pytest_opensandbox import CommandLostError, SandboxGoneError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
-from pytest_opensandbox.servers.managed import start_embedded
+from pytest_opensandbox.servers.server_process import start_embedded
 from tests.faults.bench import Bench
 from tests.faults.faults import reset_at_once, well
 from tests.faults.proxy import Plan

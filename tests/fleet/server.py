@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from pytest_opensandbox.sandbox.invocations import NO_FILES
+from pytest_opensandbox.sandbox.capture_script import NO_FILES
 from tests.fleet.cluster import Box, Cluster, RefusalError
 from tests.fleet.model import Model
 

@@ -27,7 +27,7 @@ FUZZ = settings(
 @pytest.fixture(scope="module")
 def server():
     """An embedded server of our own, that nobody else has sandboxes on."""
-    from pytest_opensandbox.servers.managed import start_embedded
+    from pytest_opensandbox.servers.server_process import start_embedded
 
     with start_embedded() as server:
         yield server

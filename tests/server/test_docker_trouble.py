@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pytest_opensandbox import ServerStartError
-from pytest_opensandbox.servers.managed import start_docker
+from pytest_opensandbox.servers.server_process import start_docker
 
 
 def test_an_agent_image_that_cannot_run_is_told_and_leaves_no_helper(pytester, client, images):

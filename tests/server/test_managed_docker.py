@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import Client, SandboxOpts
-from pytest_opensandbox.servers.managed import start_docker
+from pytest_opensandbox.servers.server_process import start_docker
 from tests.embedded.machine import wait_until
 
 # What the inner run knows of its server: where the file is that the key is in.

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import FileUpload
-from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError
 from pytest_opensandbox.transport.endpoints import Endpoint
 from tests.servers import Pause, Piece, Reply, Server, as_json, serving

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 import requests
 
-from pytest_opensandbox.servers.managed import start_embedded
+from pytest_opensandbox.servers.server_process import start_embedded
 from tests.embedded.machine import wait_until
 from tests.wire.recorded import Exchange, Ids, Response, load, meaning
 

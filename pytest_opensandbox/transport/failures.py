@@ -8,7 +8,7 @@ from ssl import SSLCertVerificationError
 import requests
 import urllib3
 
-from pytest_opensandbox.transport.wire import TooSlowError, root_cause
+from pytest_opensandbox.transport.sockets import TooSlowError, root_cause
 
 TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, UnicodeError)
 """Everything that the HTTP libraries raise where no whole answer comes."""

@@ -18,7 +18,7 @@ from pytest_opensandbox.errors import (
 )
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.waits import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready
 
 ASKING_SECONDS = 5.0
 """How long the server may take to say what became of a sandbox."""

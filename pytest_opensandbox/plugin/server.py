@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -24,11 +24,11 @@ from pytest_opensandbox.plugin.server_failures import LEFT_STATUS, ServerFailure
 from pytest_opensandbox.provisioning.refused_images import RefusedImages, image_advice, is_about_image
 from pytest_opensandbox.settings.config import Settings, place_of
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
-from pytest_opensandbox.transport.keys import MaskedKey, masked
+from pytest_opensandbox.transport.api_key import MaskedKey, masked
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client.client import Client
-    from pytest_opensandbox.servers.managed import ManagedServer
+    from pytest_opensandbox.servers.server_process import ManagedServer
 
 _FILE = "file"
 _NO_ROUTE_STATUSES = frozenset({404, 405, 501})
@@ -209,7 +209,7 @@ class Connection:
     def _start(self) -> ManagedServer:
         # Lazy, as above.
         from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
-        from pytest_opensandbox.servers.managed import start_docker, start_embedded
+        from pytest_opensandbox.servers.server_process import start_docker, start_embedded
 
         try:
             if self.settings.url == EMBEDDED:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pytest_opensandbox.client.opts import POOL_EXTENSION, SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import POOL_EXTENSION, SandboxOpts
 from pytest_opensandbox.errors import (
     TIME_LIMIT,
     ApiError,
@@ -24,12 +24,12 @@ from pytest_opensandbox.errors import (
     SetupError,
     SnapshotFailedError,
 )
-from pytest_opensandbox.provisioning.preparation import Preparation
-from pytest_opensandbox.provisioning.shelf import Shelf
+from pytest_opensandbox.provisioning.setup import Preparation
+from pytest_opensandbox.provisioning.shared_store import Shelf
 from pytest_opensandbox.sandbox.progress import Progress
 from pytest_opensandbox.sandbox.sandbox import Sandbox
 from pytest_opensandbox.sandbox.snapshot import lacks_snapshots
-from pytest_opensandbox.sandbox.tally import SetupTally
+from pytest_opensandbox.sandbox.tracking import SetupTally
 
 _SNAPSHOT, _LABELS, _LACKING, _ERROR, _FACTS = "snapshot", "labels", "lacking", "error", "facts"
 # What would go wrong in the same way for every test that asks for it.

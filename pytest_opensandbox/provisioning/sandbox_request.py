@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_opensandbox.client.models import Snapshot
-from pytest_opensandbox.client.opts import POOL_EXTENSION, NetworkPolicy, SandboxOpts, check_reference, check_resources
+from pytest_opensandbox.client.sandbox_opts import (
+    POOL_EXTENSION,
+    NetworkPolicy,
+    SandboxOpts,
+    check_reference,
+    check_resources,
+)
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.preparation import Preparation, Put, Setup, commands_of, targets_of
+from pytest_opensandbox.provisioning.setup import Preparation, Put, Setup, commands_of, targets_of
 from pytest_opensandbox.settings.config import Settings, place_of
 from pytest_opensandbox.settings.options import OPTIONS
 

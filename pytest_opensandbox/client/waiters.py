@@ -18,7 +18,7 @@ from pytest_opensandbox.errors import (
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.refusals import may_pass
-from pytest_opensandbox.transport.waits import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready
 
 FIRST_PING_SECONDS = 0.5
 """How long the first ping may take, so that a sandbox that dies at once is noticed at once; each silence doubles it."""

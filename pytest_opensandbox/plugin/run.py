@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_opensandbox.client.opts import SandboxOpts
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, ServerStartError, TransportError
-from pytest_opensandbox.plugin.connection import Connection, has_no_route
-from pytest_opensandbox.plugin.places import remember
+from pytest_opensandbox.plugin.run_records import remember
 from pytest_opensandbox.plugin.running import Running
+from pytest_opensandbox.plugin.server import Connection, has_no_route
 from pytest_opensandbox.plugin.signals import Signals
-from pytest_opensandbox.provisioning.recipe import Recipe
-from pytest_opensandbox.provisioning.shelf import Shelf
-from pytest_opensandbox.sandbox.tally import SetupTally, Tally
+from pytest_opensandbox.provisioning.sandbox_request import Recipe
+from pytest_opensandbox.provisioning.shared_store import Shelf
+from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
 from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.temporary_directories import remove_abandoned
 
 if TYPE_CHECKING:
     from pytest_opensandbox.cleanup.broom import SweepReport
     from pytest_opensandbox.client.client import Client
-    from pytest_opensandbox.provisioning.prepared import Prepared
+    from pytest_opensandbox.provisioning.setup_cache import Prepared
     from pytest_opensandbox.sandbox.lifecycle import Lifecycle
     from pytest_opensandbox.sandbox.sandbox import Sandbox
 
@@ -227,7 +227,7 @@ class Run(Running):
 
     def _preparing(self) -> Prepared:
         # Lazy, as above.
-        from pytest_opensandbox.provisioning.prepared import Prepared
+        from pytest_opensandbox.provisioning.setup_cache import Prepared
 
         if self._prepared is None:
             progress = self._begin().progress

@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pytest_opensandbox.client.client import Client
+from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.models import FileUpload
-from pytest_opensandbox.client.results import CommandResult
 from pytest_opensandbox.client.streams import Callback
 from pytest_opensandbox.errors import (
     CommandLostError,
@@ -28,12 +28,12 @@ from pytest_opensandbox.errors import (
     OpenSandboxError,
     TransportError,
 )
-from pytest_opensandbox.sandbox.invocations import DIRECTORIES, INLINE_BYTES, NO_FILES, Invocation
+from pytest_opensandbox.sandbox.capture_script import DIRECTORIES, INLINE_BYTES, NO_FILES, Invocation
 from pytest_opensandbox.sandbox.ownership import check_owner, guarded
 from pytest_opensandbox.text import brief
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.waits import retry_idempotent
+from pytest_opensandbox.transport.retry import retry_idempotent
 
 _REPORT = re.compile(r"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
 _REPORT_BYTES = 4 * INLINE_BYTES

@@ -1,0 +1,267 @@
+"""One command as the agent tells it: what is asked for, and events gathered into a result."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_opensandbox.client.command_checks import check_command, check_directory, check_time_limit
+from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult
+from pytest_opensandbox.client.event_stream import Event, EventError
+from pytest_opensandbox.client.sandbox_opts import check_env
+from pytest_opensandbox.client.streams import Callback, Lines
+from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
+from pytest_opensandbox.text import brief, tail
+
+MAX_STREAM_BYTES = 16 * 1024 * 1024
+
+_START_ADVICE = {
+    "argument list too long": "long text fits into a file, by put(), or into input=",
+    "resource temporarily unavailable": "the sandbox has too many processes, end some of them first",
+    "cannot allocate memory": "the sandbox has no memory left, give it more with resources=",
+    "no space left": "the sandbox's disk is full, remove what is not needed",
+}
+_HIGHEST_EXIT_CODE = 255
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
+# The words of Go's runtime for Linux, whatever system we run on.
+_SIGNALS: Mapping[str, tuple[int, str]] = {
+    "hangup": (1, "SIGHUP"),
+    "interrupt": (2, "SIGINT"),
+    "quit": (3, "SIGQUIT"),
+    "illegal instruction": (4, "SIGILL"),
+    "trace/breakpoint trap": (5, "SIGTRAP"),
+    "aborted": (6, "SIGABRT"),
+    "bus error": (7, "SIGBUS"),
+    "floating point exception": (8, "SIGFPE"),
+    "killed": (9, "SIGKILL"),
+    "user defined signal 1": (10, "SIGUSR1"),
+    "segmentation fault": (11, "SIGSEGV"),
+    "user defined signal 2": (12, "SIGUSR2"),
+    "broken pipe": (13, "SIGPIPE"),
+    "alarm clock": (14, "SIGALRM"),
+    "terminated": (15, "SIGTERM"),
+    "stack fault": (16, "SIGSTKFLT"),
+    "CPU time limit exceeded": (24, "SIGXCPU"),
+    "file size limit exceeded": (25, "SIGXFSZ"),
+    "virtual timer expired": (26, "SIGVTALRM"),
+    "profiling timer expired": (27, "SIGPROF"),
+    "I/O possible": (29, "SIGIO"),
+    "power failure": (30, "SIGPWR"),
+    "bad system call": (31, "SIGSYS"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandRequest:
+    """What is asked of the agent.
+
+    Raises:
+        ConfigError: a value breaks a rule; names the field and the rule.
+
+    Source: specs/execd-api.yaml, POST /command.
+    """
+
+    command: str | Sequence[str]
+    """Text for the sandbox's shell, or an argument list."""
+    cwd: str | None = None
+    """Working directory, which must exist; the agent expands ``~`` and ``$NAME`` in it."""
+    timeout: float | None = None
+    """Seconds until it is killed with its children, > 0; None for no limit."""
+    env: Mapping[str, str] | None = None
+    """Variables on top of the sandbox's own."""
+    uid: int | None = None
+    """User to run as."""
+    gid: int | None = None
+    """Group to run as; default the number of the user."""
+    background: bool = False
+    """Whether to return as soon as it was started."""
+    shown_as: str | Sequence[str] | None = None
+    """What errors and the result call the command, where it is wrapped in another; None for itself."""
+
+    def __post_init__(self) -> None:
+        check_command(self.command)
+        if not isinstance(self.command, str) and self.command[0].startswith("-"):
+            raise ConfigError("command", "begin with a program's name, which has no leading dash", self.command)
+        check_directory(self.cwd)
+        check_time_limit(self.timeout)
+        check_env(self.env or {})
+        for name, number in (("uid", self.uid), ("gid", self.gid)):
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+                raise ConfigError(name, "be a number, 0 or more", number)
+        if self.gid is not None and self.uid is None:
+            raise ConfigError("gid", "come with a uid", self.gid)
+
+    @property
+    def name(self) -> str | Sequence[str]:
+        """What errors and the result call the command."""
+        return self.command if self.shown_as is None else self.shown_as
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object of POST /command; its time limit is in milliseconds."""
+        body: dict[str, Any] = {"command": shell_text(self.command), "background": self.background}
+        if self.cwd is not None:
+            body["cwd"] = self.cwd
+        if self.timeout is not None:
+            body["timeout"] = max(math.ceil(self.timeout * 1000), 1)
+        if self.env:
+            body["envs"] = dict(self.env)
+        if self.uid is not None:
+            # A user without a group of its own gets root's.
+            body["uid"], body["gid"] = self.uid, self.uid if self.gid is None else self.gid
+        return body
+
+
+class CommandRun:
+    """Gathers the events of one command until its end.
+
+    Args:
+        request: what was asked for.
+        sandbox_id: where it runs.
+        max_bytes: most that is kept of each stream; bytes, > 0.
+        on_stdout: called with each line of standard output, without its end.
+        on_stderr: called with each line of standard error, without its end.
+    """
+
+    def __init__(
+        self,
+        request: CommandRequest,
+        *,
+        sandbox_id: str = "",
+        max_bytes: int = MAX_STREAM_BYTES,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+    ) -> None:
+        if max_bytes < 1:
+            raise ConfigError("max_bytes", "be more than 0", max_bytes)
+        self.request = request
+        self.sandbox_id = sandbox_id
+        self.command_id = ""
+        """The agent's id of the command, "" until its first event."""
+        self.is_told = False
+        """Whether all that the agent had to tell has come, apart perhaps from how the command ended."""
+        self._lines = {"stdout": Lines(max_bytes, on_stdout), "stderr": Lines(max_bytes, on_stderr)}
+        self._started = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request."""
+        return time.monotonic() - self._started
+
+    def take(self, event: Event) -> CommandResult | None:
+        """Take in one event.
+
+        Returns:
+            The result at the event that ends the command, else None.
+
+        Raises:
+            CommandStartError: it could not be started.
+            CommandLostError: the agent gave it up.
+        """
+        if event.type in self._lines:
+            self._lines[event.type].add(event.text)
+        elif event.type == "init":
+            self.command_id = event.text
+        elif event.type == "execution_complete":
+            return self.begun() if self.request.background else self._result(0, None)
+        elif event.type == "error" or event.error is not None:
+            return self._failed(event.type, event.error or EventError())
+        return None
+
+    def timed_out(self, seconds: float) -> CommandTimeoutError:
+        """Return the error for a command whose end we stopped waiting for.
+
+        Args:
+            seconds: its time limit.
+        """
+        return CommandTimeoutError(
+            self.request.name,
+            timeout_seconds=seconds,
+            stdout=self._lines["stdout"].clip.text(),
+            stderr=self._lines["stderr"].clip.text(),
+            sandbox_id=self.sandbox_id,
+        )
+
+    def lost(self, why: str) -> CommandLostError:
+        """Return the error for a command whose end nobody told."""
+        text = f"{brief(self.request.name)}: {why}"
+        return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
+
+    def begun(self) -> BackgroundCommand:
+        """Return the result of a command in the background, which is none yet."""
+        return BackgroundCommand(
+            self.request.name, duration=self.elapsed, sandbox_id=self.sandbox_id, command_id=self.command_id
+        )
+
+    def told(self, exit_code: object, error: object) -> CommandResult | None:
+        """Return the result with the ending that the agent told when it was asked; None where it may lack output.
+
+        Args:
+            exit_code: the agent's number, -1 for a signal.
+            error: the agent's line, such as ``signal: killed``.
+        """
+        if not self.is_told or type(exit_code) is not int or not -1 <= exit_code <= _HIGHEST_EXIT_CODE:
+            return None
+        return self._result(*read_ending(exit_code, [str(error or "")]))
+
+    def _failed(self, kind: str, error: EventError) -> CommandResult:
+        if _INTEGER.fullmatch(error.evalue.strip()):
+            return self._result(*read_ending(int(error.evalue), error.traceback))
+        why = ": ".join(part for part in (error.ename, error.evalue) if part) or "the agent gives no reason"
+        # An error that follows output, or that is no event, is the agent's own trouble in the middle of a command.
+        if kind != "error" or any(lines.begun for lines in self._lines.values()):
+            raise self.lost(f"the agent gave it up ({why})")
+        raise CommandStartError(self.request.name, why=_with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
+
+    def _result(self, exit_code: int, signal: str | None) -> CommandResult:
+        elapsed, limit = self.elapsed, self.request.timeout
+        return CommandResult(
+            command=self.request.name,
+            exit_code=exit_code,
+            stdout_bytes=self._lines["stdout"].clip.content(),
+            stderr_bytes=self._lines["stderr"].clip.content(),
+            duration=elapsed,
+            signal=signal,
+            # A time limit and an out-of-memory kill look the same on the wire; only the time tells.
+            timed_out=signal == "SIGKILL" and limit is not None and elapsed >= limit,
+            time_limit=limit,
+            truncated=any(lines.clip.truncated for lines in self._lines.values()),
+            sandbox_id=self.sandbox_id,
+            command_id=self.command_id,
+        )
+
+
+def _with_advice(why: str) -> str:
+    """Return why a command could not be started, with what to do about it."""
+    advice = next((text for words, text in _START_ADVICE.items() if words in why.lower()), "")
+    return f"{tail(why)}; {advice}" if advice else why
+
+
+def shell_text(command: str | Sequence[str]) -> str:
+    """Return a command as text for the sandbox's shell; an argument list becomes ``exec`` and its words, quoted.
+
+    ``exec`` makes the shell look for a program: without it ``["echo", …]`` would be the shell's own echo,
+    and ``["A=1"]`` an assignment.
+    """
+    return command if isinstance(command, str) else f"exec {shlex.join(command)}"
+
+
+def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | None]:
+    """Return the exit code as ``subprocess`` says it, and the name of the signal that ended the command.
+
+    Args:
+        exit_code: the agent's number, -1 for a signal.
+        traceback: the agent's lines, such as ``signal: killed``.
+
+    Returns:
+        0 … 255 and None; or minus the signal's number and its name; -1 and the agent's own word for an unknown one.
+    """
+    if exit_code >= 0:
+        return exit_code, None
+    words = next((line.removeprefix("signal: ") for line in traceback if line.startswith("signal: ")), "unknown")
+    number, name = _SIGNALS.get(words.removesuffix(" (core dumped)"), (1, words))
+    return -number, name
