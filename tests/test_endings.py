@@ -18,7 +18,7 @@ from pytest_opensandbox import (
     TransportError,
 )
 from pytest_opensandbox.sandbox import diagnosis
-from pytest_opensandbox.sandbox.diagnosis import may_be_gone, why_gone
+from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.history import record_end
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
 from pytest_opensandbox.servers.server_process import start_embedded
@@ -139,7 +139,7 @@ KILLED = "Sandbox container exited with code 137."
 def test_what_became_of_a_sandbox_is_told_in_a_few_words(script, why):
     server = OneBoxServer(logs=[told("the last line")], **script)
     with serving(server=server), Client(server.url) as client:
-        gone = why_gone(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1"))
+        gone = diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1"))
 
     assert gone.why == why
     assert ("the last line" in str(gone)) == (gone.state in ("Failed", "Terminated"))
@@ -158,7 +158,7 @@ def test_what_may_live_is_not_called_gone(script, monkeypatch):
     monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", 0.2)
     server = OneBoxServer(**script)
     with serving(server=server), Client(server.url) as client:
-        assert why_gone(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1")) is None
+        assert diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1")) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pytest_opensandbox.client import downloads as downloads_room
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.sandbox import exact_output as capture_room
 from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
-from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
 from pytest_opensandbox.transport import health as health_room
 from pytest_opensandbox.transport import sockets
 from pytest_opensandbox.transport.deadlines import time_limit
@@ -155,7 +155,7 @@ def box_at():
         lifecycle = Lifecycle(client, tags=RunTags("run"), ready_timeout=1)
         made.append(client)
         endpoint = Endpoint(f"{server.url}/agent", sandbox_id="s1")
-        return Sandbox(lifecycle, Launched(SandboxResponse("s1", "Running"), endpoint, "image"))
+        return Sandbox(lifecycle, ReadySandbox(SandboxResponse("s1", "Running"), endpoint, "image"))
 
     yield make
     for client in made:

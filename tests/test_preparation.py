@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.setup import Preparation, commands_of, targets_of
+from pytest_opensandbox.provisioning.setup import SandboxSetup, commands_of, targets_of
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def tree(tmp_path):
 
 
 def fingerprint(source, target="/in"):
-    return Preparation(commands=("true",), files=((source, target),)).fingerprint()
+    return SandboxSetup(commands=("true",), files=((source, target),)).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_what_is_no_pair_of_paths_is_refused(put, field):
 
 
 def test_no_commands_and_no_files_are_no_preparation():
-    assert not Preparation()
-    assert Preparation(commands=("a",))
+    assert not SandboxSetup()
+    assert SandboxSetup(commands=("a",))
 
 
 def test_the_title_is_short_and_on_one_line():
-    assert Preparation(commands=("a\n  b", "c")).title == "a b; c"
-    assert len(Preparation(commands=("x" * 200,)).title) == 60
+    assert SandboxSetup(commands=("a\n  b", "c")).title == "a b; c"
+    assert len(SandboxSetup(commands=("x" * 200,)).title) == 60
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_times_do_not_count(tree):
 
 
 def test_the_target_and_the_commands_count(tree):
-    prints = {fingerprint(tree), fingerprint(tree, "/elsewhere"), Preparation(files=((tree, "/in"),)).fingerprint()}
+    prints = {fingerprint(tree), fingerprint(tree, "/elsewhere"), SandboxSetup(files=((tree, "/in"),)).fingerprint()}
 
     assert len(prints) == 3
 

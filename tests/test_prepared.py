@@ -7,14 +7,14 @@ import pytest
 from pytest_opensandbox import ApiError, CommandError, CommandTimeoutError, SetupError, SnapshotFailedError
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import TransportError
-from pytest_opensandbox.provisioning.setup import Preparation
-from pytest_opensandbox.provisioning.setup_cache import Prepared
-from pytest_opensandbox.provisioning.shared_store import Shelf
+from pytest_opensandbox.provisioning.setup import SandboxSetup
+from pytest_opensandbox.provisioning.setup_cache import SetupCache
+from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.progress import Progress
 from pytest_opensandbox.sandbox.tracking import SetupTally
 
 OPTS = SandboxOpts(image="base:1")
-SETUP = Preparation(commands=("make", "make install"), timeout=7)
+SETUP = SandboxSetup(commands=("make", "make install"), timeout=7)
 
 
 class Box:
@@ -50,12 +50,12 @@ class World:
         self.run_error, self.snapshot_error = run_error, snapshot_error
         self.boxes = []
         self.snapshots = 0
-        self.shelf = Shelf()
+        self.store = SharedStore()
         self.prepared = self.process()
 
     def process(self, scope=""):
-        return Prepared(
-            Shelf(self.shelf.path),
+        return SetupCache(
+            SharedStore(self.store.path),
             scope=scope,
             progress=Progress(None),
             discard=lambda box: setattr(box, "closed", True),
@@ -73,7 +73,7 @@ class World:
 def world(request):
     world = World(**getattr(request, "param", {}))
     yield world
-    world.shelf.clear()
+    world.store.clear()
 
 
 def trouble(**errors):
@@ -138,7 +138,7 @@ def test_labels_and_leases_change_nothing(world):
 def test_files_alone_are_copied_and_not_kept(world, tmp_path):
     (tmp_path / "file").touch()
 
-    box = world.make(preparation=Preparation(files=((tmp_path / "file", "/in/file"),)))
+    box = world.make(preparation=SandboxSetup(files=((tmp_path / "file", "/in/file"),)))
 
     assert (box.done, world.snapshots) == (["put /in/file"], 0)
     assert world.prepared.tally == SetupTally()

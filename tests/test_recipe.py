@@ -7,7 +7,7 @@ import pytest
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import EgressRule, NetworkPolicy
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.sandbox_request import MARKER_ARGUMENTS, MARKER_HELP, Recipe, read_markers
+from pytest_opensandbox.provisioning.sandbox_request import MARKER_ARGUMENTS, MARKER_HELP, SandboxRequest, read_markers
 from pytest_opensandbox.settings.config import read_settings
 
 SETTINGS = read_settings(
@@ -20,15 +20,15 @@ def marker(*positional, **named):
 
 
 def test_an_empty_recipe_is_what_the_options_say():
-    opts = Recipe().opts(SETTINGS)
+    opts = SandboxRequest().opts(SETTINGS)
 
     assert (opts.image, opts.resource_limits, opts.timeout) == ("base:1", {"cpu": "1"}, 90)
     assert (opts.env, opts.network_policy, opts.snapshot_id) == ({}, None, None)
-    assert Recipe().command_timeout(SETTINGS) == 7
+    assert SandboxRequest().command_timeout(SETTINGS) == 7
 
 
 def test_a_recipe_beats_the_options():
-    recipe = Recipe(image="other:2", env={"A": "1"}, resources={"memory": "1Gi"}, timeout=3, network="none")
+    recipe = SandboxRequest(image="other:2", env={"A": "1"}, resources={"memory": "1Gi"}, timeout=3, network="none")
 
     opts = recipe.opts(SETTINGS)
 
@@ -38,11 +38,11 @@ def test_a_recipe_beats_the_options():
 
 
 def test_empty_resources_of_a_recipe_are_no_limits_rather_than_the_options():
-    assert Recipe(resources={}).opts(SETTINGS).resource_limits == {}
+    assert SandboxRequest(resources={}).opts(SETTINGS).resource_limits == {}
 
 
 def test_a_snapshot_takes_the_place_of_the_image():
-    opts = Recipe(snapshot="snap-1").opts(SETTINGS)
+    opts = SandboxRequest(snapshot="snap-1").opts(SETTINGS)
 
     assert (opts.image, opts.snapshot_id) == (None, "snap-1")
 
@@ -50,7 +50,7 @@ def test_a_snapshot_takes_the_place_of_the_image():
 def test_a_snapshot_may_be_given_as_itself():
     snapshot = Snapshot("snap-1", "s1", "Ready")
 
-    assert Recipe(snapshot=snapshot).opts(SETTINGS).snapshot_id == "snap-1"
+    assert SandboxRequest(snapshot=snapshot).opts(SETTINGS).snapshot_id == "snap-1"
 
 
 PREPARED = read_settings(flags={"setup": "make", "put": "words=/in/words", "setup_timeout": "9"}, environ={}, inis={})
@@ -59,14 +59,14 @@ PREPARED = read_settings(flags={"setup": "make", "put": "words=/in/words", "setu
 @pytest.mark.parametrize(
     ("recipe", "commands", "targets"),
     [
-        pytest.param(Recipe(), ("make",), ["/in/words"], id="the options"),
-        pytest.param(Recipe(setup="other"), ("other",), ["/in/words"], id="another setup"),
-        pytest.param(Recipe(setup=""), (), ["/in/words"], id="no setup"),
-        pytest.param(Recipe(put={}), ("make",), [], id="no files"),
-        pytest.param(Recipe(put={"a": "/a", "b": "/b"}), ("make",), ["/a", "/b"], id="other files"),
-        pytest.param(Recipe(snapshot="p1"), (), [], id="a snapshot, which the options do not mean"),
-        pytest.param(Recipe(snapshot="p1", setup=["a", "b"]), ("a", "b"), [], id="a setup on a snapshot"),
-        pytest.param(Recipe(pool="fast"), ("make",), ["/in/words"], id="a pool"),
+        pytest.param(SandboxRequest(), ("make",), ["/in/words"], id="the options"),
+        pytest.param(SandboxRequest(setup="other"), ("other",), ["/in/words"], id="another setup"),
+        pytest.param(SandboxRequest(setup=""), (), ["/in/words"], id="no setup"),
+        pytest.param(SandboxRequest(put={}), ("make",), [], id="no files"),
+        pytest.param(SandboxRequest(put={"a": "/a", "b": "/b"}), ("make",), ["/a", "/b"], id="other files"),
+        pytest.param(SandboxRequest(snapshot="p1"), (), [], id="a snapshot, which the options do not mean"),
+        pytest.param(SandboxRequest(snapshot="p1", setup=["a", "b"]), ("a", "b"), [], id="a setup on a snapshot"),
+        pytest.param(SandboxRequest(pool="fast"), ("make",), ["/in/words"], id="a pool"),
     ],
 )
 def test_a_preparation_is_the_recipes_or_else_the_options(recipe, commands, targets):
@@ -78,7 +78,7 @@ def test_a_preparation_is_the_recipes_or_else_the_options(recipe, commands, targ
 
 
 def test_files_lie_below_the_rootdir_unless_their_paths_are_absolute():
-    recipe = Recipe(put={"sub/a": "/a", "/b": "/b"})
+    recipe = SandboxRequest(put={"sub/a": "/a", "/b": "/b"})
 
     files = recipe.preparation(PREPARED, root=Path("/root")).files
 
@@ -87,7 +87,7 @@ def test_files_lie_below_the_rootdir_unless_their_paths_are_absolute():
 
 def test_a_snapshot_and_an_image_contradict_each_other():
     with pytest.raises(ConfigError, match=r"^snapshot must .*not both"):
-        Recipe(snapshot="snap-1", image="a").opts(SETTINGS)
+        SandboxRequest(snapshot="snap-1", image="a").opts(SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_snapshot_and_an_image_contradict_each_other():
 )
 def test_a_complaint_calls_an_argument_by_its_own_name(arguments, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        Recipe(**arguments)
+        SandboxRequest(**arguments)
 
 
 POOLED = read_settings(flags={"pool": "fast", "image": "base:1"}, environ={}, inis={})
@@ -112,8 +112,8 @@ POOLED = read_settings(flags={"pool": "fast", "image": "base:1"}, environ={}, in
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
-        pytest.param(Recipe(pool="fast", env={"A": "1"}), SETTINGS, id="by the marker"),
-        pytest.param(Recipe(env={"A": "1"}), POOLED, id="by the option"),
+        pytest.param(SandboxRequest(pool="fast", env={"A": "1"}), SETTINGS, id="by the marker"),
+        pytest.param(SandboxRequest(env={"A": "1"}), POOLED, id="by the option"),
     ],
 )
 def test_a_pool_says_itself_what_its_sandboxes_are(recipe, settings):
@@ -127,11 +127,11 @@ def test_a_pool_says_itself_what_its_sandboxes_are(recipe, settings):
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(Recipe(image="a"), id="an image"),
-        pytest.param(Recipe(snapshot="a"), id="a snapshot"),
-        pytest.param(Recipe(resources={"cpu": "1"}), id="limits"),
-        pytest.param(Recipe(network="none"), id="a network"),
-        pytest.param(Recipe(pool=""), id="no pool"),
+        pytest.param(SandboxRequest(image="a"), id="an image"),
+        pytest.param(SandboxRequest(snapshot="a"), id="a snapshot"),
+        pytest.param(SandboxRequest(resources={"cpu": "1"}), id="limits"),
+        pytest.param(SandboxRequest(network="none"), id="a network"),
+        pytest.param(SandboxRequest(pool=""), id="no pool"),
     ],
 )
 def test_what_a_sandbox_made_ahead_cannot_have_beats_the_pool_of_the_options(recipe):
@@ -141,7 +141,7 @@ def test_what_a_sandbox_made_ahead_cannot_have_beats_the_pool_of_the_options(rec
 @pytest.mark.parametrize("other", [{"image": "a"}, {"snapshot": "a"}, {"resources": {}}, {"network": "none"}], ids=str)
 def test_a_pool_contradicts_what_it_decides_itself(other):
     with pytest.raises(ConfigError, match="pool must stand without image, snapshot, resources and network"):
-        Recipe(pool="fast", **other)
+        SandboxRequest(pool="fast", **other)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_pool_contradicts_what_it_decides_itself(other):
     ],
 )
 def test_network_is_a_word_hosts_or_a_policy(network, policy):
-    assert Recipe(network=network).opts(SETTINGS).network_policy == policy
+    assert SandboxRequest(network=network).opts(SETTINGS).network_policy == policy
 
 
 @pytest.mark.parametrize(
@@ -181,17 +181,17 @@ def test_network_is_a_word_hosts_or_a_policy(network, policy):
 )
 def test_a_value_that_breaks_a_rule_is_refused_with_the_rule(argument, rule):
     with pytest.raises(ConfigError, match=rule):
-        Recipe(**argument).opts(SETTINGS)
+        SandboxRequest(**argument).opts(SETTINGS)
 
 
 def test_the_nearest_marker_wins_argument_by_argument():
     recipe = read_markers([marker(image="function"), marker(image="class", timeout=5), marker(env={"A": "module"})])
 
-    assert recipe == Recipe(image="function", timeout=5, env={"A": "module"})
+    assert recipe == SandboxRequest(image="function", timeout=5, env={"A": "module"})
 
 
 def test_a_nearer_none_takes_back_what_a_farther_marker_asks_for():
-    assert read_markers([marker(network=None), marker(network="none")]) == Recipe()
+    assert read_markers([marker(network=None), marker(network="none")]) == SandboxRequest()
 
 
 def test_a_positional_argument_is_refused_with_the_names_that_there_are():

@@ -10,7 +10,7 @@ from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, Tran
 from pytest_opensandbox.plugin.factory import SandboxFactory
 from pytest_opensandbox.plugin.marker import check_items, recipe_of
 from pytest_opensandbox.plugin.run import Run
-from pytest_opensandbox.provisioning.sandbox_request import Recipe
+from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.sandbox.tracking import Tally
 from tests.forks import FORKS, in_a_fork
 
@@ -55,7 +55,7 @@ def test_a_sandbox_is_counted_and_closed_with_the_run(run):
 
 def test_what_is_open_is_closed_the_newest_first(run):
     closed = []
-    boxes = [run.make(Recipe()) for _ in range(2)]
+    boxes = [run.make(SandboxRequest()) for _ in range(2)]
     for box in boxes:
         box.call_on_close(closed.append)
 
@@ -65,7 +65,7 @@ def test_what_is_open_is_closed_the_newest_first(run):
 
 
 def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
-    box = run.make(Recipe())
+    box = run.make(SandboxRequest())
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "delete_sandbox", lambda _: raise_error())
         run.close_box(box)
@@ -79,7 +79,7 @@ def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
 
 def test_a_hook_that_fails_when_a_sandbox_is_closed_is_told(run):
     """Its author could not know otherwise, even where the error is one of ours."""
-    box = run.make(Recipe())
+    box = run.make(SandboxRequest())
     box.call_on_close(lambda closed: closed.run("true"))
 
     with pytest.raises(SandboxClosedError):
@@ -91,9 +91,9 @@ def test_a_hook_that_fails_when_a_sandbox_is_closed_is_told(run):
 @FORKS
 def test_a_fork_ends_what_it_has_made_and_nothing_of_its_parents(run):
     """A child of a test may come to pytest's end before its parent does, which still needs sandboxes and server."""
-    box = run.make(Recipe())
+    box = run.make(SandboxRequest())
 
-    went_well = in_a_fork(lambda: (run.make(Recipe()), run.close_box(box), run.finish()))
+    went_well = in_a_fork(lambda: (run.make(SandboxRequest()), run.close_box(box), run.finish()))
 
     alive = [found.id for found in run.client().list_sandboxes()]
     assert went_well
@@ -107,7 +107,7 @@ def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_sandbox", lambda opts: asked.append(opts) or raise_error())
         with pytest.raises(ServerStartError):
-            run.make(Recipe())
+            run.make(SandboxRequest())
     late = Timer(0.3, client.create_sandbox, asked)
     late.start()
 
@@ -118,10 +118,10 @@ def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch
 
 
 def test_a_test_has_used_what_it_made_or_ran_a_command_in(run, request):
-    idle, busy = run.make(Recipe()), run.make(Recipe())
+    idle, busy = run.make(SandboxRequest()), run.make(SandboxRequest())
 
     with run.test(request.node):
-        fresh = run.make(Recipe())
+        fresh = run.make(SandboxRequest())
         busy.run("true")
         used = run.used_by_test()
 
@@ -134,9 +134,9 @@ def test_one_that_a_tests_own_body_makes_ends_with_that_test(run, request, monke
     monkeypatch.setattr(request.node, "addfinalizer", finalizers.append)
 
     with run.test(request.node), run.part(body=True):
-        in_body = run.make(Recipe())
+        in_body = run.make(SandboxRequest())
         with run.part(body=False):
-            in_fixture = run.make(Recipe())
+            in_fixture = run.make(SandboxRequest())
     for finalize in finalizers:
         finalize()
 
@@ -152,28 +152,28 @@ def test_a_marker_that_breaks_a_rule_is_a_usage_error_that_names_the_test(run, r
 
 
 def test_a_test_without_a_marker_asks_for_what_the_options_say(request):
-    assert recipe_of(request) == Recipe()
+    assert recipe_of(request) == SandboxRequest()
 
 
 def test_a_server_that_is_not_there_is_waited_for_once(nowhere):
     with pytest.raises(ServerStartError, match="is an OpenSandbox server running there"):
-        nowhere.make(Recipe())
+        nowhere.make(SandboxRequest())
 
     with pytest.raises(ServerStartError, match="see its first error"):
-        nowhere.make(Recipe())
+        nowhere.make(SandboxRequest())
 
     nowhere.finish()
     assert not nowhere.tally.used
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(run, monkeypatch):
-    first = run.make(Recipe())
+    first = run.make(SandboxRequest())
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "create_sandbox", lambda _: raise_error())
         with pytest.raises(TransportError):
-            run.make(Recipe())
+            run.make(SandboxRequest())
 
-    second = run.make(Recipe())
+    second = run.make(SandboxRequest())
 
     assert first.run("true").ok
     assert second.run("true").ok

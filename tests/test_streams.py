@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.streams import Clip, Lines
+from pytest_opensandbox.client.streams import HeadTailBuffer, Lines
 
 
 @given(st.lists(st.binary(max_size=20), max_size=20), st.integers(1, 60))
 def test_a_clip_keeps_the_beginning_and_the_end(writes, max_bytes):
-    clip = Clip(max_bytes)
+    clip = HeadTailBuffer(max_bytes)
     everything = b"".join(writes)
 
     for data in writes:
@@ -25,7 +25,7 @@ def test_a_clip_keeps_the_beginning_and_the_end(writes, max_bytes):
 
 
 def test_memory_does_not_grow_with_the_output():
-    clip = Clip(1_000_000)
+    clip = HeadTailBuffer(1_000_000)
     tracemalloc.start()
 
     for _ in range(3_000):

@@ -7,7 +7,7 @@ import pytest
 from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.errors import SharedAgentError
 from pytest_opensandbox.sandbox.capture_script import NO_FILES
-from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
 from tests.servers import OneBoxServer, Reply, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "c1"}
@@ -41,7 +41,9 @@ def box_at():
     def make(server: OneBoxServer, url: str) -> Sandbox:
         clients.append(Client(server.url))
         lifecycle = Lifecycle(clients[-1], tags=RunTags("run"), ready_timeout=10)
-        return Sandbox(lifecycle, Launched(SandboxResponse("s1", "Running"), Endpoint(url, sandbox_id="s1"), "image"))
+        return Sandbox(
+            lifecycle, ReadySandbox(SandboxResponse("s1", "Running"), Endpoint(url, sandbox_id="s1"), "image")
+        )
 
     yield make
     for client in clients:

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_opensandbox.cleanup.broom import SweepReport
 from pytest_opensandbox.plugin.run import Run
-from pytest_opensandbox.plugin.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, hand_up, identity
+from pytest_opensandbox.plugin.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, identity, report_to_controller
 from pytest_opensandbox.sandbox.tracking import Tally
 from pytest_opensandbox.settings.config import read_settings
 
@@ -53,18 +53,18 @@ def test_a_worker_of_a_controller_without_this_plugin_mints_its_own():
     assert (len(run_id), worker_id) == (12, "gw0")
 
 
-def test_a_worker_hands_up_its_tally_and_its_complaint():
+def test_a_worker_reports_its_tally_and_its_complaint():
     config = SimpleNamespace(workeroutput={})
 
-    hand_up(config, tally=Tally(created=1))
-    hand_up(config, usage_error="no such argument")
+    report_to_controller(config, tally=Tally(created=1))
+    report_to_controller(config, usage_error="no such argument")
 
     assert Tally.from_wire(config.workeroutput[TALLY_KEY]) == Tally(created=1)
     assert config.workeroutput[USAGE_ERROR_KEY] == "no such argument"
 
 
-def test_a_controller_has_nobody_to_hand_up_to():
-    hand_up(CONTROLLER, tally=Tally(created=1))
+def test_a_controller_reports_to_no_controller():
+    report_to_controller(CONTROLLER, tally=Tally(created=1))
 
     assert not vars(CONTROLLER)
 
@@ -73,9 +73,9 @@ def test_a_later_tally_of_a_worker_replaces_the_earlier_one():
     workers = Workers(SharedServer())
 
     for created in (1, 2):
-        workers.hear("gw0", Tally(created=created).to_wire())
-    workers.hear("gw1", Tally(created=5).to_wire())
-    workers.hear("gw1", None)
+        workers.receive_tally("gw0", Tally(created=created).to_wire())
+    workers.receive_tally("gw1", Tally(created=5).to_wire())
+    workers.receive_tally("gw1", None)
 
     assert workers.tally == Tally(created=7)
 
@@ -84,7 +84,7 @@ def test_nothing_is_asked_of_a_server_that_no_worker_used():
     run = SharedServer()
     workers = Workers(run)
     workers.hand_down("gw0", {})
-    workers.hear("gw0", Tally().to_wire())
+    workers.receive_tally("gw0", Tally().to_wire())
     workers.down("gw0", died=False)
 
     workers.finish()
@@ -108,7 +108,7 @@ def test_the_whole_run_is_swept_once_where_a_worker_used_a_sandbox():
     run = SharedServer(SweepReport(deleted=("a",)))
     workers = Workers(run)
     workers.hand_down("gw0", {})
-    workers.hear("gw0", Tally(created=2, deleted=1, left=("a",)).to_wire())
+    workers.receive_tally("gw0", Tally(created=2, deleted=1, left=("a",)).to_wire())
     workers.down("gw0", died=False)
 
     workers.finish()
@@ -147,7 +147,7 @@ def test_a_dead_worker_with_a_server_of_its_own_leaves_nothing_to_sweep():
     run = SharedServer(url="embedded")
     workers = Workers(run)
     workers.hand_down("gw0", {})
-    workers.hear("gw0", Tally(created=3, deleted=2, left=("a",)).to_wire())
+    workers.receive_tally("gw0", Tally(created=3, deleted=2, left=("a",)).to_wire())
 
     workers.down("gw0", died=True)
     workers.finish()
@@ -160,7 +160,7 @@ def test_a_dead_worker_with_a_server_of_its_own_leaves_nothing_to_sweep():
 def test_what_a_sweep_could_not_do_stays_in_the_tally_with_the_reason(left):
     run = SharedServer(SweepReport(left=left, error="403"))
     workers = Workers(run)
-    workers.hear("gw0", Tally(created=1, left=("a",)).to_wire())
+    workers.receive_tally("gw0", Tally(created=1, left=("a",)).to_wire())
 
     workers.finish()
 

@@ -7,19 +7,19 @@ from math import ceil
 from types import TracebackType
 from typing import Any
 
-from pytest_opensandbox.client.commands import CommandCalls
-from pytest_opensandbox.client.files import FileCalls
+from pytest_opensandbox.client.commands import CommandsAPI
+from pytest_opensandbox.client.files import FilesAPI
 from pytest_opensandbox.client.models import EXECD_PORT, SandboxResponse
 from pytest_opensandbox.client.pauses import PAUSE_SECONDS, PauseWait
 from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.client.sandboxes import (
     CREATE_TIMEOUT_SECONDS,
     LONGEST_LEASE_SECONDS,
-    SandboxCalls,
+    SandboxesAPI,
     sandbox_path,
 )
-from pytest_opensandbox.client.snapshots import SnapshotCalls
-from pytest_opensandbox.client.waiters import Looks, ReadyWait
+from pytest_opensandbox.client.snapshots import SnapshotsAPI
+from pytest_opensandbox.client.waiters import ReadinessProbes, ReadyWait
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.deadlines import one_call
@@ -31,7 +31,7 @@ from pytest_opensandbox.transport.transport import REQUEST_TIMEOUT_SECONDS, Quer
 _ENDPOINT_BYTES = 65_536
 
 
-class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
+class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
     """Talks to one OpenSandbox server and to the agents in its sandboxes; safe to use from several threads.
 
     Args:
@@ -118,7 +118,7 @@ class Client(SandboxCalls, SnapshotCalls, CommandCalls, FileCalls):
             ApiError: the server refuses.
         """
         check_seconds("timeout", timeout)
-        looks = Looks(
+        looks = ReadinessProbes(
             state=lambda seconds: self._look_at(sandbox_id, self._transport.within(seconds)),
             endpoint=lambda seconds: self._look_up(sandbox_id, EXECD_PORT, self._transport.within(seconds)),
             ping=lambda endpoint, seconds: self.ping(endpoint, timeout=seconds),

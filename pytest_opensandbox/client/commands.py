@@ -33,7 +33,7 @@ _LEAST_SECONDS = 0.02
 _STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, however long it is
 
 
-class CommandCalls:
+class CommandsAPI:
     """The agent's operations on commands; part of the client."""
 
     _transport: Transport

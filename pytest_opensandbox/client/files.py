@@ -37,7 +37,7 @@ _NO_SUCH_FILE = ("no such file", "file not found")
 _NO_FILE_BYTES = 2**62
 
 
-class FileCalls:
+class FilesAPI:
     """The agent's operations on files; part of the client.
 
     Paths are absolute. One that holds ``$`` is refused, because the agent would expand ``$NAME`` in it.

@@ -31,7 +31,7 @@ _DIAGNOSTICS_BYTES = 16 * 1024 * 1024
 _NO_LOGS = "(no logs)"
 
 
-class SandboxCalls:
+class SandboxesAPI:
     """The lifecycle operations on sandboxes; part of the client."""
 
     _transport: Transport

@@ -20,7 +20,7 @@ _READY = "Ready"
 _FINAL_STATES = frozenset({_READY, "Failed"})
 
 
-class SnapshotCalls:
+class SnapshotsAPI:
     """The lifecycle operations on snapshots; part of the client.
 
     A snapshot keeps a sandbox's whole file system, and never expires.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 Callback = Callable[[str], None]
 
 
-class Clip:
+class HeadTailBuffer:
     """Keeps the beginning and the end of a stream, and never much more than ``max_bytes`` of it.
 
     Args:
@@ -53,7 +53,7 @@ class Lines:
     """
 
     def __init__(self, max_bytes: int, callback: Callback | None) -> None:
-        self.clip = Clip(max_bytes)
+        self.clip = HeadTailBuffer(max_bytes)
         """The stream, without the end of its last line, which the agent does not tell."""
         self.begun = False
         """Whether there was a line."""

@@ -33,7 +33,7 @@ _LEAST_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class ReadinessProbes:
     """How to look at one sandbox; each asks once and takes the seconds that it may last."""
 
     state: Callable[[float], SandboxResponse]
@@ -55,7 +55,7 @@ class ReadyWait:
         known: what is known of it already, which saves asking for its state at the first look.
     """
 
-    def __init__(self, sandbox_id: str, looks: Looks, *, known: SandboxResponse | None = None) -> None:
+    def __init__(self, sandbox_id: str, looks: ReadinessProbes, *, known: SandboxResponse | None = None) -> None:
         self._sandbox_id = sandbox_id
         self._looks = looks
         self._known = known

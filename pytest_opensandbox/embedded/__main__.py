@@ -21,7 +21,7 @@ from pytest_opensandbox.embedded.runtime.own_namespace import enter_own_namespac
 from pytest_opensandbox.embedded.runtime.start_state import set_start_state
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.embedded.server import House
+    from pytest_opensandbox.embedded.server import EmbeddedServer
 
 T = TypeVar("T")
 
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(port: int) -> None:
     """Serve until standard input closes, then end every sandbox."""
-    from pytest_opensandbox.embedded.server import House  # lazily: it needs what check_platform has looked for
+    from pytest_opensandbox.embedded.server import EmbeddedServer  # lazily: it needs what check_platform has looked for
 
-    house, key = _ready(House), secrets.token_hex(16)
+    house, key = _ready(EmbeddedServer), secrets.token_hex(16)
     try:
         _ready(house.prepare, place=house.directory)
         listener = _listen(port)
@@ -78,7 +78,7 @@ def _run(port: int) -> None:
             raise SystemExit(_LEFT_STATUS)
 
 
-def _open(house: House, listener: socket.socket, key: str) -> None:
+def _open(house: EmbeddedServer, listener: socket.socket, key: str) -> None:
     """Begin to answer; what keeps it from that is told on standard error, for the caller has read the one line.
 
     Raises:

@@ -46,7 +46,7 @@ _LATER = "root's sandboxes have users of their own, and cannot get them now: end
 _PASSES = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 
-class House:
+class EmbeddedServer:
     """A server's private directory, its way to make sandboxes, and the sandboxes."""
 
     def __init__(self) -> None:
@@ -92,10 +92,10 @@ class House:
             api_key: what requests must carry.
         """
         from pytest_opensandbox.embedded.api.http import serve
-        from pytest_opensandbox.embedded.runtime.process import Workshop  # lazily, these are slow to load
+        from pytest_opensandbox.embedded.runtime.process import LaunchContext  # lazily, these are slow to load
         from pytest_opensandbox.embedded.state.registry import Registry
 
-        workshop = Workshop(
+        workshop = LaunchContext(
             self._bubblewrap,
             self._host,
             self._runtime.path,

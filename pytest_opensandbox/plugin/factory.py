@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import NetworkPolicy
 from pytest_opensandbox.plugin.run import Run
-from pytest_opensandbox.provisioning.sandbox_request import Recipe
+from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.provisioning.setup import Put, Setup
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SandboxFactory:
             SnapshotFailedError: what the setup made could not be kept.
             TransportError: the server does not answer.
         """
-        recipe = Recipe(
+        recipe = SandboxRequest(
             image=image,
             env=env,
             resources=resources,

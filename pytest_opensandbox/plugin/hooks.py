@@ -18,10 +18,10 @@ from pytest_opensandbox.plugin.workers import (
     TALLY_KEY,
     USAGE_ERROR_KEY,
     Workers,
-    hand_up,
     identity,
+    report_to_controller,
     shared_server,
-    shared_shelf,
+    shared_store,
 )
 from pytest_opensandbox.provisioning.sandbox_request import MARKER_HELP
 from pytest_opensandbox.reporting import report
@@ -62,8 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and read the settings; nothing is started."""
     config.addinivalue_line("markers", MARKER_HELP)
     run_id, worker_id = identity(config)
-    server, shelf = shared_server(config), shared_shelf(config)
-    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=server, shelf=shelf)
+    server, store = shared_server(config), shared_store(config)
+    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=server, store=store)
     run.tell = _teller(config, is_worker=run.is_worker)
     config.stash[RUN] = run
     config.stash[_WORKERS] = Workers(run)
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     except pytest.UsageError as exc:
         if not run.is_worker:
             raise
-        hand_up(config, usage_error="\n".join(map(str, exc.args)))
+        report_to_controller(config, usage_error="\n".join(map(str, exc.args)))
         items.clear()
 
 
@@ -168,7 +168,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     escape_subtest(report)
     node: _Node | None = getattr(report, "node", None)
     if node is not None:
-        node.config.stash[_WORKERS].hear(node.gateway.id, getattr(report, TALLY_KEY, None))
+        node.config.stash[_WORKERS].receive_tally(node.gateway.id, getattr(report, TALLY_KEY, None))
 
 
 @pytest.hookimpl(trylast=True)
@@ -223,7 +223,7 @@ def pytest_testnodedown(node: _Node, error: object) -> None:
     """Take a worker's last tally, or sweep what it left when it died."""
     workers = node.config.stash[_WORKERS]
     output: dict[str, Any] | None = getattr(node, "workeroutput", None)
-    workers.hear(node.gateway.id, (output or {}).get(TALLY_KEY))
+    workers.receive_tally(node.gateway.id, (output or {}).get(TALLY_KEY))
     workers.usage_error = (output or {}).get(USAGE_ERROR_KEY) or workers.usage_error
     # xdist also calls an interrupted worker down with an error; one that said goodbye has cleaned up after itself.
     workers.down(node.gateway.id, died=bool(error) and output is None)
@@ -254,4 +254,4 @@ def _finish(config: pytest.Config) -> None:
     if not run.is_fork:
         config.stash[_WORKERS].finish()
     run.finish()
-    hand_up(config, tally=run.tally)
+    report_to_controller(config, tally=run.tally)

@@ -11,7 +11,7 @@ from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.provisioning.sandbox_request import (
     MARKER,
     MARKER_ARGUMENTS,
-    Recipe,
+    SandboxRequest,
     read_markers,
     read_parameter,
 )
@@ -41,7 +41,7 @@ def check_items(items: Sequence[pytest.Item], settings: Settings) -> None:
         raise pytest.UsageError(*complaints)
 
 
-def recipe_of(request: pytest.FixtureRequest) -> Recipe:
+def recipe_of(request: pytest.FixtureRequest) -> SandboxRequest:
     """Return what a test asks for by its parameter and its markers, as they are when its sandbox is set up.
 
     Raises:
@@ -60,7 +60,7 @@ def parameter_id(value: object, argname: str) -> str | None:
     return text.encode("unicode_escape").decode("ascii")
 
 
-def _recipe(item: pytest.Item, parameters: Mapping[str, object]) -> Recipe:
+def _recipe(item: pytest.Item, parameters: Mapping[str, object]) -> SandboxRequest:
     marks = [(mark.args, mark.kwargs) for mark in _marks(item)]
     if _FIXTURE in parameters:
         marks.insert(0, ((), read_parameter(parameters[_FIXTURE])))

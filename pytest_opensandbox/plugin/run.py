@@ -16,8 +16,8 @@ from pytest_opensandbox.plugin.run_records import remember
 from pytest_opensandbox.plugin.running import Running
 from pytest_opensandbox.plugin.server import Connection, has_no_route
 from pytest_opensandbox.plugin.signals import Signals
-from pytest_opensandbox.provisioning.sandbox_request import Recipe
-from pytest_opensandbox.provisioning.shared_store import Shelf
+from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
+from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
 from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.temporary_directories import remove_abandoned
@@ -25,7 +25,7 @@ from pytest_opensandbox.temporary_directories import remove_abandoned
 if TYPE_CHECKING:
     from pytest_opensandbox.cleanup.broom import SweepReport
     from pytest_opensandbox.client.client import Client
-    from pytest_opensandbox.provisioning.setup_cache import Prepared
+    from pytest_opensandbox.provisioning.setup_cache import SetupCache
     from pytest_opensandbox.sandbox.lifecycle import Lifecycle
     from pytest_opensandbox.sandbox.sandbox import Sandbox
 
@@ -47,7 +47,7 @@ class Run(Running):
         run_id: the same in all processes of the run.
         worker_id: ``main`` or the xdist worker's name.
         server: what the controller said of the server that all workers share; empty where there is none.
-        shelf: where the processes of the run leave what they make once for all; "" in the first of them.
+        store: where the processes of the run leave what they make once for all; "" in the first of them.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class Run(Running):
         run_id: str,
         worker_id: str,
         server: Mapping[str, str] | None = None,
-        shelf: str = "",
+        store: str = "",
     ) -> None:
         super().__init__(config)
         self.settings = settings
         self.run_id = run_id
         self.worker_id = worker_id
         self.connection = Connection(settings, run_id=run_id, server=server)
-        self.shelf = Shelf(shelf)
+        self.store = SharedStore(store)
         self.signals = Signals(enabled=settings.signals)
         self.tell: Tell = lambda text, item: None
         """Shows the user a line while a test runs."""
         self.error = ""
         """Why the sweep at the end stopped early, or ""."""
         self._lifecycle: Lifecycle | None = None
-        self._prepared: Prepared | None = None
+        self._prepared: SetupCache | None = None
         self._final = Tally()
         self._failures: list[str] = []
 
@@ -125,7 +125,7 @@ class Run(Running):
             with suppress(ServerStartError):
                 self.connection.client()
 
-    def make(self, recipe: Recipe) -> Sandbox:
+    def make(self, recipe: SandboxRequest) -> Sandbox:
         """Create a sandbox; one that a test's own body asks for goes with that test.
 
         Raises:
@@ -187,7 +187,7 @@ class Run(Running):
         if self.connection.owns_server and not self.connection.left_sandboxes:
             # It takes with it what a sweep could not delete.
             self._final = self._final.after_sweep(deleted=(), left=(), complete=True)
-        self.shelf.clear()
+        self.store.clear()
 
     def sweep(self, *, worker_id: str | None = None, unanswered: Sequence[str] = ()) -> SweepReport:
         """Delete what the whole run, or one of its workers, left on the server.
@@ -225,13 +225,13 @@ class Run(Running):
         self.error = self.error or report.error
         return replace(tally, setups=tally.setups + SetupTally(left=report.left))
 
-    def _preparing(self) -> Prepared:
+    def _preparing(self) -> SetupCache:
         # Lazy, as above.
-        from pytest_opensandbox.provisioning.setup_cache import Prepared
+        from pytest_opensandbox.provisioning.setup_cache import SetupCache
 
         if self._prepared is None:
             progress = self._begin().progress
-            self._prepared = Prepared(self.shelf, scope=self._scope, progress=progress, discard=self.close_box)
+            self._prepared = SetupCache(self.store, scope=self._scope, progress=progress, discard=self.close_box)
         return self._prepared
 
     def _launch(self, opts: SandboxOpts, *, command_timeout: float, image: str = "") -> Sandbox:

@@ -15,7 +15,7 @@ RUN_ID_KEY = "opensandbox_run_id"
 TALLY_KEY = "opensandbox_tally"
 USAGE_ERROR_KEY = "opensandbox_usage_error"
 SERVER_KEY = "opensandbox_server"
-SHELF_KEY = "opensandbox_shelf"
+STORE_KEY = "opensandbox_store"
 
 
 def identity(config: pytest.Config) -> tuple[str, str]:
@@ -30,13 +30,13 @@ def shared_server(config: pytest.Config) -> dict[str, str]:
     return dict(given.get(SERVER_KEY, {}))
 
 
-def shared_shelf(config: pytest.Config) -> str:
+def shared_store(config: pytest.Config) -> str:
     """Return where the controller has said that all workers leave what they make once for all; "" where it has not."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
-    return str(given.get(SHELF_KEY, ""))
+    return str(given.get(STORE_KEY, ""))
 
 
-def hand_up(config: pytest.Config, *, tally: Tally | None = None, usage_error: str = "") -> None:
+def report_to_controller(config: pytest.Config, *, tally: Tally | None = None, usage_error: str = "") -> None:
     """Give the controller a worker's final tally, or what is wrong with its tests; does nothing where there is none."""
     output: dict[str, Any] = getattr(config, "workeroutput", {})
     if tally is not None:
@@ -81,10 +81,10 @@ class Workers:
         self._run.signals.take()
         workerinput[RUN_ID_KEY] = self._run.run_id
         workerinput[SERVER_KEY] = self._run.connection.hand_down()
-        workerinput[SHELF_KEY] = self._run.shelf.path
+        workerinput[STORE_KEY] = self._run.store.path
         self._alive.add(worker_id)
 
-    def hear(self, worker_id: str, body: dict[str, Any] | None) -> None:
+    def receive_tally(self, worker_id: str, body: dict[str, Any] | None) -> None:
         """Take a worker's tally, which replaces what it said before."""
         if body is not None:
             self._tallies[worker_id] = Tally.from_wire(body)

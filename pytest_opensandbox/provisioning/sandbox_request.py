@@ -17,7 +17,7 @@ from pytest_opensandbox.client.sandbox_opts import (
     check_resources,
 )
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.provisioning.setup import Preparation, Put, Setup, commands_of, targets_of
+from pytest_opensandbox.provisioning.setup import Put, SandboxSetup, Setup, commands_of, targets_of
 from pytest_opensandbox.settings.config import Settings, place_of
 from pytest_opensandbox.settings.options import OPTIONS
 
@@ -37,7 +37,7 @@ _DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class SandboxRequest:
     """What is asked of one sandbox; None leaves it to the options.
 
     Raises:
@@ -97,7 +97,7 @@ class Recipe:
             timeout=settings.lease_seconds,
         )
 
-    def preparation(self, settings: Settings, *, root: Path) -> Preparation:
+    def preparation(self, settings: Settings, *, root: Path) -> SandboxSetup:
         """Return what is done in it before the test gets it; the options speak of images, not of snapshots.
 
         Args:
@@ -108,7 +108,7 @@ class Recipe:
         commands = settings.setup if has_options else ()
         put = settings.put if has_options else {}
         targets = put if self.put is None else targets_of(self.put)
-        return Preparation(
+        return SandboxSetup(
             commands=commands if self.setup is None else commands_of(self.setup),
             files=tuple((root / Path(source).expanduser(), target) for source, target in targets.items()),
             timeout=settings.setup_timeout_seconds,
@@ -125,7 +125,7 @@ class Recipe:
         return settings.command_timeout_seconds if self.timeout is None else float(self.timeout)
 
 
-def read_markers(marks: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Recipe:
+def read_markers(marks: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> SandboxRequest:
     """Read a test's markers; for each argument the nearest marker that names it wins.
 
     Args:
@@ -143,7 +143,7 @@ def read_markers(marks: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> 
             if name not in MARKER_ARGUMENTS:
                 raise ConfigError(f"an argument of @pytest.mark.{MARKER}", f"be one of {known}", name)
             nearest.setdefault(name, value)
-    return Recipe(**nearest)
+    return SandboxRequest(**nearest)
 
 
 def read_parameter(value: object) -> Mapping[str, Any]:

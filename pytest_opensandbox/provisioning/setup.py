@@ -23,7 +23,7 @@ _TITLE_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
+class SandboxSetup:
     """What every sandbox of a kind has had done to it before a test gets it."""
 
     commands: tuple[str, ...] = ()

@@ -24,8 +24,8 @@ from pytest_opensandbox.errors import (
     SetupError,
     SnapshotFailedError,
 )
-from pytest_opensandbox.provisioning.setup import Preparation
-from pytest_opensandbox.provisioning.shared_store import Shelf
+from pytest_opensandbox.provisioning.setup import SandboxSetup
+from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.progress import Progress
 from pytest_opensandbox.sandbox.sandbox import Sandbox
 from pytest_opensandbox.sandbox.snapshot import lacks_snapshots
@@ -47,26 +47,28 @@ class Launch(Protocol):
         """Return it, ready."""
 
 
-class Prepared:
+class SetupCache:
     """Makes sandboxes with a setup behind them, for one process.
 
     Args:
-        shelf: where the processes of the run leave what they have made.
+        store: where the processes of the run leave what they have made.
         scope: "" where all of them have one server, else the name of this process.
         progress: says what a long wait is for.
         discard: deletes a sandbox that nobody needs, and does not fail.
     """
 
-    def __init__(self, shelf: Shelf, *, scope: str, progress: Progress, discard: Callable[[Sandbox], None]) -> None:
+    def __init__(
+        self, store: SharedStore, *, scope: str, progress: Progress, discard: Callable[[Sandbox], None]
+    ) -> None:
         self.tally = SetupTally()
         """What was done so far."""
-        self._shelf = shelf
+        self._store = store
         self.scope = scope
         """As above; another one where everything that was made has gone."""
         self._progress = progress
         self._discard = discard
 
-    def make(self, opts: SandboxOpts, preparation: Preparation, launch: Launch) -> Sandbox:
+    def make(self, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch) -> Sandbox:
         """Return a fresh sandbox in which the preparation has been done, here or in the one it was restored from.
 
         Args:
@@ -82,7 +84,7 @@ class Prepared:
         """
         key = _key(self.scope, opts, preparation)
         # Copying files alone is quicker than to snapshot and restore them.
-        made = self._shelf.find(key) if preparation.commands else {_LACKING: ""}
+        made = self._store.find(key) if preparation.commands else {_LACKING: ""}
         if made is None:
             made, box = self._make_once(key, opts, preparation, launch)
             if box is not None:
@@ -100,18 +102,18 @@ class Prepared:
         return box
 
     def _make_once(
-        self, key: str, opts: SandboxOpts, preparation: Preparation, launch: Launch
+        self, key: str, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch
     ) -> tuple[Mapping[str, Any], Sandbox | None]:
         """Return what was made for a key, and the prepared sandbox itself where it could not be kept."""
         with ExitStack() as stack:
             with self._progress.phases() as phases:
                 phases.enter(f"another worker runs the setup `{preparation.title}`")
-                stack.enter_context(self._shelf.locked(key))
-            made = self._shelf.find(key)
+                stack.enter_context(self._store.locked(key))
+            made = self._store.find(key)
             if made is not None:
                 return made, None
             made, box = self._build(key, opts, preparation, launch)
-            self._shelf.store(key, made)
+            self._store.store(key, made)
         if _LACKING in made:
             return made, box
         # Not under the lock: the others need not wait for it.
@@ -119,7 +121,7 @@ class Prepared:
         return made, None
 
     def _build(
-        self, key: str, opts: SandboxOpts, preparation: Preparation, launch: Launch
+        self, key: str, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch
     ) -> tuple[Mapping[str, Any], Sandbox]:
         """Prepare one sandbox and keep it; trouble that would come again is stored for the others."""
         started = time.monotonic()
@@ -129,7 +131,7 @@ class Prepared:
             made = _keep(box, opts, name=f"setup-{key[:12]}")
         except BaseException as exc:
             if type(exc).__name__ in _REMEMBERED:
-                self._shelf.store(key, {_ERROR: type(exc).__name__, _FACTS: vars(exc)})
+                self._store.store(key, {_ERROR: type(exc).__name__, _FACTS: vars(exc)})
             self._discard(box)
             raise
         if _LACKING in made:
@@ -138,7 +140,7 @@ class Prepared:
             self.tally += SetupTally(built=1, seconds=time.monotonic() - started)
         return made, box
 
-    def _prepare_one(self, box: Sandbox, preparation: Preparation, reason: str) -> Sandbox:
+    def _prepare_one(self, box: Sandbox, preparation: SandboxSetup, reason: str) -> Sandbox:
         """Prepare a sandbox that is for one test only."""
         try:
             spent = self._apply(box, preparation)
@@ -149,7 +151,7 @@ class Prepared:
             self.tally += SetupTally(repeated=1, repeated_seconds=spent, reasons=(reason,))
         return box
 
-    def _apply(self, box: Sandbox, preparation: Preparation) -> float:
+    def _apply(self, box: Sandbox, preparation: SandboxSetup) -> float:
         """Put the files, run the commands, and return how long it took; seconds."""
         started = time.monotonic()
         try:
@@ -176,7 +178,7 @@ def _keep(box: Sandbox, opts: SandboxOpts, *, name: str) -> Mapping[str, Any]:
         raise SnapshotFailedError(sandbox_id=box.id, state="refused", message=str(exc)) from None
 
 
-def _key(scope: str, opts: SandboxOpts, preparation: Preparation) -> str:
+def _key(scope: str, opts: SandboxOpts, preparation: SandboxSetup) -> str:
     """Return a name for what a sandbox is after its preparation; what does not change that is left out."""
     asked = {name: value for name, value in opts.to_wire().items() if name not in _NOT_OF_THE_KEY}
     text = json.dumps([scope, asked, preparation.fingerprint()], sort_keys=True)

@@ -18,7 +18,7 @@ from pytest_opensandbox.temporary_directories import hold, remove_unheld, tempor
 from pytest_opensandbox.text import os_reason
 
 
-class Shelf:
+class SharedStore:
     """A directory that holds, by key, a lock and what was made; it comes into being when it is first used.
 
     The kernel lets go of the lock of a process that dies, and whoever waits next makes the thing instead.

@@ -15,7 +15,7 @@ from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.exact_output import run_exact, run_live
 from pytest_opensandbox.sandbox.ownership import may_be_shared
 from pytest_opensandbox.sandbox.transfer import Transfer
-from pytest_opensandbox.sandbox.whereabouts import Whereabouts
+from pytest_opensandbox.sandbox.whereabouts import AgentAddress
 from pytest_opensandbox.transport.endpoints import Endpoint
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Agent:
         whereabouts: where the agent is.
     """
 
-    def __init__(self, client: Client, whereabouts: Whereabouts) -> None:
+    def __init__(self, client: Client, whereabouts: AgentAddress) -> None:
         self._client = client
         self._whereabouts = whereabouts
         self._own: Endpoint | None = None

@@ -44,7 +44,7 @@ def may_be_gone(error: OpenSandboxError) -> bool:
     return isinstance(error, (CommandLostError, ProtocolError, TransportError))
 
 
-def why_gone(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
+def diagnose(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
     """Return what became of a sandbox, or None for one that lives, or of which nobody can tell.
 
     Args:

@@ -12,10 +12,10 @@ from typing import Any
 
 from pytest_opensandbox.client.pauses import PAUSE_SECONDS
 from pytest_opensandbox.errors import OpenSandboxError, PauseError, SandboxClosedError
-from pytest_opensandbox.sandbox.diagnosis import may_be_gone, why_gone
+from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.history import History, record_end, record_move
-from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
-from pytest_opensandbox.sandbox.whereabouts import Whereabouts
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
+from pytest_opensandbox.sandbox.whereabouts import AgentAddress
 from pytest_opensandbox.transport.endpoints import Endpoint
 
 Told = Callable[[Any], None]
@@ -30,7 +30,7 @@ class Handle:
         launched: the sandbox, ready.
     """
 
-    def __init__(self, lifecycle: Lifecycle, launched: Launched) -> None:
+    def __init__(self, lifecycle: Lifecycle, launched: ReadySandbox) -> None:
         self.started = time.monotonic()
         """``time.monotonic()`` when it became ready; seconds."""
         self.history = History()
@@ -39,7 +39,7 @@ class Handle:
         """What became of it, where it was found to have ended before its time; ""."""
         self._lifecycle = lifecycle
         self._launched = launched
-        self._whereabouts = Whereabouts(
+        self._whereabouts = AgentAddress(
             lifecycle.client,
             launched.endpoint,
             ready_timeout=lifecycle.ready_timeout,
@@ -187,7 +187,7 @@ class Handle:
         except OpenSandboxError as exc:
             if not may_be_gone(exc):
                 raise
-            gone = why_gone(self._lifecycle.client, self._whereabouts.endpoint)
+            gone = diagnose(self._lifecycle.client, self._whereabouts.endpoint)
             if gone is None:
                 raise
             self.gone = gone.why

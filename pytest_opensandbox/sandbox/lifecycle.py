@@ -96,12 +96,12 @@ class Ledger:
         with self._lock:
             return sandbox_id in self._gone
 
-    def doubt(self, create_tag: str) -> None:
+    def mark_unconfirmed(self, create_tag: str) -> None:
         """Note that nobody knows what a create has made."""
         with self._lock:
             self._unanswered[create_tag] = None
 
-    def trust(self, create_tag: str) -> None:
+    def mark_confirmed(self, create_tag: str) -> None:
         """Note that it is known after all."""
         with self._lock:
             self._unanswered.pop(create_tag, None)
@@ -117,14 +117,14 @@ class Ledger:
             self._gone.update(self._created)
             self._unanswered.clear()
 
-    def strike(self, sandbox_ids: Iterable[str]) -> None:
+    def mark_deleted(self, sandbox_ids: Iterable[str]) -> None:
         """Note that these no longer exist."""
         with self._lock:
             self._gone.update(sandbox_ids)
 
 
 @dataclass(frozen=True)
-class Launched:
+class ReadySandbox:
     """A sandbox that is ready: what the server says of it, and where its agent is."""
 
     response: SandboxResponse
@@ -164,7 +164,7 @@ class Lifecycle:
         self.progress = Progress(tell)
         self._delete_seconds = DELETE_SECONDS
 
-    def launch(self, opts: SandboxOpts, *, test: str = "") -> Launched:
+    def launch(self, opts: SandboxOpts, *, test: str = "") -> ReadySandbox:
         """Create a sandbox and wait until commands can run in it; what does not become ready is deleted.
 
         Args:
@@ -184,7 +184,7 @@ class Lifecycle:
             created = self._create(tagged, phases, f"creating a sandbox from {source}")
             response, endpoint = self._await_ready(created, phases, f"the sandbox from {source} is created")
         # On Docker the labels of the image are among those that the server tells.
-        return Launched(replace(response, metadata=tagged.metadata), endpoint, source)
+        return ReadySandbox(replace(response, metadata=tagged.metadata), endpoint, source)
 
     def delete(self, sandbox_id: str) -> None:
         """Delete a sandbox; one that is already gone is fine.
@@ -204,7 +204,7 @@ class Lifecycle:
             self._delete_seconds = SILENT_SECONDS if exc.timed_out else DELETE_SECONDS
             raise
         self._delete_seconds = DELETE_SECONDS
-        self.ledger.strike([sandbox_id])
+        self.ledger.mark_deleted([sandbox_id])
 
     def close(self) -> None:
         """Stop renewing; deletes nothing."""
@@ -220,17 +220,17 @@ class Lifecycle:
             found = self._find_usable(opts) if may_have_created(exc) else []
             if not found:
                 if may_have_created(exc):
-                    self.ledger.doubt(opts.metadata[TAG_CREATE])
+                    self.ledger.mark_unconfirmed(opts.metadata[TAG_CREATE])
                 if isinstance(exc, ApiError) and (advice := _advice(exc, time.monotonic() - started)):
                     raise advised(exc, advice) from exc
                 raise
             created = found[0]
         except BaseException:
             # The server may still be at it: unless what it makes is there already, the sweep waits for that.
-            self.ledger.doubt(opts.metadata[TAG_CREATE])
+            self.ledger.mark_unconfirmed(opts.metadata[TAG_CREATE])
             # Whoever pressed Ctrl-C does not want to wait, and the sweep comes after this.
             for stray in look_up(self.client, _own_label(opts), settling=0):
-                self.ledger.trust(opts.metadata[TAG_CREATE])
+                self.ledger.mark_confirmed(opts.metadata[TAG_CREATE])
                 self._discard(stray.id)
             raise
         self.ledger.add(created.id)

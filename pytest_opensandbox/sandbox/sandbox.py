@@ -25,7 +25,7 @@ from pytest_opensandbox.sandbox.archive_checks import Links
 from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.handle import Handle
 from pytest_opensandbox.sandbox.history import recorded, recording_copy, source_of
-from pytest_opensandbox.sandbox.lifecycle import Launched, Lifecycle
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.snapshot import take_snapshot
 from pytest_opensandbox.sandbox.transfer import MAX_BYTES
 
@@ -39,7 +39,7 @@ class Sandbox(Handle):
         command_timeout: time limit of a command that names none; seconds, None for no limit.
     """
 
-    def __init__(self, lifecycle: Lifecycle, launched: Launched, *, command_timeout: float | None = 60.0) -> None:
+    def __init__(self, lifecycle: Lifecycle, launched: ReadySandbox, *, command_timeout: float | None = 60.0) -> None:
         super().__init__(lifecycle, launched)
         self._command_timeout = command_timeout
         self._agent = Agent(lifecycle.client, self._whereabouts)

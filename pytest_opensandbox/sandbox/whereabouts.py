@@ -17,7 +17,7 @@ ASKING_SECONDS = 5.0
 """How long the server may take to say where an agent is that does not answer."""
 
 
-class Whereabouts:
+class AgentAddress:
     """The address of one sandbox's agent, as far as it is known.
 
     Args:

@@ -158,10 +158,10 @@ def _start_entrypoint(argv: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _end_with(entrypoint: subprocess.Popen[bytes]) -> NoReturn:
-    from .processes import Child
+    from .processes import WatchedProcess
     from .spawn import shell_status
 
-    Child(entrypoint).ended.wait()
+    WatchedProcess(entrypoint).ended.wait()
     end(shell_status(entrypoint.returncode))
 
 

@@ -16,9 +16,9 @@ from bottle import HTTPResponse
 from . import answers, events, paths, spawn
 from .answers import RefusedError
 from .calls import BAD_BODY, Call, Fields
-from .processes import Child
+from .processes import WatchedProcess
 from .running import follow
-from .spawn import SpawnError, Wish
+from .spawn import CommandSpec, SpawnError
 
 KEPT_OUTPUTS = 200
 """Background commands whose output can be read at a time; of those that have ended the oldest go first."""
@@ -34,7 +34,7 @@ class Record:
     content: str
     started_at: int
     """Nanoseconds since the epoch."""
-    child: Child | None
+    child: WatchedProcess | None
     """None when it could not be started."""
     error: str = ""
     """Why it could not be started."""
@@ -138,7 +138,7 @@ class Commands:
         }
         return HTTPResponse(_between(record.output, cursor, end), 200, headers)
 
-    def _foreground(self, wish: Wish, seconds: float | None) -> Iterator[bytes]:
+    def _foreground(self, wish: CommandSpec, seconds: float | None) -> Iterator[bytes]:
         if not self._streams.acquire(blocking=False):
             raise OSError(f"more than {most_streams()} commands at the same time")
         outputs: list[BinaryIO] = []
@@ -166,7 +166,7 @@ class Commands:
             output.close()
         self._streams.release()
 
-    def _background(self, wish: Wish, seconds: float | None) -> Iterator[bytes]:
+    def _background(self, wish: CommandSpec, seconds: float | None) -> Iterator[bytes]:
         output = scratch_file()
         record = self._start(wish, seconds, output, output, kills_group=True)
         record.output = output
@@ -182,7 +182,7 @@ class Commands:
         time.sleep(self._linger_seconds)
 
     def _start(
-        self, wish: Wish, seconds: float | None, stdout: BinaryIO, stderr: BinaryIO, *, kills_group: bool = False
+        self, wish: CommandSpec, seconds: float | None, stdout: BinaryIO, stderr: BinaryIO, *, kills_group: bool = False
     ) -> Record:
         record = Record(os.urandom(16).hex(), wish.content, time.time_ns(), None)
         try:
@@ -190,7 +190,7 @@ class Commands:
         except SpawnError as exc:
             record.error = str(exc)
         else:
-            record.child = Child(process, timeout_seconds=seconds, kills_group=kills_group)
+            record.child = WatchedProcess(process, timeout_seconds=seconds, kills_group=kills_group)
         # ExecD remembers a background command that could not be started, but not one in the foreground.
         if record.child or kills_group:
             self._records[record.id] = record
@@ -220,9 +220,9 @@ def scratch_file() -> BinaryIO:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _wish(value: Any) -> tuple[Wish, int | None, bool]:
+def _wish(value: Any) -> tuple[CommandSpec, int | None, bool]:
     fields = Fields(value, "RunCommandRequest")
-    wish = Wish(
+    wish = CommandSpec(
         command=fields.text("command"),
         argv=fields.texts("argv") or [],
         cwd=fields.text("cwd"),
@@ -233,7 +233,7 @@ def _wish(value: Any) -> tuple[Wish, int | None, bool]:
     return wish, fields.number("timeout"), fields.flag("background")
 
 
-def _check(wish: Wish, timeout: int | None) -> None:
+def _check(wish: CommandSpec, timeout: int | None) -> None:
     """Refuse what cannot be run, with the texts of ExecD."""
     wrong = []
     if not wish.command and not wish.argv:

@@ -18,7 +18,7 @@ _started: set[int] = set()
 """Process groups in which something may still run."""
 
 
-class Child:
+class WatchedProcess:
     """A process that leads its own group, watched by a thread until it has ended.
 
     Args:

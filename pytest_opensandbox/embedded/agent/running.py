@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 from . import events
 from .lines import Tail
-from .processes import Child
+from .processes import WatchedProcess
 
 _QUICK_SECONDS, _SLOW_SECONDS = 0.005, 0.1
 """Between two looks at the output: quick after there was some, slower the longer it is silent."""
 
 
-def follow(child: Child, started_at: int, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[bytes]:
+def follow(child: WatchedProcess, started_at: int, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[bytes]:
     """Yield events until the process has ended and its output is drained; the last one says how it ended.
 
     Args:
@@ -45,7 +45,7 @@ def _news(tails: dict[str, Tail]) -> Iterator[bytes]:
                 yield events.output(kind, lines)
 
 
-def _last(child: Child, started_at: int) -> bytes:
+def _last(child: WatchedProcess, started_at: int) -> bytes:
     if child.exit_code == 0:
         return events.complete((time.time_ns() - started_at) // 1_000_000)
     return events.error(str(child.exit_code), child.error)

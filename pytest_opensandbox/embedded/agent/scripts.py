@@ -14,7 +14,7 @@ from typing import IO
 
 from . import events
 from .answers import reason
-from .processes import Child
+from .processes import WatchedProcess
 from .transcript import LineTooLongError, Transcript
 
 _LOOK_MILLISECONDS = 100
@@ -40,7 +40,7 @@ class Run:
         self.transcript = Transcript()
         self._script = script
         self._timeout = timeout
-        self._child: Child | None = None
+        self._child: WatchedProcess | None = None
 
     def output(self, is_gone: Callable[[], bool]) -> Iterator[bytes]:
         """Run the script and yield its output as events.
@@ -56,7 +56,7 @@ class Run:
             file.write(self._script)
             file.flush()
             process = _start(file.name)
-            self._child = Child(process)
+            self._child = WatchedProcess(process)
             assert process.stdout is not None
             try:
                 with process.stdout as pipe:

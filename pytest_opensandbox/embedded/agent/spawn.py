@@ -22,7 +22,7 @@ class SpawnError(Exception):
 
 
 @dataclass(frozen=True)
-class Wish:
+class CommandSpec:
     """What is to be run, and how."""
 
     command: str = ""
@@ -46,7 +46,7 @@ class Wish:
         return shlex.join(self.argv)
 
 
-def start(wish: Wish, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
+def start(wish: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
     """Start the process in a session of its own, with nothing on standard input.
 
     Raises:
@@ -124,7 +124,7 @@ def shell_status(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
-def _identity(wish: Wish) -> tuple[int | None, int | None, list[int] | None]:
+def _identity(wish: CommandSpec) -> tuple[int | None, int | None, list[int] | None]:
     """Return user, group and further groups to become; None leaves the agent's own."""
     if wish.uid is None or _is_own(wish.uid, wish.gid):
         return None, None, None

@@ -41,7 +41,7 @@ if path: os.environ["LD_LIBRARY_PATH"] = path
 
 
 @dataclass(frozen=True)
-class Workshop:
+class LaunchContext:
     """What it takes to start sandboxes; one per server."""
 
     bubblewrap: Bubblewrap
@@ -70,7 +70,7 @@ class SandboxProcess:
         ended: set when it has ended and nothing of it is left.
     """
 
-    def __init__(self, workshop: Workshop, name: str, on_end: Callable[[], None]) -> None:
+    def __init__(self, workshop: LaunchContext, name: str, on_end: Callable[[], None]) -> None:
         self.token = secrets.token_hex(16)
         self.agent = AgentSocket(workshop.directory, name)
         self.log = Log()
@@ -239,7 +239,7 @@ class SandboxProcess:
         self.agent.close()
 
 
-def _over(workshop: Workshop, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
+def _over(workshop: LaunchContext, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
     """Return a bubblewrap for one sandbox, which begins with the layers of a snapshot if there are any."""
     if not restored and workshop.identities is None and workshop.bubblewrap.is_copy_on_write:
         return workshop.bubblewrap

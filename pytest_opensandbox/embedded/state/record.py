@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.runtime.process import SandboxProcess, Workshop
+from pytest_opensandbox.embedded.runtime.process import LaunchContext, SandboxProcess
 from pytest_opensandbox.embedded.runtime.relay import Relay
 
 HOST_IMAGE = "host"
@@ -52,7 +52,7 @@ class SandboxRecord:
         timer: deletes it when its time is up.
     """
 
-    def __init__(self, request: CreateRequest, workshop: Workshop, inherited: Mapping[str, str]) -> None:
+    def __init__(self, request: CreateRequest, workshop: LaunchContext, inherited: Mapping[str, str]) -> None:
         self.id = str(uuid.uuid4())
         self.request = request
         self.labels = {**inherited, **request.metadata}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
 from pytest_opensandbox.embedded.errors import RefusedError, refuse
-from pytest_opensandbox.embedded.runtime.process import END_SECONDS, Workshop
+from pytest_opensandbox.embedded.runtime.process import END_SECONDS, LaunchContext
 from pytest_opensandbox.embedded.state.record import CreateRequest, SandboxRecord
 from pytest_opensandbox.embedded.state.snapshots import Snapshots
 
@@ -27,7 +27,7 @@ class Registry:
         snapshots: what was kept of some of them.
     """
 
-    def __init__(self, workshop: Workshop, notes: Sequence[str] = ()) -> None:
+    def __init__(self, workshop: LaunchContext, notes: Sequence[str] = ()) -> None:
         self.snapshots = Snapshots(workshop)
         self._workshop = workshop
         self._notes = notes
@@ -163,11 +163,11 @@ class Registry:
         background = self._workshop.background
         environment = {**request.environment, "OPENSANDBOX_ID": record.id}
         try:
-            origin = self.snapshots.lend(request.snapshot_id, record.id) if request.snapshot_id else None
+            origin = self.snapshots.acquire(request.snapshot_id, record.id) if request.snapshot_id else None
             record.process.start(request.entrypoint, environment, origin)
         except (OSError, RefusedError):
             background.call(record.relay.close)
-            self.snapshots.take_back(request.snapshot_id, record.id)
+            self.snapshots.release(request.snapshot_id, record.id)
             raise
         background.call(record.relay.start)
         return record
@@ -178,7 +178,7 @@ class Registry:
             if self._sandboxes.pop(record.id, None) is None:
                 return
         self._in_loop(self._cancel_timer, record)
-        self.snapshots.take_back(record.request.snapshot_id, record.id)
+        self.snapshots.release(record.request.snapshot_id, record.id)
 
     def _schedule(self, record: SandboxRecord) -> None:
         self._in_loop(self._set_timer, record)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.layers import Layers, Origin
 from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.runtime.process import Workshop
+from pytest_opensandbox.embedded.runtime.process import LaunchContext
 from pytest_opensandbox.embedded.runtime.process_tree import knows_children
 from pytest_opensandbox.embedded.state.record import SandboxRecord
 
@@ -80,7 +80,7 @@ class Snapshots:
         workshop: what it takes to start a sandbox.
     """
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, workshop: LaunchContext) -> None:
         self._workshop = workshop
         self._snapshots: dict[str, SnapshotRecord] = {}
         self._lock = threading.Lock()
@@ -174,7 +174,7 @@ class Snapshots:
         if self.get(snapshot_id).state != "Ready":
             refuse(409, "SNAPSHOT::NOT_READY", f"Snapshot {snapshot_id} is not ready for restore.")
 
-    def lend(self, snapshot_id: str, sandbox_id: str) -> Origin:
+    def acquire(self, snapshot_id: str, sandbox_id: str) -> Origin:
         """Return what to make a sandbox of from a snapshot, which now stays until the sandbox has gone.
 
         Raises:
@@ -191,7 +191,7 @@ class Snapshots:
         snapshot = self._snapshots.get(snapshot_id)
         return snapshot.labels if snapshot else {}
 
-    def take_back(self, snapshot_id: str, sandbox_id: str) -> None:
+    def release(self, snapshot_id: str, sandbox_id: str) -> None:
         """Note that a sandbox has gone; nothing happens where it was made from no snapshot."""
         if snapshot := self._snapshots.get(snapshot_id):
             snapshot.users.discard(sandbox_id)
