@@ -72,8 +72,8 @@ def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> Com
         CommandLostError: the connection ended before the command did, or before what it wrote had been fetched.
         TransportError: the agent does not answer; with ``unsent``, the command did not run.
 
-    Source: tests/test_capture.py with opensandbox-server 1.1.1, execd 1.0.19 and execd's main branch of 2026-07-29,
-    which is older than its 1.1.0; run on 2026-11-23 with the programs of Debian 12 and of BusyBox 1.35.
+    Source: tests/sandbox/test_exact_output.py with opensandbox-server 1.1.1, execd 1.0.19 and execd's main branch of
+    2026-07-29, which is older than its 1.1.0; run on 2026-11-23 with the programs of Debian 12 and of BusyBox 1.35.
     """
     name = _private_name()
     with _stdin_file(client, endpoint, invocation, f"{DIRECTORIES[0]}/{name}.in") as stdin:

@@ -6,7 +6,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.servers import OneBoxServer, Pause, Reply, as_json, serving
+from tests.scripted_servers import OneBoxServer, Pause, Reply, as_json, serving
 
 SUITE = """
     def test_it(sandbox):

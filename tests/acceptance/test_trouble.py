@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.servers import as_json, serving
+from tests.scripted_servers import as_json, serving
 
 SUITE = """
     def test_first(sandbox): pass

@@ -22,17 +22,17 @@ from tests.server.inventory import inventory  # noqa: E402
 from tests.server.test_nothing_is_left import BEFORE  # noqa: E402
 
 AGNOSTIC = (
-    "tests/test_capture.py",
-    "tests/test_fixtures.py",
-    "tests/test_lifecycle.py",
-    "tests/test_sandbox.py",
-    "tests/test_snapshots.py",
-    "tests/test_sweep.py",
-    "tests/test_transfer.py",
+    "tests/sandbox/test_exact_output.py",
+    "tests/plugin/test_fixtures.py",
+    "tests/sandbox/test_lifecycle.py",
+    "tests/sandbox/test_sandbox.py",
+    "tests/sandbox/test_snapshots.py",
+    "tests/cleanup/test_sweep.py",
+    "tests/sandbox/test_transfer.py",
     "tests/acceptance",
 )
 # Takes both ways to a sandbox by itself.
-BOTH_WAYS = "tests/test_official_sdk.py"
+BOTH_WAYS = "tests/client/test_official_sdk.py"
 # How a run ends takes minutes here, and has nothing to do with the way to its sandboxes: the endings in which the least
 # of ours can run, with workers, in one of the worlds. `tox run -e reliability` has all of them.
 WORST_LEAKS = ("-k", "not test_nothing_is_left or (not without and (sig or exit or kind))")

@@ -16,7 +16,7 @@ from pytest_opensandbox.client.models import FileUpload
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError
 from pytest_opensandbox.transport.endpoints import Endpoint
-from tests.servers import Pause, Piece, Reply, Server, as_json, serving
+from tests.scripted_servers import Pause, Piece, Reply, Server, as_json, serving
 
 AGENT = "/proxy/44772"
 

@@ -1,0 +1,255 @@
+"""The way to the server: opened on demand, found out once, closed as often as anybody likes."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from pytest_opensandbox import (
+    ApiError,
+    AuthError,
+    NetworkPolicy,
+    OpenSandboxWarning,
+    SandboxOpts,
+    ServerStartError,
+    TransportError,
+)
+from pytest_opensandbox.plugin.server import Connection
+from pytest_opensandbox.settings.config import read_settings
+from tests.scripted_servers import as_json, serving
+
+
+def connection(url, *, environ=None):
+    return Connection(read_settings(flags={"url": url}, environ=environ or {}, inis={}))
+
+
+def test_a_client_for_a_named_server_is_made_once_and_looks_once_whether_it_is_there():
+    with serving(as_json({"status": "healthy"})) as server:
+        found = connection(server.url)
+
+        first, second = found.client(), found.client()
+
+    found.close()
+    assert first is second
+    assert [request.path for request in server.seen] == ["/health"]
+
+
+def test_a_server_that_knows_no_health_is_there_all_the_same():
+    with serving(as_json({"detail": "Not Found"}, status=404)) as server:
+        found = connection(server.url)
+
+        assert found.client() is not None
+
+    found.close()
+
+
+@pytest.mark.parametrize(("url", "owns"), [("embedded", True), ("docker", False), ("http://127.0.0.1:1", False)])
+def test_only_embedded_is_a_server_for_each_process(url, owns):
+    assert connection(url).owns_server is owns
+
+
+def test_closing_stops_the_server_that_is_ours_and_may_be_repeated():
+    found = connection("embedded")
+    client = found.client()
+    assert client.list_sandboxes() == []
+
+    found.close()
+    found.close()
+
+    with pytest.raises(TransportError):
+        client.list_sandboxes()
+
+
+def test_what_was_refused_once_is_not_tried_again():
+    found = connection("http://127.0.0.1:1")
+
+    error = found.refuse(TransportError("refused", method="POST", url="http://127.0.0.1:1"))
+
+    assert "--opensandbox-url" in str(error)
+    with pytest.raises(ServerStartError, match=r"see its first error: refused \(POST http://127.0.0.1:1\)$"):
+        found.client()
+
+
+@pytest.mark.parametrize(
+    ("given", "choice"),
+    [
+        pytest.param({"flags": {"url": "docker"}}, "--opensandbox-url=docker", id="flag"),
+        pytest.param({"environ": {"OPEN_SANDBOX_DOMAIN": "docker"}}, "OPEN_SANDBOX_DOMAIN=docker", id="variable"),
+        pytest.param({"inis": {"url": "docker"}}, "opensandbox_url=docker", id="ini key"),
+        pytest.param({}, "embedded, which stands where no url is given,", id="nobody"),
+    ],
+)
+def test_a_server_that_does_not_start_is_blamed_on_what_asked_for_it(monkeypatch, given, choice):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    found = Connection(read_settings(**{"flags": {}, "environ": {}, "inis": {}, **given}))
+
+    with pytest.raises(ServerStartError, match=f"^{re.escape(choice)} cannot work here: /no/such/python could not be"):
+        found.client()
+
+
+def test_the_embedded_servers_image_is_no_image_elsewhere():
+    found, error = connection("docker"), pull_failed("host")
+
+    found.refuse_image(SandboxOpts(image="host"), error)
+
+    assert "'host' is what the embedded server calls this machine's own system, and no image: name one" in str(error)
+    assert "docker pull" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("environ", "hint"),
+    [
+        pytest.param({}, "it is not set", id="no key"),
+        pytest.param({"OPEN_SANDBOX_API_KEY": "hunter2"}, "the key that it holds is none", id="a wrong key"),
+    ],
+)
+def test_a_refused_key_is_told_from_a_missing_one(environ, hint):
+    error = connection("http://127.0.0.1:1", environ=environ).refuse(AuthError(401))
+
+    assert hint in str(error)
+    assert "hunter2" not in str(error)
+
+
+PULL_FAILED = {"status": 500, "code": "DOCKER::SANDBOX_IMAGE_PULL_FAILED", "method": "POST", "url": "http://here"}
+
+
+def pull_failed(image):
+    message = f"Failed to pull image {image}: no host"
+    return ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message=message, method="POST", url="http://here")
+
+
+def test_an_image_that_cannot_be_pulled_is_explained_once_and_not_asked_for_again():
+    found = connection("docker")
+    missing, error = SandboxOpts(image="no/such:image"), pull_failed("no/such:image")
+
+    found.refuse_image(missing, error)
+
+    assert "Does `docker pull no/such:image` work where the server runs? --opensandbox-image" in str(error)
+    with pytest.raises(ApiError, match="no/such:image could not be pulled before in this run") as later:
+        found.check_image(missing)
+    assert "docker pull" not in str(later.value)
+
+
+def test_an_image_that_cannot_be_pulled_does_no_harm_to_the_others():
+    found = connection("docker")
+    found.refuse_image(SandboxOpts(image="a:1"), pull_failed("a:1"))
+
+    found.check_image(SandboxOpts(image="b:1"))
+
+    assert not found.is_refused
+
+
+def test_without_the_agents_image_no_sandbox_can_be_had():
+    found = connection("docker")
+
+    with pytest.raises(ServerStartError, match="Does `docker pull opensandbox/execd:v1` work") as refused:
+        found.refuse_image(SandboxOpts(image="a:1"), pull_failed("opensandbox/execd:v1"))
+
+    assert found.is_refused
+    assert "--opensandbox-execd-image" in str(refused.value)
+
+
+GUARDED = NetworkPolicy.only("example.org")
+GUARD = "opensandbox/egress:v1"
+
+
+def test_without_the_image_of_the_network_guard_the_others_go_on():
+    found = connection("docker")
+    guarded, plain = SandboxOpts(image="a:1", network_policy=GUARDED), SandboxOpts(image="a:1")
+
+    found.refuse_image(guarded, pull_failed(GUARD))
+
+    found.check_image(plain)
+    for image in ("a:1", "b:1"):
+        with pytest.raises(ApiError, match=f"{GUARD} could not be pulled before in this run"):
+            found.check_image(SandboxOpts(image=image, network_policy=GUARDED))
+    assert not found.is_refused
+
+
+def test_the_image_of_a_guarded_sandbox_is_known_by_its_own_name():
+    found = connection("docker")
+
+    found.refuse_image(SandboxOpts(image="a:1", network_policy=GUARDED), pull_failed("a:1"))
+
+    found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
+    with pytest.raises(ApiError, match="a:1 could not be pulled"):
+        found.check_image(SandboxOpts(image="a:1"))
+
+
+def test_the_image_of_a_snapshot_that_is_gone_does_no_harm_to_the_others():
+    found = connection("docker")
+    restored = SandboxOpts(image=None, snapshot_id="snap-1")
+
+    found.refuse_image(restored, pull_failed("opensandbox-snapshots:snap-1"))
+
+    found.check_image(SandboxOpts(image="a:1"))
+    found.check_image(SandboxOpts(image=None, snapshot_id="snap-2"))
+    with pytest.raises(ApiError, match="opensandbox-snapshots:snap-1 could not be pulled before"):
+        found.check_image(restored)
+
+
+def test_where_the_server_names_no_image_only_the_same_request_is_refused():
+    found = connection("docker")
+    unnamed = ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message="no")
+
+    found.refuse_image(SandboxOpts(image="a:1", network_policy=GUARDED), unnamed)
+
+    found.check_image(SandboxOpts(image="a:1"))
+    found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
+    with pytest.raises(ApiError, match="a:1 could not be pulled before"):
+        found.check_image(SandboxOpts(image="a:1", network_policy=GUARDED))
+
+
+def test_another_refusal_is_about_no_image():
+    found = connection("docker")
+    found.refuse_image(SandboxOpts(image="a:1"), ApiError(503, message="busy"))
+
+    found.check_image(SandboxOpts(image="a:1"))
+
+
+@pytest.mark.parametrize("url", ["embedded", "http://127.0.0.1:1"])
+def test_only_a_server_on_docker_is_handed_down(url):
+    assert connection(url).hand_down() == {}
+
+
+def test_a_worker_reads_url_and_key_from_the_file_that_its_controller_names(tmp_path):
+    with serving(as_json({"items": [], "pagination": {}})) as server:
+        file = tmp_path / "server.json"
+        file.write_text(json.dumps({"url": server.url, "api_key": "hunter2"}))
+        found = Connection(read_settings(flags={"url": "docker"}, environ={}, inis={}), server={"file": str(file)})
+
+        found.client().list_sandboxes()
+
+        assert server.seen[0].headers["OPEN-SANDBOX-API-KEY"] == "hunter2"
+        found.close()
+
+
+def test_a_worker_whose_controller_has_gone_says_so(tmp_path):
+    settings = read_settings(flags={"url": "docker"}, environ={}, inis={})
+
+    with pytest.raises(ServerStartError, match="the server that this run's controller started has gone"):
+        Connection(settings, server={"file": str(tmp_path / "none.json")}).client()
+
+
+def test_a_worker_that_was_handed_a_refusal_starts_nothing():
+    settings = read_settings(flags={"url": "docker"}, environ={}, inis={})
+
+    with pytest.raises(ServerStartError, match=r"see the summary: no engine$"):
+        Connection(settings, server={"refusal": "no engine"}).client()
+
+
+def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_path):
+    # An old bubblewrap knows no overlays: system directories become read-only, and nobody reads a server's log.
+    old = tmp_path / "sitecustomize.py"
+    old.write_text(
+        "import pytest_opensandbox.embedded.runtime.bubblewrap as room\n"
+        "room._copied_system = lambda *_, **__: ['--overlay-of-tomorrow']\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    found = connection("embedded")
+
+    with pytest.warns(OpenSandboxWarning, match="refuses overlays"):
+        found.client()
+
+    found.close()

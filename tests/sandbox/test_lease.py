@@ -1,0 +1,123 @@
+"""Sandboxes live for as long as this process does, however many they are and whatever the server does meanwhile."""
+
+import threading
+import time
+from collections import deque
+
+from pytest_opensandbox import ApiError, Client, TransportError
+from pytest_opensandbox.sandbox.lease import Lease
+from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
+
+
+def test_many_sandboxes_are_renewed_at_once():
+    together = threading.Barrier(8, timeout=20)
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            together.wait()
+
+    lease = Lease(Server(), seconds=3600)
+    for number in range(16):
+        lease.hold(f"s{number}")
+
+    lease.renew_all()
+
+    lease.stop()
+    assert not together.broken
+
+
+# Otherwise one answer that does not come costs all the others their lease.
+def test_a_renewal_that_hangs_is_given_up_when_the_next_turn_is_due():
+    held = threading.Event()
+    server = OneBoxServer(renew=[Reply(200, [held], framing="close"), as_json({})])
+    with serving(server=server), Client(server.url) as client:
+        lease = Lease(client, seconds=1)
+        lease.hold("s1")
+        started = time.monotonic()
+
+        lease.renew_all()
+        first = time.monotonic() - started
+        lease.renew_all()
+
+        held.set()
+        lease.stop()
+    assert server.calls.count("renew") >= 2
+    assert first < 20
+
+
+def test_turns_do_not_come_in_step():
+    turns = []
+
+    class Stopped(threading.Event):
+        def wait(self, timeout=None):
+            turns.append(timeout)
+            return len(turns) > 20
+
+    lease = Lease(object(), seconds=120)
+    lease._stopped = Stopped()
+
+    lease._keep()
+
+    assert all(22.5 <= turn <= 30 for turn in turns)
+    assert len(set(turns)) > 10
+
+
+def test_a_sandbox_that_was_released_is_renewed_no_longer():
+    renewed = []
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            renewed.append(sandbox_id)
+
+    lease = Lease(Server(), seconds=3600)
+    lease.hold("a")
+    lease.hold("b")
+    lease.release("a")
+
+    lease.renew_all()
+
+    lease.stop()
+    assert renewed == ["b"]
+
+
+class Flaky:
+    """A server that renews nothing while it is away."""
+
+    def __init__(self):
+        self.is_away = True
+        self.asked = []
+
+    def renew(self, sandbox_id, seconds):
+        self.asked.append(sandbox_id)
+        if self.is_away:
+            raise TransportError("refused", method="POST", url="http://x")
+
+
+def test_a_server_that_was_away_is_asked_again_sooner_than_a_turn_later():
+    server = Flaky()
+    lease = Lease(server, seconds=160)
+    lease._held["s1"] = None
+
+    lease.renew_all()
+    while_away = lease._pause_seconds
+    server.is_away = False
+    lease.renew_all()
+
+    assert while_away <= 10
+    assert 30 <= lease._pause_seconds <= 40
+
+
+def test_what_could_not_be_renewed_comes_last_in_the_next_turn():
+    asked = []
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            asked.append(sandbox_id)
+            if sandbox_id == "bad":
+                raise ApiError(500)
+
+    lease = Lease(Server(), seconds=3600)
+    lease._held.update(dict.fromkeys(["bad", "good"]))
+    lease._work_off(deque(lease._held))
+
+    assert list(lease._held) == ["good", "bad"]

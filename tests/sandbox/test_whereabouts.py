@@ -1,0 +1,150 @@
+"""A sandbox's agent that is elsewhere is found again, and no command runs twice for it."""
+
+import socket
+
+import pytest
+
+from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
+from pytest_opensandbox.errors import SharedAgentError
+from pytest_opensandbox.sandbox.capture_script import NO_FILES
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
+from tests.scripted_servers import OneBoxServer, Reply, as_events, as_json, serving
+
+INIT = {"type": "init", "text": "c1"}
+DONE = {"type": "execution_complete"}
+NO_IP = as_json({"code": "KUBERNETES::POD_IP_NOT_AVAILABLE", "message": "no address"}, 404)
+GONE = as_json({"code": "KUBERNETES::SANDBOX_NOT_FOUND", "message": "no such sandbox"}, 404)
+
+
+def said(*lines: str) -> Reply:
+    return as_events(INIT, *[{"type": "stdout", "text": line} for line in lines], DONE)
+
+
+def refused_as(other: str) -> Reply:
+    ended = {"type": "error", "error": {"ename": "CommandExecError", "evalue": "96", "traceback": ["exit status 96"]}}
+    return as_events(INIT, {"type": "stdout", "text": f"!another-sandbox:{other}"}, ended)
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a pod that is no longer there."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@pytest.fixture
+def box_at():
+    """Make a handle on the one sandbox of a server, whose agent was at an address."""
+    clients = []
+
+    def make(server: OneBoxServer, url: str) -> Sandbox:
+        clients.append(Client(server.url))
+        lifecycle = Lifecycle(clients[-1], tags=RunTags("run"), ready_timeout=10)
+        return Sandbox(
+            lifecycle, ReadySandbox(SandboxResponse("s1", "Running"), Endpoint(url, sandbox_id="s1"), "image")
+        )
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(box_at, nowhere):
+    with serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server:
+        box = box_at(server, nowhere)
+
+        assert box.run("echo hi").stdout == "hi"
+
+    assert server.calls == ["endpoint", "state", "endpoint", "ping", "command"]
+    note, command = box.history
+    assert (note.outcome, note.is_note, command.outcome) == ("moved", True, "exit 0")
+    assert f"from <Endpoint {nowhere}> to <Endpoint {server.url}/agent>" in note.command
+
+
+def test_a_copy_is_done_where_the_agent_is_now(box_at, nowhere):
+    info = as_json({"/x": {"path": "/x", "size": 2}})
+    with serving(server=OneBoxServer(info=[info, info])) as server:
+        box_at(server, nowhere).put(b"hi", "/x")
+
+    assert server.calls.count("upload") == 1
+
+
+def test_an_agent_that_is_away_for_a_moment_is_waited_for(box_at, nowhere):
+    server = OneBoxServer(endpoint=[NO_IP, NO_IP], command=[said(NO_FILES, "hi")])
+    with serving(server=server):
+        assert box_at(server, nowhere).run("echo hi").stdout == "hi"
+
+    assert server.calls.count("command") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(None, id="the same address"),
+        pytest.param(GONE, id="no such sandbox"),
+        pytest.param(Reply(500), id="a server in trouble"),
+    ],
+)
+def test_an_agent_that_is_nowhere_else_is_asked_for_once(box_at, nowhere, answer):
+    server = OneBoxServer(endpoint=[answer or as_json({"endpoint": nowhere.removeprefix("http://")})])
+    with serving(server=server), pytest.raises(TransportError, match="refused") as caught:
+        box_at(server, nowhere).run("true")
+
+    assert caught.value.unsent
+    assert server.calls.count("endpoint") == 1
+    assert "command" not in server.calls
+
+
+# Whether it ran cannot be known, so it is not run again; the next one must not suffer from that, however.
+def test_a_command_that_may_have_run_is_not_run_again_and_the_next_one_finds_the_agent(box_at):
+    with (
+        serving(*[Reply(drop="before")] * 50) as old,
+        serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server,
+    ):
+        box = box_at(server, old.url)
+
+        with pytest.raises(TransportError, match="closed without an answer") as caught:
+            box.run("first")
+        second = box.run("second")
+
+    assert not caught.value.unsent
+    assert ([seen.method for seen in old.seen].count("POST"), second.stdout) == (1, "hi")
+    assert [call for call in server.calls if call == "command"] == ["command"]
+
+
+def test_a_command_that_was_lost_on_its_way_is_not_run_again(box_at):
+    server = OneBoxServer(command=[as_events(INIT, drop="after")])
+    with serving(server=server), pytest.raises(CommandLostError):
+        box_at(server, f"{server.url}/agent").run("true")
+
+    # The second is the order to end it, should it still run.
+    assert [seen.method for seen in server.seen if seen.path.endswith("/command")] == ["POST", "DELETE"]
+    assert "endpoint" not in server.calls
+
+
+def test_a_command_whose_output_cannot_be_fetched_is_lost_and_not_run_again(box_at):
+    server = OneBoxServer(command=[said()], info=[Reply(drop="before")] * 20)
+    with serving(server=server), pytest.raises(CommandLostError, match="could not be fetched"):
+        box_at(server, f"{server.url}/agent").run("true")
+
+    assert server.calls.count("command") == 1
+
+
+# An address of a cluster is given to another pod when its own has ended.
+def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(box_at):
+    with (
+        serving(refused_as("s2")) as old,
+        serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server,
+    ):
+        assert box_at(server, old.url).run("echo hi").stdout == "hi"
+
+    assert server.calls.count("command") == 1
+
+
+def test_an_agent_that_really_is_shared_is_refused(box_at):
+    server = OneBoxServer(command=[refused_as("s2")])
+    with serving(server=server), pytest.raises(SharedAgentError):
+        box_at(server, f"{server.url}/agent").run("true")
+
+    assert server.calls == ["command", "endpoint"]

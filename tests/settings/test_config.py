@@ -1,0 +1,175 @@
+"""Settings: which place wins, what is refused, what is never shown."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_opensandbox.errors import ConfigError
+from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.options import OPTIONS
+
+TESTS = Path(__file__).parents[1]
+
+VALUES = {
+    "url": ("http://flag:1", "http://variable:2", "http://ini:3"),
+    "image": ("flag:1", "variable:2", "ini:3"),
+    "resources": ("cpu=1", "cpu=2", "cpu=3"),
+    "setup": ("true", "echo 1\necho 2", "echo 3"),
+    "put": ("a=/a", "b=/b", "c=/c"),
+    "setup_timeout": ("1", "2", "3"),
+    "lease": ("61", "62", "63"),
+    "ready_timeout": ("1", "2", "3"),
+    "command_timeout": ("1", "2", "3"),
+    "server_proxy": ("yes", "no", "yes"),
+    "execd_image": ("flag:1", "variable:2", "ini:3"),
+    "egress_image": ("flag:1", "variable:2", "ini:3"),
+    "signals": ("no", "yes", "no"),
+    "pool": ("flag", "variable", "ini"),
+    "ca_bundle": (
+        __file__,
+        str(Path(__file__).parents[1] / "scripted_servers.py"),
+        str(Path(__file__).parents[1] / "conftest.py"),
+    ),
+}
+RULES = {"image": "host"}  # what stands where a rule, not a text, is the default
+FIELDS = {
+    "lease": "lease_seconds",
+    "ready_timeout": "ready_timeout_seconds",
+    "setup_timeout": "setup_timeout_seconds",
+    "command_timeout": "command_timeout_seconds",
+}
+
+
+def settings(*, flags=None, environ=None, inis=None, project=""):
+    return read_settings(flags=flags or {}, environ=environ or {}, inis=inis or {}, project=project)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_flag_beats_the_environment_which_beats_ini_which_beats_the_default(option):
+    flag, variable, ini = VALUES[option.name]
+    given = {"flags": {option.name: flag}, "environ": {option.env: variable}, "inis": {option.name: ini}}
+
+    read = []
+    for place, text, source in (("flags", flag, "flag"), ("environ", variable, "environment"), ("inis", ini, "ini")):
+        read.append((settings(**given), text, source))
+        del given[place]
+    read.append((settings(), option.default, "default"))
+
+    for found, text, source in read:
+        value = getattr(found, FIELDS.get(option.name, option.name))
+        assert found.sources[option.name] == source
+        assert value == (RULES.get(option.name) if text is None else option.parse(text))
+
+
+def test_every_option_has_a_value_in_this_test():
+    assert set(VALUES) == {option.name for option in OPTIONS}
+
+
+def test_a_falsy_flag_still_beats_ini():
+    found = settings(flags={"resources": "", "server_proxy": "no"}, inis={"resources": "cpu=1", "server_proxy": "yes"})
+
+    assert found.resources == {}
+    assert found.server_proxy is False
+    assert found.sources["resources"] == found.sources["server_proxy"] == "flag"
+
+
+def test_an_empty_flag_is_judged_not_skipped():
+    with pytest.raises(ConfigError, match="--opensandbox-image must be an image reference"):
+        settings(flags={"image": ""}, inis={"image": "python:3.12"})
+
+
+def test_an_empty_variable_counts_as_not_set():
+    found = settings(environ={"OPEN_SANDBOX_DOMAIN": "", "OPEN_SANDBOX_API_KEY": "", "OPENSANDBOX_LEASE": ""})
+
+    assert found.url == "embedded"
+    assert found.api_key is None
+    assert found.lease_seconds == 120
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "box:8080"}, "http://box:8080", id="http where nothing is said"),
+        pytest.param(
+            {"OPEN_SANDBOX_DOMAIN": "box:8080", "OPEN_SANDBOX_PROTOCOL": "https"}, "https://box:8080", id="protocol"
+        ),
+        pytest.param(
+            {"OPEN_SANDBOX_DOMAIN": "http://box", "OPEN_SANDBOX_PROTOCOL": "https"}, "http://box", id="scheme wins"
+        ),
+        pytest.param(
+            {"OPEN_SANDBOX_DOMAIN": "box:8080", "OPEN_SANDBOX_PROTOCOL": "HTTPS"}, "https://box:8080", id="any case"
+        ),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "[::1]:8080"}, "http://[::1]:8080", id="IPv6"),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "box:8080/v1/"}, "http://box:8080/v1", id="with v1"),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "embedded"}, "embedded", id="embedded"),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "docker"}, "docker", id="docker"),
+    ],
+)
+def test_the_servers_own_variable_may_lack_a_scheme(environ, url):
+    assert settings(environ=environ).url == url
+
+
+def test_a_file_with_certificates_must_exist(tmp_path):
+    with pytest.raises(ConfigError, match="--opensandbox-ca-bundle must be a file with certificates"):
+        settings(flags={"ca_bundle": str(tmp_path / "none.pem")})
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(ConfigError, match="OPEN_SANDBOX_PROTOCOL must be http or https; got 'ftp'"):
+        settings(environ={"OPEN_SANDBOX_DOMAIN": "box", "OPEN_SANDBOX_PROTOCOL": "ftp"})
+
+
+@pytest.mark.parametrize(
+    ("url", "image"), [("embedded", "host"), ("docker", "python:3.12-slim"), ("http://box", "python:3.12-slim")]
+)
+def test_the_default_image_is_one_that_the_server_has(url, image):
+    found = settings(flags={"url": url})
+
+    assert found.image == image
+    assert found.sources["image"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        pytest.param({"flags": {"lease": "5"}}, "--opensandbox-lease", id="flag"),
+        pytest.param({"environ": {"OPENSANDBOX_LEASE": "5"}}, "OPENSANDBOX_LEASE", id="variable"),
+        pytest.param({"inis": {"lease": "5"}}, "opensandbox_lease", id="ini key"),
+    ],
+)
+def test_a_bad_text_is_named_by_the_place_it_came_from(given, name):
+    with pytest.raises(ConfigError) as caught:
+        settings(**given)
+
+    assert str(caught.value) == f"{name} must be whole seconds, 60 to 86400; got '5'"
+
+
+def test_a_limit_that_the_server_would_refuse_is_refused_here():
+    with pytest.raises(ConfigError, match=r"^--opensandbox-resources\['memory'\] must be whole bytes"):
+        settings(flags={"resources": "memory=0.5Gi"})
+
+
+def test_a_password_in_a_url_is_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        settings(flags={"url": "http://me:hunter2@box"})
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_key_comes_from_the_environment_and_is_not_shown():
+    found = settings(environ={"OPEN_SANDBOX_API_KEY": "hunter2"})
+
+    assert found.api_key == "hunter2"
+    assert "hunter2" not in f"{found!r} {found} {found.api_key!r}"
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it():
+    with pytest.raises(ConfigError, match="OPEN_SANDBOX_API_KEY must be printable ASCII") as caught:
+        settings(environ={"OPEN_SANDBOX_API_KEY": "hunter2\n"})
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_project_becomes_a_legal_label():
+    assert settings(project="my project/ü").project.startswith("my-project-")
+    assert settings(project="plain").project == "plain"

@@ -1,0 +1,327 @@
+"""Each call has one end, whatever the other side does: it stops, or it sends a byte now and then for ever."""
+
+import itertools
+import socket
+import ssl
+import threading
+import time
+from contextlib import contextmanager, nullcontext, suppress
+
+import pytest
+import trustme
+
+from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxResponse, TransportError
+from pytest_opensandbox.client import commands as execd_room
+from pytest_opensandbox.client import downloads as downloads_room
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
+from pytest_opensandbox.sandbox import exact_output as capture_room
+from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
+from pytest_opensandbox.transport import health as health_room
+from pytest_opensandbox.transport import sockets
+from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.transport import Transport
+from tests.scripted_servers import OneBoxServer, Pause, Reply, as_events, serving
+
+OPTS = SandboxOpts(image="a", timeout=60)
+INIT = {"type": "init", "text": "c1"}
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+FOR_EVER = 10**9
+HANGS_SECONDS = 15.0
+"""What takes longer has no end: each server here goes on for hours, and each limit of a test is below a second."""
+
+
+@contextmanager
+def every_time(pieces, pause=0.02):
+    """Answer each connection with what ``pieces`` returns, piece by piece, and yield the address."""
+    over = threading.Event()
+
+    def talk(connection):
+        with suppress(OSError), connection:
+            connection.recv(65536)
+            for piece in itertools.chain(*pieces()):
+                connection.sendall(piece)
+                if over.wait(pause):
+                    return
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def ends():
+    """Fail where the test has taken as long as only something without an end takes."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < HANGS_SECONDS
+
+
+def drips(kind):
+    """Return what a server of this habit sends; each call makes it anew."""
+    return {
+        "nothing": (itertools.repeat(b"", FOR_EVER),),
+        "head": ([OK], itertools.repeat(b"X", FOR_EVER)),
+        "headers": ([OK], itertools.repeat(b"X: y\r\n", FOR_EVER)),
+        "interim answers": (itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n", FOR_EVER),),
+        "chunk's length": ([CHUNKED], itertools.repeat(b"0", FOR_EVER)),
+        "chunks": ([CHUNKED], itertools.repeat(b"1\r\n \r\n", FOR_EVER)),
+        "trailers": ([CHUNKED + b"0\r\n"], itertools.repeat(b"X: y\r\n", FOR_EVER)),
+        "body": ([OK + b"Content-Length: 1000000\r\n\r\n"], itertools.repeat(b" ", FOR_EVER)),
+        "error": ([b"HTTP/1.1 503 No\r\nContent-Length: 60000\r\n\r\n"], itertools.repeat(b" ", FOR_EVER)),
+    }[kind]
+
+
+CALLS = {
+    "create": lambda client, url: client.create_sandbox(OPTS),
+    "get": lambda client, url: client.get_sandbox("a"),
+    "list": lambda client, url: client.list_sandboxes(),
+    "delete": lambda client, url: client.delete_sandbox("a"),
+    "renew": lambda client, url: client.renew("a", 60),
+    "pause": lambda client, url: client.pause("a"),
+    "wait paused": lambda client, url: client.wait_paused("a", timeout=0.4),
+    "wait ready": lambda client, url: client.wait_ready("a", timeout=0.4),
+    "endpoint": lambda client, url: client.discover_execd("a"),
+    "metadata": lambda client, url: client.patch_metadata("a", {"b": "c"}),
+    "diagnostics": lambda client, url: client.diagnostics("a"),
+    "snapshot": lambda client, url: client.create_snapshot("a"),
+    "wait snapshot": lambda client, url: client.wait_snapshot_ready("a", timeout=0.4),
+    "snapshots": lambda client, url: client.list_snapshots(),
+    "version": lambda client, url: client.server_version(),
+    "ping": lambda client, url: client.ping(url, timeout=0.4),
+    "info": lambda client, url: client.files_info(url, ["/a"]),
+    "search": lambda client, url: client.search_files(url, "/a"),
+    "remove": lambda client, url: client.remove_files(url, ["/a"]),
+    "upload": lambda client, url: client.upload_files(url, [FileUpload("/a", b"abc")]),
+    "download": lambda client, url: client.download_file(url, "/a", known_file=True).read(),
+    "command": lambda client, url: client.run_command(Endpoint(url), "true", timeout=0.1),
+    "background": lambda client, url: client.run_command(Endpoint(url), "true", background=True),
+}
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Make the limits that no argument sets as short as those of the tests."""
+    monkeypatch.setattr(Transport, "call_seconds", 0.5)
+    monkeypatch.setattr(execd_room, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(execd_room, "ENDING_SECONDS", 0.2)
+    monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setattr("pytest_opensandbox.client.files.TRANSFER_TIMEOUTS", (0.3, 0.3))
+    for name in ("FETCH_SECONDS", "_LAST_WORDS_SECONDS", "_TIDY_SECONDS"):
+        monkeypatch.setattr(capture_room, name, 0.2)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    "habit", ["nothing", "head", "headers", "interim answers", "chunk's length", "chunks", "trailers", "body", "error"]
+)
+def test_every_call_ends_whatever_the_other_side_does(habit):
+    with every_time(lambda: drips(habit)) as url, Client(url, request_timeout=0.2, create_timeout=0.3) as client:
+        outcomes = {}
+
+        def perform(call):
+            began = time.monotonic()
+            try:
+                CALLS[call](client, url)
+                outcomes[call] = "no error"
+            except OpenSandboxError:
+                outcomes[call] = "ended" if time.monotonic() - began < HANGS_SECONDS else "late"
+
+        threads = {call: threading.Thread(target=perform, args=(call,), daemon=True) for call in CALLS}
+        for thread in threads.values():
+            thread.start()
+        for thread in threads.values():
+            thread.join(2 * HANGS_SECONDS)
+
+    # A diagnosis that cannot be had is no error where the server says that it has none.
+    assert {call: outcomes.get(call, "hangs") for call in CALLS} == dict.fromkeys(CALLS, "ended")
+
+
+@pytest.fixture
+def box_at():
+    """Make a handle on the one sandbox of a server."""
+    made = []
+
+    def make(server, **options):
+        client = Client(server.url, **options)
+        lifecycle = Lifecycle(client, tags=RunTags("run"), ready_timeout=1)
+        made.append(client)
+        endpoint = Endpoint(f"{server.url}/agent", sandbox_id="s1")
+        return Sandbox(lifecycle, ReadySandbox(SandboxResponse("s1", "Running"), endpoint, "image"))
+
+    yield make
+    for client in made:
+        client.close()
+
+
+def held():
+    return Reply(200, [Pause(2 * HANGS_SECONDS)], promised=1)
+
+
+# It was 141 s for timeout=3: ten seconds of grace, eight for the interrupt, twice sixty for the output's files.
+@pytest.mark.usefixtures("ends", "hurried")
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(as_events(INIT, Pause(2 * HANGS_SECONDS)), id="after the command has begun"),
+        pytest.param(Reply(200, [Pause(2 * HANGS_SECONDS)], framing="chunked"), id="before it has begun"),
+    ],
+)
+@pytest.mark.parametrize("stdin", [None, b"input"])
+def test_a_command_ends_soon_after_its_time_when_its_agent_stops(box_at, first, stdin):
+    stopped = [held() for _ in range(20)]
+    with serving(server=OneBoxServer(command=[first, *stopped], info=stopped[:], ping=stopped[:])) as server:
+        box = box_at(server)
+
+        with pytest.raises(OpenSandboxError):
+            box.run("sleep 100", timeout=0.2, input=stdin)
+
+
+@pytest.mark.usefixtures("ends", "hurried")
+def test_output_that_does_not_come_is_not_waited_for(box_at):
+    report = as_events(INIT, {"type": "stdout", "text": "0\n1+-\n2+"}, {"type": "execution_complete"})
+    with serving(server=OneBoxServer(command=[report], info=[held() for _ in range(9)])) as server:
+        box = box_at(server)
+
+        with pytest.raises(OpenSandboxError, match="could not be fetched"):
+            box.run("yes", timeout=0.2)
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_server_that_has_stopped_is_waited_for_once_and_not_for_each_sandbox(box_at, monkeypatch):
+    monkeypatch.setattr(lifecycle_room, "DELETE_SECONDS", 0.6)
+    monkeypatch.setattr(lifecycle_room, "SILENT_SECONDS", 0.05)
+    with every_time(lambda: drips("nothing")) as url, Client(url) as client:
+        lifecycle = Lifecycle(client, tags=RunTags("run"))
+        waited = []
+        for number in range(5):
+            began = time.monotonic()
+            with pytest.raises(TransportError):
+                lifecycle.delete(f"s{number}")
+            waited.append(time.monotonic() - began)
+
+    assert min(waited) == min(waited[1:]) < waited[0]
+    assert sum(waited[1:]) < waited[0] + HANGS_SECONDS / 2
+
+
+@pytest.fixture
+def quick_looks(monkeypatch):
+    """Ask for a server's health without much patience."""
+    for name in ("LOOK_SECONDS", "SHORT_LOOK_SECONDS"):
+        monkeypatch.setattr(health_room, name, 0.1)
+
+
+@pytest.mark.usefixtures("ends", "quick_looks")
+def test_a_create_is_given_up_when_its_server_does_not_even_tell_its_health():
+    with every_time(lambda: drips("nothing")) as url, Client(url, watched=True) as client:
+        for unsent in (False, True):
+            with pytest.raises(TransportError, match="does not answer any more") as caught:
+                client.create_sandbox(OPTS)
+            assert (caught.value.timed_out, caught.value.unsent) == (True, unsent)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_create_may_take_its_time_while_its_server_tells_its_health():
+    box = Reply(202, [Pause(1.0), b'{"id": "s1"}'], {"Content-Type": "application/json"})
+    with serving(server=OneBoxServer(create=[box])) as server, Client(server.url, watched=True) as client:
+        assert client.create_sandbox(OPTS).id == "s1"
+
+    assert server.calls.count("/health") >= 2
+
+
+def test_the_addresses_of_a_host_share_the_time_for_a_connection(monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    full = [socket.socket() for _ in range(4)]
+    for sock in full:
+        sock.setblocking(False)
+        sock.connect_ex(listener.getsockname())
+    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())
+    monkeypatch.setattr(sockets, "_addresses", lambda *args: [address] * 20)
+    began = time.monotonic()
+
+    with pytest.raises(TransportError) as caught:
+        Transport("http://many.example.org", connect_timeout=0.5, trust_env=False).request("GET", "/x")
+
+    assert time.monotonic() - began < 20 * 0.5
+    assert caught.value.unsent
+    for sock in (*full, listener):
+        sock.close()
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_name_server_that_stays_silent_is_not_waited_for(monkeypatch):
+    answered = threading.Event()
+
+    def silent(host, *args, flags=0, **kwargs):
+        if flags:
+            raise socket.gaierror
+        answered.wait(2 * HANGS_SECONDS)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+
+    with pytest.raises(TransportError) as caught:
+        Transport("http://slow.example.org", connect_timeout=0.2, trust_env=False).request("GET", "/x")
+
+    answered.set()
+    assert (caught.value.unsent, caught.value.timed_out) == (True, True)
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_handshake_that_drips_is_given_up():
+    record = b"\x16\x03\x03\x40\x00"
+    drip = [record], itertools.repeat(b"\x00", FOR_EVER)
+
+    with every_time(lambda: drip) as url, time_limit(1), pytest.raises(TransportError):
+        Transport(url.replace("http:", "https:"), connect_timeout=0.3).request("GET", "/x")
+
+
+@pytest.mark.usefixtures("ends")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_upload_that_nobody_reads_is_given_up(scheme, tmp_path, monkeypatch):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(downloads_room, "SLOWEST_BYTES_A_SECOND", 10**9)
+    with reading_slowly(authority if scheme == "https" else None) as port:
+        client = Client("http://127.0.0.1:1", ca_bundle=str(tmp_path / "ca.pem"))
+        began = time.monotonic()
+
+        with pytest.raises(TransportError):
+            client.upload_files(f"{scheme}://127.0.0.1:{port}", [FileUpload("/a", bytes(64 * 1024 * 1024))])
+
+    assert time.monotonic() - began < HANGS_SECONDS
+
+
+@contextmanager
+def reading_slowly(authority):
+    """Take a request in, a few bytes at a time; yield the port."""
+    over = threading.Event()
+
+    def wrapped(connection):
+        if authority is None:
+            return nullcontext(connection)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        return context.wrap_socket(connection, server_side=True)
+
+    def read():
+        with suppress(OSError), listener.accept()[0] as connection, wrapped(connection) as stream:
+            while stream.recv(20_000) and not over.wait(0.02):
+                continue
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        over.set()
+        thread.join()
