@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import SweepError as SweepError
     from pytest_opensandbox.errors import TransportError as TransportError
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
-    from pytest_opensandbox.plugin.factory import SandboxFactory as SandboxFactory
+    from pytest_opensandbox.plugin.fixtures import SandboxFactory as SandboxFactory
     from pytest_opensandbox.sandbox.sandbox import Sandbox as Sandbox
     from pytest_opensandbox.settings.config import Settings as Settings
     from pytest_opensandbox.transport.endpoints import Endpoint as Endpoint
@@ -86,7 +86,7 @@ _ROOMS = {
         "TransportError",
         "UnsafeArchiveError",
     ),
-    "plugin.factory": ("SandboxFactory",),
+    "plugin.fixtures": ("SandboxFactory",),
     "client.models": ("EXECD_PORT", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
     "client.sandbox_opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
     "client.command_result": ("BackgroundCommand", "CommandResult"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,6 @@ from pytest_opensandbox.errors import (
     ServerStartError,
     TransportError,
 )
-from pytest_opensandbox.plugin.server_failures import LEFT_STATUS, ServerFailure, ending
 from pytest_opensandbox.provisioning.refused_images import RefusedImages, image_advice, is_about_image
 from pytest_opensandbox.settings.config import Settings, place_of
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
@@ -33,6 +34,47 @@ if TYPE_CHECKING:
 _FILE = "file"
 _NO_ROUTE_STATUSES = frozenset({404, 405, 501})
 _REFUSAL = "refusal"
+
+LEFT_STATUS = 3
+"""What the embedded server exits with where a sandbox did not end."""
+
+_MEMORY = (
+    "The kernel kills in this way where memory runs out: give the machine more of it, run fewer workers, or have the"
+    " sandboxes write less to /tmp and /dev/shm."
+)
+
+
+@dataclass(frozen=True)
+class ServerFailure:
+    """One embedded server that ended while its run went on."""
+
+    noticed: float
+    """``time.monotonic()`` when it was noticed: each sandbox that was made earlier has ended with it."""
+    ending: str
+    """How it ended, such as ``was killed by SIGKILL``."""
+    last_words: str
+    """The end of its standard error, or ""."""
+
+    @property
+    def story(self) -> str:
+        """Lines for the report of a test that used the server."""
+        lines = [
+            f"The embedded server of this test {self.ending}, and its sandboxes ended with it.",
+            "The next test that needs a sandbox gets a new server.",
+            f"Its last words: {self.last_words or 'none'}",
+        ]
+        return "\n".join(lines + ([_MEMORY] if "SIGKILL" in self.ending else []))
+
+    def line(self, *, worker_id: str, nodeid: str) -> str:
+        """Return one line for the summary of the run.
+
+        Args:
+            worker_id: the worker whose server it was; ``main`` for none.
+            nodeid: the test that was running, "" for none.
+        """
+        whose = "the embedded server" if worker_id == "main" else f"the embedded server of {worker_id}"
+        where = f" in {nodeid}" if nodeid else ""
+        return f"{whose} {self.ending}{where}; what needed a sandbox later got a new one"
 
 
 class Connection:
@@ -256,6 +298,15 @@ class Connection:
             "Without one, use --opensandbox-url=embedded, this machine's own namespaces (Linux), "
             "or --opensandbox-url=docker, a server started here on the local Docker engine."
         )
+
+
+def ending(status: int | None) -> str:
+    """Return how a process with an exit status ended, such as ``was killed by SIGKILL``."""
+    if status is None or status >= 0:
+        return f"ended with status {status}"
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"
 
 
 def has_no_route(error: ApiError) -> bool:

@@ -7,7 +7,7 @@ from threading import Timer
 import pytest
 
 from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, TransportError
-from pytest_opensandbox.plugin.factory import SandboxFactory
+from pytest_opensandbox.plugin.fixtures import SandboxFactory
 from pytest_opensandbox.plugin.marker import check_items, recipe_of
 from pytest_opensandbox.plugin.run import Run
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
