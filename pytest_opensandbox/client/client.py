@@ -10,7 +10,6 @@ from typing import Any
 from pytest_opensandbox.client.commands import CommandsAPI
 from pytest_opensandbox.client.files import FilesAPI
 from pytest_opensandbox.client.models import EXECD_PORT, SandboxResponse
-from pytest_opensandbox.client.pauses import PAUSE_SECONDS, PauseWait
 from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.client.sandboxes import (
     CREATE_TIMEOUT_SECONDS,
@@ -19,7 +18,7 @@ from pytest_opensandbox.client.sandboxes import (
     sandbox_path,
 )
 from pytest_opensandbox.client.snapshots import SnapshotsAPI
-from pytest_opensandbox.client.waiters import ReadinessProbes, ReadyWait
+from pytest_opensandbox.client.waiters import PAUSE_SECONDS, PauseWait, ReadinessProbes, ReadyWait
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.deadlines import one_call

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from pytest_opensandbox.client.pauses import PAUSE_SECONDS
+from pytest_opensandbox.client.waiters import PAUSE_SECONDS
 from pytest_opensandbox.errors import OpenSandboxError, PauseError, SandboxClosedError
 from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.history import History, record_end, record_move
