@@ -7,19 +7,17 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from pytest_opensandbox.client.downloads import Download, transfer_seconds
-from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
-from pytest_opensandbox.client.selections import (
-    MAX_FOUND,
-    MAX_SEARCH_BYTES,
-    VALUES_OF_FILE,
+from pytest_opensandbox.client.file_transfer import (
+    Download,
+    UploadBody,
     check_agent_path,
     longest,
-    no_file,
     queries,
     range_header,
+    transfer_seconds,
+    wire_mode,
 )
-from pytest_opensandbox.client.uploads import UploadBody, wire_mode
+from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.deadlines import one_call, time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
@@ -31,6 +29,14 @@ T = TypeVar("T")
 
 TRANSFER_TIMEOUTS = (30.0, 60.0)
 """Seconds for a transfer to begin and for a socket that is written to, and seconds between two bytes read."""
+
+MAX_FOUND = 100_000
+"""Most files that a search may find."""
+MAX_SEARCH_BYTES = 32 * 1024 * 1024
+"""Most that is read of the answer to a search."""
+
+VALUES_OF_FILE = 9
+"""How many values describe one file, itself among them."""
 
 _NO_SUCH_FILE = ("no such file", "file not found")
 # A directory is announced with the largest number there is, and then breaks off.
@@ -297,3 +303,10 @@ class FilesAPI:
             there = info.size if info.type or info.size == sent else self._length(endpoint, path)
             if info.type in ("", "file") and there != sent:
                 raise ProtocolError(f"{path}: {sent:,} bytes were sent, {there:,} are there")
+
+
+def no_file(path: str, kind: str) -> ConfigError:
+    """Return the error for a path that is none of a regular file."""
+    if kind == "directory":
+        return ConfigError("path", "be a file, it is a directory; use get() for trees", path)
+    return ConfigError("path", "be a file, it is a device, a socket or a FIFO", path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_opensandbox.client.listings import read_listing
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import check_seconds
+from pytest_opensandbox.client.sandboxes import read_listing
 from pytest_opensandbox.errors import NotFoundError, SnapshotFailedError
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.addresses import path_segment

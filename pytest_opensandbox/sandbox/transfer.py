@@ -13,7 +13,7 @@ from typing import BinaryIO, get_args
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
-from pytest_opensandbox.client.downloads import Download
+from pytest_opensandbox.client.file_transfer import Download
 from pytest_opensandbox.client.models import FileInfo, FileUpload, check_path
 from pytest_opensandbox.errors import (
     ApiError,

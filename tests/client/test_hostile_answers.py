@@ -12,8 +12,8 @@ import pytest
 
 from pytest_opensandbox import Client, Endpoint
 from pytest_opensandbox.client import commands as execd_room
-from pytest_opensandbox.client import downloads
-from pytest_opensandbox.client import listings as listings_room
+from pytest_opensandbox.client import file_transfer
+from pytest_opensandbox.client import sandboxes as listings_room
 from pytest_opensandbox.errors import (
     ApiError,
     CommandError,
@@ -91,7 +91,7 @@ def test_a_body_that_drips_is_given_up_in_its_time():
 
 
 def test_a_download_that_drips_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 0.3)
     drip = dripping(OK + b"Content-Length: 1000\r\n\r\n", b"x")
 
     with saying(drip, pause=0.02) as url, pytest.raises(ProtocolError, match="too slowly"):
@@ -100,7 +100,7 @@ def test_a_download_that_drips_is_not_waited_for(monkeypatch):
 
 # Only what the other side makes us wait for counts.
 def test_a_download_may_be_read_slowly(monkeypatch):
-    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 0.1)
     with serving(Reply(200, [b"a", Pause(0.01), b"b"])) as server:
         read = []
         for piece in Client(server.url).download_file(server.url, "/a", known_file=True):

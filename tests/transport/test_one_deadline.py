@@ -12,7 +12,7 @@ import trustme
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.client import commands as execd_room
-from pytest_opensandbox.client import downloads as downloads_room
+from pytest_opensandbox.client import file_transfer as downloads_room
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.sandbox import exact_output as capture_room
 from pytest_opensandbox.sandbox import lifecycle as lifecycle_room

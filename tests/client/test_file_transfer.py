@@ -6,8 +6,8 @@ from io import BytesIO
 import pytest
 from python_multipart import parse_form
 
+from pytest_opensandbox.client.file_transfer import UploadBody, content_size, wire_mode
 from pytest_opensandbox.client.models import FileUpload
-from pytest_opensandbox.client.uploads import UploadBody, content_size, wire_mode
 from pytest_opensandbox.errors import ConfigError
 
 
