@@ -6,15 +6,14 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_opensandbox.client.command_checks import check_command, check_directory, check_time_limit
 from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult
 from pytest_opensandbox.client.event_stream import Event, EventError
-from pytest_opensandbox.client.sandbox_opts import check_env
-from pytest_opensandbox.client.streams import Callback, Lines
+from pytest_opensandbox.client.models import text_bytes
+from pytest_opensandbox.client.sandbox_opts import check_env, check_seconds
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.text import brief, tail
 
@@ -54,6 +53,8 @@ _SIGNALS: Mapping[str, tuple[int, str]] = {
     "power failure": (30, "SIGPWR"),
     "bad system call": (31, "SIGSYS"),
 }
+
+Callback = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,70 @@ class CommandRequest:
             # A user without a group of its own gets root's.
             body["uid"], body["gid"] = self.uid, self.uid if self.gid is None else self.gid
         return body
+
+
+class HeadTailBuffer:
+    """Keeps the beginning and the end of a stream, and never much more than ``max_bytes`` of it.
+
+    Args:
+        max_bytes: most that is kept; bytes, > 0.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._tail_bytes = max_bytes // 2
+        self._head_bytes = max_bytes - self._tail_bytes
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._written = 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether something was left out."""
+        return self._written > self._head_bytes + self._tail_bytes
+
+    def write(self, data: bytes) -> None:
+        """Add to the end."""
+        self._written += len(data)
+        room = self._head_bytes - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self._tail_bytes:
+            del self._tail[: len(self._tail) - self._tail_bytes]
+
+    def content(self) -> bytes:
+        """Return what was kept."""
+        return bytes(self._head + self._tail[max(len(self._tail) - self._tail_bytes, 0) :])
+
+    def text(self) -> str:
+        """Return what was kept as text; bytes that are not UTF-8 become U+FFFD."""
+        return self.content().decode("utf-8", "replace")
+
+
+class Lines:
+    """One stream of a command, put together from its lines.
+
+    Args:
+        max_bytes: most that is kept; bytes, > 0.
+        callback: called with each line, without its end.
+    """
+
+    def __init__(self, max_bytes: int, callback: Callback | None) -> None:
+        self.clip = HeadTailBuffer(max_bytes)
+        """The stream, without the end of its last line, which the agent does not tell."""
+        self.begun = False
+        """Whether there was a line."""
+        self._callback = callback
+
+    def add(self, line: str) -> None:
+        """Add one line as the agent tells it."""
+        # An empty line is told as "\n", every other one without its end.
+        line = "" if line == "\n" else line
+        if self.begun:
+            self.clip.write(b"\n")
+        self.begun = True
+        self.clip.write(line.encode("utf-8", "surrogatepass"))
+        if self._callback is not None:
+            self._callback(line)
 
 
 class CommandRun:
@@ -265,3 +330,63 @@ def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | No
     words = next((line.removeprefix("signal: ") for line in traceback if line.startswith("signal: ")), "unknown")
     number, name = _SIGNALS.get(words.removesuffix(" (core dumped)"), (1, words))
     return -number, name
+
+
+def check_directory(cwd: str | None) -> None:
+    """Refuse what cannot be a working directory; which one a relative path would mean is not known here.
+
+    Raises:
+        ConfigError: not absolute, or it holds NUL; None is fine, and so is what the agent makes absolute.
+    """
+    if cwd is not None and (not isinstance(cwd, str) or not cwd.startswith(("/", "~", "$")) or "\0" in cwd):
+        raise ConfigError("cwd", "be the absolute path of a directory in the sandbox, such as '/workspace'", cwd)
+
+
+def check_time_limit(timeout: float | None) -> None:
+    """Refuse what is no time limit.
+
+    Raises:
+        ConfigError: no number, not more than 0, or longer than a year.
+    """
+    if timeout is not None:
+        check_seconds("timeout", timeout, rule="be seconds, more than 0, or None for no limit")
+
+
+def check_command(command: str | Sequence[str]) -> None:
+    """Refuse what no process can be given.
+
+    Raises:
+        ConfigError: no text and no list of texts, nothing at all, or it holds NUL or what UTF-8 cannot write.
+    """
+    words = [command] if isinstance(command, str) else list(command) if isinstance(command, Iterable) else []
+    if not words or not words[0] or not all(isinstance(word, str) for word in words):
+        raise ConfigError("command", "be text, or a list of texts that begins with a program", command)
+    if any("\0" in word for word in words):
+        raise ConfigError("command", "hold no NUL", command)
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError:
+        raise ConfigError("command", "be text that UTF-8 can write", command) from None
+
+
+def check_byte_limit(max_bytes: int, *, least: int) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        ConfigError: no whole number, or less than ``least``.
+    """
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < least:
+        raise ConfigError("max_bytes", f"be a whole number of bytes, at least {least}", max_bytes)
+
+
+def input_bytes(given: bytes | str | None) -> bytes | None:
+    """Return the standard input of a command as bytes; text becomes UTF-8.
+
+    Raises:
+        ConfigError: neither, or text that UTF-8 cannot write.
+    """
+    if given is None:
+        return None
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        return bytes(given)
+    return text_bytes("input", given)

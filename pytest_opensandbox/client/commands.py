@@ -7,10 +7,9 @@ from math import inf
 from typing import Literal, overload
 
 from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult
-from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, CommandRequest, CommandRun
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback, CommandRequest, CommandRun
 from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.client.sandbox_opts import check_seconds
-from pytest_opensandbox.client.streams import Callback
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
 from pytest_opensandbox.transport.addresses import path_segment
 from pytest_opensandbox.transport.deadlines import time_limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import stat
 import time
@@ -296,3 +297,31 @@ def longest(byte_range: Sequence[int | None] | None) -> int | None:
     """Return how many bytes a range can have, None where it has no end."""
     start, stop = byte_range or (None, None)
     return None if start is None or stop is None else stop - start
+
+
+def check_mode(mode: int | None) -> None:
+    """Refuse what are no permission bits; whether they are in range is checked where they are sent.
+
+    Raises:
+        ConfigError: no whole number; None is fine.
+    """
+    if mode is not None and not isinstance(mode, int):
+        raise ConfigError("mode", "be permission bits, 0 to 0o777, such as 0o755", mode)
+
+
+def check_local_path(field: str, path: str | os.PathLike[str]) -> None:
+    """Refuse what names no file of this machine.
+
+    Args:
+        field: what the caller calls it, for the message.
+        path: as text or a path object.
+
+    Raises:
+        ConfigError: something else, or a name that no file can have.
+    """
+    try:
+        if isinstance(path, (str, os.PathLike)) and b"\0" not in os.fsencode(path):
+            return
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(field, "be a local path, as text or a path object", path)

@@ -208,6 +208,24 @@ def check_path(path: str, *, field: str = "path") -> str:
     return path
 
 
+def text_bytes(field: str, given: object) -> bytes:
+    """Return text as UTF-8.
+
+    Args:
+        field: what the caller calls it, for the message.
+        given: the text.
+
+    Raises:
+        ConfigError: no text, or some that UTF-8 cannot write.
+    """
+    try:
+        if isinstance(given, str):
+            return given.encode()
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(field, "be bytes, or text that UTF-8 can write", given)
+
+
 def parse_time(text: Any) -> datetime | None:
     """Read an RFC 3339 time with ``Z`` or an offset and any number of fractional digits.
 

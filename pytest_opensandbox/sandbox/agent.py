@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
-from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
-from pytest_opensandbox.client.streams import Callback
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback
 from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.exact_output import run_exact, run_live
 from pytest_opensandbox.sandbox.ownership import may_be_shared

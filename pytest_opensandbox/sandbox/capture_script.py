@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_opensandbox.client.command_checks import check_byte_limit, check_command, check_directory, check_time_limit
+from pytest_opensandbox.client.command_run import check_byte_limit, check_command, check_directory, check_time_limit
 from pytest_opensandbox.client.sandbox_opts import check_env
 from pytest_opensandbox.sandbox.ownership import ID_VARIABLE
 

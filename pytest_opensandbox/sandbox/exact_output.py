@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
+from pytest_opensandbox.client.command_run import Callback
 from pytest_opensandbox.client.models import FileUpload
-from pytest_opensandbox.client.streams import Callback
 from pytest_opensandbox.errors import (
     CommandLostError,
     CommandTimeoutError,

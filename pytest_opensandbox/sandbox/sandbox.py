@@ -7,19 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from pytest_opensandbox.client.command_checks import (
-    check_byte_limit,
-    check_local_path,
-    check_mode,
-    input_bytes,
-    text_bytes,
-)
 from pytest_opensandbox.client.command_result import CommandResult
-from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
-from pytest_opensandbox.client.models import Snapshot
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback, check_byte_limit, input_bytes
+from pytest_opensandbox.client.file_transfer import check_local_path, check_mode
+from pytest_opensandbox.client.models import Snapshot, text_bytes
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.client.snapshots import SNAPSHOT_SECONDS
-from pytest_opensandbox.client.streams import Callback
 from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.archive_checks import Links
 from pytest_opensandbox.sandbox.capture_script import Invocation

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.streams import HeadTailBuffer, Lines
+from pytest_opensandbox.client.command_run import HeadTailBuffer, Lines
 
 
 @given(st.lists(st.binary(max_size=20), max_size=20), st.integers(1, 60))
