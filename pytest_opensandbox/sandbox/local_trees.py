@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pytest_opensandbox.errors import UnsafeArchiveError
-from pytest_opensandbox.sandbox.archive_checks import Budget
-from pytest_opensandbox.sandbox.directories import DIRECTORY, NOT_WRITABLE, exists, is_directory, mode_of, opened
+from pytest_opensandbox.sandbox.archive_limits import Budget
+from pytest_opensandbox.sandbox.local_files import DIRECTORY, NOT_WRITABLE, exists, is_directory, mode_of, opened
 
 _OWNER = 0o700
 _PERMISSIONS = 0o777

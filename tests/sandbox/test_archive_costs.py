@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from pytest_opensandbox.errors import OpenSandboxError, ProtocolError, UnsafeArchiveError
-from pytest_opensandbox.sandbox.archive_checks import Budget
+from pytest_opensandbox.sandbox.archive_limits import Budget
 from pytest_opensandbox.sandbox.archives import extract_tree
 
 LIMIT = 10**9

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
 from pytest_opensandbox.sandbox import archives as archives_room
-from pytest_opensandbox.sandbox import members as members_room
+from pytest_opensandbox.sandbox import tar_reader as members_room
 from pytest_opensandbox.sandbox.archives import extract_tree
 
 LIMIT = 10_000_000
