@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
     _leave_out_openssl()
     _import_bottle()
-    from .app import make_app  # after the environment is as commands are to see it
-    from .serving import make_server
+    from .server import make_app, make_server  # after the environment is as commands are to see it
 
     server = make_server(make_app(token=token, linger_seconds=options.linger), _listener(options))
     signal.signal(signal.SIGTERM, lambda *_: end(128 + signal.SIGTERM))
@@ -158,8 +157,7 @@ def _start_entrypoint(argv: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _end_with(entrypoint: subprocess.Popen[bytes]) -> NoReturn:
-    from .processes import WatchedProcess
-    from .spawn import shell_status
+    from .processes import WatchedProcess, shell_status
 
     WatchedProcess(entrypoint).ended.wait()
     end(shell_status(entrypoint.returncode))

@@ -13,12 +13,10 @@ from typing import Any, BinaryIO
 
 from bottle import HTTPResponse
 
-from . import answers, events, paths, spawn
-from .answers import RefusedError
-from .calls import BAD_BODY, Call, Fields
-from .processes import WatchedProcess
-from .running import follow
-from .spawn import CommandSpec, SpawnError
+from . import events, http, paths, processes
+from .events import follow
+from .http import BAD_BODY, Call, Fields, RefusedError
+from .processes import CommandSpec, SpawnError, WatchedProcess
 
 KEPT_OUTPUTS = 200
 """Background commands whose output can be read at a time; of those that have ended the oldest go first."""
@@ -50,14 +48,14 @@ class Record:
         """Return what ``GET /command/status`` tells."""
         told: dict[str, Any] = {"id": self.id, "content": self.content, "running": self.is_running}
         if told["running"]:
-            return {**told, "started_at": answers.timestamp(self.started_at)}
+            return {**told, "started_at": http.timestamp(self.started_at)}
         child = self.child
         told["exit_code"] = child.exit_code if child else 255
         error = child.error if child else self.error
         if error:
             told["error"] = error
-        told["started_at"] = answers.timestamp(self.started_at)
-        told["finished_at"] = answers.timestamp(child.finished_at if child else self.started_at)
+        told["started_at"] = http.timestamp(self.started_at)
+        told["finished_at"] = http.timestamp(child.finished_at if child else self.started_at)
         return told
 
 
@@ -88,7 +86,7 @@ class Commands:
             frames = self._background(wish, seconds) if is_background else self._foreground(wish, seconds)
         except (OSError, paths.UnusablePathError) as exc:
             raise RefusedError(500, "RUNTIME_ERROR", f"{_RUN_FAILED}{exc}") from exc
-        return answers.stream(frames)
+        return http.stream(frames)
 
     def interrupt(self, identifier: str) -> bool:
         """Stop a command; return False when there is none of that id.
@@ -114,7 +112,7 @@ class Commands:
         record = self._records.get(identifier)
         if record is None:
             raise RefusedError(404, BAD_BODY, f"command not found: {identifier}")
-        return answers.json_answer(record.status())
+        return http.json_answer(record.status())
 
     def logs(self, call: Call, identifier: str) -> HTTPResponse:
         """Answer ``GET /command/{id}/logs``: the output from a byte offset on, and the offset to go on from.
@@ -132,7 +130,7 @@ class Commands:
             raise RefusedError(400, BAD_BODY, "error seek file: invalid argument")
         end = max(cursor, os.fstat(record.output.fileno()).st_size)
         headers = {
-            "Content-Type": answers.TEXT_TYPE,
+            "Content-Type": http.TEXT_TYPE,
             "Content-Length": str(end - cursor),
             "EXECD-COMMANDS-TAIL-CURSOR": str(end),
         }
@@ -186,7 +184,7 @@ class Commands:
     ) -> Record:
         record = Record(os.urandom(16).hex(), wish.content, time.time_ns(), None)
         try:
-            process = spawn.start(wish, stdout, stderr)
+            process = processes.start(wish, stdout, stderr)
         except SpawnError as exc:
             record.error = str(exc)
         else:
@@ -237,9 +235,9 @@ def _check(wish: CommandSpec, timeout: int | None) -> None:
     """Refuse what cannot be run, with the texts of ExecD."""
     wrong = []
     if not wish.command and not wish.argv:
-        wrong.append(answers.invalid_field("RunCommandRequest", "Command", "required"))
+        wrong.append(http.invalid_field("RunCommandRequest", "Command", "required"))
     if timeout is not None and timeout < 0:
-        wrong.append(answers.invalid_field("RunCommandRequest", "TimeoutMs", "gte"))
+        wrong.append(http.invalid_field("RunCommandRequest", "TimeoutMs", "gte"))
     if wish.command and wish.argv:
         wrong.append("command and argv exclude each other")
     if wish.argv and not wish.argv[0]:
@@ -249,7 +247,7 @@ def _check(wish: CommandSpec, timeout: int | None) -> None:
     text = "\n".join(wrong) or paths.invalid_directory(wish.cwd)
     if text:
         raise RefusedError(400, BAD_BODY, f"invalid request, validation error {text}")
-    spawn.check_identity(wish.uid, wish.gid)
+    processes.check_identity(wish.uid, wish.gid)
 
 
 def _between(file: BinaryIO, position: int, end: int) -> Iterator[bytes]:

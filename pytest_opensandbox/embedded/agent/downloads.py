@@ -12,11 +12,10 @@ from urllib.parse import quote
 
 from bottle import HTTPResponse, http_date, parse_date
 
-from . import answers, paths
-from .answers import RefusedError, failure
-from .calls import BAD_BODY, Call
-from .entries import EntryError
+from . import http, paths
 from .files import unusable
+from .http import BAD_BODY, Call, RefusedError, failure
+from .paths import EntryError
 
 CHUNK_BYTES = 262_144
 _DIRECTORY_BYTES = 2**63 - 1
@@ -90,7 +89,7 @@ def _bytes(path: str, file: BinaryIO, wanted: str) -> HTTPResponse:
         return HTTPResponse(RefusedError(416, "UNKNOWN").body(), 416, headers)
     if span is None:
         file.close()
-        headers |= {"Content-Type": answers.TEXT_TYPE, "Content-Range": f"bytes */{status.st_size}"}
+        headers |= {"Content-Type": http.TEXT_TYPE, "Content-Range": f"bytes */{status.st_size}"}
         return HTTPResponse(b"invalid range: failed to overlap\n", 416, headers)
     start, end = span
     headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{status.st_size}"}
@@ -138,7 +137,7 @@ def _some_lines(call: Call, file: BinaryIO) -> HTTPResponse:
     pieces = _joined(file, offset, limit)
     first, second = next(pieces, b""), next(pieces, None)
     body = first if second is None else chain([first, second], pieces)
-    return HTTPResponse(body, 200, {"Content-Type": answers.TEXT_TYPE})
+    return HTTPResponse(body, 200, {"Content-Type": http.TEXT_TYPE})
 
 
 def _line_number(call: Call, name: str) -> int | None:

@@ -1,14 +1,80 @@
-"""The events of a running command: one JSON object and two newlines each, without ``data:``."""
+"""The events of a running command: its output cut into lines, pings meanwhile, and how it ended."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring
+from typing import BinaryIO
 
-from .answers import decode, encode, escape
+from .http import decode, encode, escape
+from .processes import WatchedProcess
 
+CHUNK_BYTES = 32_768
 PING_SECONDS = 3.0
+_QUICK_SECONDS, _SLOW_SECONDS = 0.005, 0.1
+"""Between two looks at the output: quick after there was some, slower the longer it is silent."""
+
+
+class Splitter:
+    r"""Cuts a stream of bytes at ``\n`` or ``\r``; ``\r\n`` is one end of line even when it comes in two pieces.
+
+    An empty line is given as ``b"\n"``, because an event without text would be lost. The last line is held back
+    until its end comes or the stream ends, however long it is.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._after_return = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that end within ``data``."""
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        if not data:
+            return []
+        self._after_return = data.endswith(b"\r")
+        pieces = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if len(pieces) > 1:
+            pieces[0] = b"".join([*self._held, pieces[0]])
+            self._held.clear()
+        self._held.append(pieces.pop())
+        return [piece or b"\n" for piece in pieces]
+
+    def end(self) -> list[bytes]:
+        """Return the unfinished last line, if there is one."""
+        rest = b"".join(self._held)
+        self._held.clear()
+        return [rest] if rest else []
+
+
+class Tail:
+    """Reads a file that a command is still writing.
+
+    Args:
+        file: opened for reading; its position is left alone, because the command may share it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._position = 0
+        self._splitter = Splitter()
+
+    def lines(self) -> Iterator[list[bytes]]:
+        """Yield batches of the lines that were finished since the last time; never more than is there now."""
+        end = os.fstat(self._file.fileno()).st_size
+        while self._position < end:
+            data = os.pread(self._file.fileno(), min(CHUNK_BYTES, end - self._position), self._position)
+            if not data:
+                return
+            self._position += len(data)
+            yield self._splitter.feed(data)
+
+    def end(self) -> list[bytes]:
+        """Return the unfinished last line, if there is one."""
+        return self._splitter.end()
 
 
 def init(identifier: str) -> bytes:
@@ -61,3 +127,40 @@ class Pings:
 
 def _frame(event: dict[str, object]) -> bytes:
     return encode(event) + b"\n\n"
+
+
+def follow(child: WatchedProcess, started_at: int, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[bytes]:
+    """Yield events until the process has ended and its output is drained; the last one says how it ended.
+
+    Args:
+        child: the process.
+        started_at: nanoseconds since the epoch.
+        stdout: the file that its standard output goes to.
+        stderr: the file that its standard error goes to.
+    """
+    tails = {"stdout": Tail(stdout), "stderr": Tail(stderr)}
+    pings = Pings()
+    pause = _QUICK_SECONDS
+    while not child.ended.wait(pause):
+        pause = min(pause * 1.5, _SLOW_SECONDS)
+        for frames in _news(tails):
+            pause = _QUICK_SECONDS
+            yield frames
+        yield pings.due()
+    yield from _news(tails)
+    for kind, tail in tails.items():
+        yield output(kind, tail.end())
+    yield _last(child, started_at)
+
+
+def _news(tails: dict[str, Tail]) -> Iterator[bytes]:
+    for kind, tail in tails.items():
+        for lines in tail.lines():
+            if lines:
+                yield output(kind, lines)
+
+
+def _last(child: WatchedProcess, started_at: int) -> bytes:
+    if child.exit_code == 0:
+        return complete((time.time_ns() - started_at) // 1_000_000)
+    return error(str(child.exit_code), child.error)

@@ -1,18 +1,18 @@
-"""Files: told about, searched, moved, changed and removed."""
+"""Files and directories: described, listed, searched, made, moved, changed and removed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from typing import Any
 
 from bottle import HTTPResponse
 
-from . import answers, paths
-from .answers import RefusedError, failure, reason
-from .calls import BadBodyError, Call, Fields
-from .entries import EntryError, Permission, describe, look_up, make_folders
+from . import http, paths
+from .http import BAD_BODY, BadBodyError, Call, Fields, RefusedError, failure, reason
+from .paths import EntryError, Permission, describe, look_up, make_folders
 from .patterns import BadPatternError, matcher
 
 BAD_FORMAT = "error parsing request, MAYBE invalid body format. "
@@ -25,7 +25,7 @@ def info(call: Call) -> HTTPResponse:
         RefusedError: 404, one of them is missing; 500, one of them means nothing.
     """
     try:
-        return answers.json_answer({path: look_up(path) for path in call.queries("path")})
+        return http.json_answer({path: look_up(path) for path in call.queries("path")})
     except EntryError as exc:
         raise unusable(exc) from exc
 
@@ -50,7 +50,7 @@ def search(call: Call) -> HTTPResponse:
     except BadPatternError as exc:
         text = f"error searching files. invalid pattern {pattern}: syntax error in pattern"
         raise RefusedError(500, "RUNTIME_ERROR", text) from exc
-    return answers.json_answer(found)
+    return http.json_answer(found)
 
 
 def move(call: Call) -> HTTPResponse:
@@ -64,7 +64,7 @@ def move(call: Call) -> HTTPResponse:
             _rename(source, target)
         except EntryError as exc:
             raise unusable(exc) from exc
-    return answers.done()
+    return http.done()
 
 
 def permissions(call: Call) -> HTTPResponse:
@@ -78,7 +78,7 @@ def permissions(call: Call) -> HTTPResponse:
             permission.apply(paths.absolute(path))
         except (EntryError, paths.UnusablePathError) as exc:
             raise RefusedError(500, "RUNTIME_ERROR", f"error changing permissions for {path}. {exc}") from exc
-    return answers.done()
+    return http.done()
 
 
 def replace(call: Call) -> HTTPResponse:
@@ -96,7 +96,7 @@ def replace(call: Call) -> HTTPResponse:
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError)
             raise unusable(EntryError(failure("stat" if missing else "open", exc), missing=missing)) from exc
-    return answers.json_answer(counts) if call.query("verbose") == "true" else answers.done()
+    return http.json_answer(counts) if call.query("verbose") == "true" else http.done()
 
 
 def remove(call: Call) -> HTTPResponse:
@@ -110,7 +110,7 @@ def remove(call: Call) -> HTTPResponse:
             _remove(path)
         except EntryError as exc:
             raise RefusedError(500, "RUNTIME_ERROR", f"error removing file {path}. {exc}") from exc
-    return answers.done()
+    return http.done()
 
 
 def resolved(call: Call) -> str:
@@ -235,3 +235,100 @@ def _remove(path: str) -> None:
         os.remove(absolute)
     except OSError as exc:
         raise EntryError(f"failed to remove file: {failure('remove', exc)}") from exc
+
+
+def list_directory(call: Call) -> HTTPResponse:
+    """Answer ``GET /directories/list``: the entries down to a depth, links not followed, sorted by name.
+
+    Raises:
+        RefusedError: 400, no path, no directory, a link, or a depth that makes no sense; 404, it is missing.
+    """
+    call.needed("path")
+    depth = _depth(call)
+    path = resolved(call)
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError as exc:
+        raise unusable(EntryError(failure("lstat", exc), missing=isinstance(exc, FileNotFoundError))) from exc
+    if stat.S_ISLNK(mode):
+        raise RefusedError(400, BAD_BODY, f"path is a symbolic link, refusing to traverse: {path}")
+    if not stat.S_ISDIR(mode):
+        raise RefusedError(400, BAD_BODY, f"path is not a directory: {path}")
+    try:
+        return http.json_answer(_entries(path, depth))
+    except OSError as exc:
+        raise RefusedError(500, "RUNTIME_ERROR", f"error listing directory {path}. {failure('open', exc)}") from exc
+
+
+def make_directories(call: Call) -> HTTPResponse:
+    """Answer ``POST /directories``; one that exists is fine and keeps its mode.
+
+    Raises:
+        RefusedError: 400, the body; 500, one cannot be made, or not with the owner or mode that it should have.
+    """
+    for path, permission in call.checked(read_permissions, BAD_FORMAT).items():
+        try:
+            _make_directory(paths.absolute(path), permission)
+        except paths.UnusablePathError as exc:
+            raise unusable(EntryError(str(exc))) from exc
+        except EntryError as exc:
+            raise unusable(exc) from exc
+    return http.done()
+
+
+def remove_directories(call: Call) -> HTTPResponse:
+    """Answer ``DELETE /directories``, with everything in them; one that is missing is fine.
+
+    Raises:
+        RefusedError: 500, one cannot be removed.
+    """
+    for path in call.queries("path"):
+        try:
+            target = paths.expand(path)
+        except paths.UnusablePathError as exc:
+            raise RefusedError(500, "RUNTIME_ERROR", f"error resolving directory {path}. {exc}") from exc
+        try:
+            _remove_directory(target)
+        except OSError as exc:
+            text = f"error removing directory {path}. {failure('unlinkat', exc)}"
+            raise RefusedError(500, "RUNTIME_ERROR", text) from exc
+    return http.done()
+
+
+def _depth(call: Call) -> int:
+    if not call.query("depth"):
+        return 1
+    depth = call.number("depth")
+    if depth is None or depth < 0:
+        raise RefusedError(400, BAD_BODY, f"invalid query parameter 'depth': {call.query('depth')}")
+    return depth
+
+
+def _entries(directory: str, depth: int) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    if depth == 0:
+        return entries
+    with os.scandir(directory) as found:
+        for entry in sorted(found, key=lambda entry: entry.name):
+            entries.append(describe(entry.path, entry.stat(follow_symlinks=False)))
+            if entry.is_dir(follow_symlinks=False):
+                entries += _entries(entry.path, depth - 1)
+    return entries
+
+
+def _make_directory(path: str, permission: Permission) -> None:
+    existed = os.path.exists(path)
+    make_folders(path)
+    if not existed:
+        permission.apply(path)
+
+
+def _remove_directory(path: str) -> None:
+    try:
+        is_directory = bool(path) and stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if is_directory:
+        shutil.rmtree(path)
+    elif path:
+        os.remove(path)

@@ -9,8 +9,8 @@ from typing import Any
 
 from bottle import HTTPResponse
 
-from . import answers
-from .calls import Call
+from . import http
+from .http import Call
 
 _SAMPLE_SECONDS = 1.0
 _PAUSE_SECONDS = 1.0
@@ -18,18 +18,18 @@ _PAUSE_SECONDS = 1.0
 
 def once(call: Call) -> HTTPResponse:
     """Answer ``GET /metrics``; it takes a second, for processor use is measured over one."""
-    return answers.json_answer(_figures())
+    return http.json_answer(_figures())
 
 
 def watch(call: Call) -> HTTPResponse:
     """Answer ``GET /metrics/watch``: figures every two seconds, one JSON object a line."""
-    return answers.stream(_lines(call))
+    return http.stream(_lines(call))
 
 
 def _lines(call: Call) -> Iterator[bytes]:
     while not call.is_gone():
         time.sleep(_PAUSE_SECONDS)
-        yield answers.encode(_figures()) + b"\n"
+        yield http.encode(_figures()) + b"\n"
 
 
 def _figures() -> dict[str, Any]:

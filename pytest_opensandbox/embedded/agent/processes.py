@@ -1,21 +1,182 @@
-"""Processes that the agent started: waited for, timed out, interrupted as a group, and ended with the agent."""
+"""Processes that the agent starts: how they begin, and how they are watched, interrupted and killed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO
 
-from .spawn import outcome
+from . import paths
+from .http import BAD_BODY, RefusedError, reason
+
+_CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
+
 
 TERM_GRACE_SECONDS = 3.0
 _PROBE_SECONDS = 0.01
-
 _started: set[int] = set()
 """Process groups in which something may still run."""
+
+
+class SpawnError(Exception):
+    """The system refused to start a process; the text is what ExecD would say."""
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """What is to be run, and how."""
+
+    command: str = ""
+    """Text for a shell, unless ``argv`` is given."""
+    argv: list[str] = field(default_factory=list)
+    """Program and arguments; no shell sees them."""
+    cwd: str = ""
+    """Working directory, before expansion; empty is the agent's own."""
+    envs: Mapping[str, str] = field(default_factory=dict)
+    """Variables on top of the agent's environment."""
+    uid: int | None = None
+    gid: int | None = None
+
+    @property
+    def content(self) -> str:
+        """The command as one text, for status records."""
+        if not self.argv:
+            return self.command
+        import shlex  # only for the rare argv
+
+        return shlex.join(self.argv)
+
+
+def start(wish: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Start the process in a session of its own, with nothing on standard input.
+
+    Raises:
+        UnusablePathError: the directory names a variable that is not set.
+        SpawnError: it could not be started.
+    """
+    extra = {**file_environment(), **wish.envs}
+    environment = {**os.environ, **extra}
+    user, group, groups = _identity(wish)
+    # The shell is the agent's, wherever PATH points for the command; a program is looked up as the command would.
+    program = wish.argv[0] if wish.argv else shell()
+    argv = wish.argv or [os.path.basename(program), "-c", wish.command]
+    try:
+        return subprocess.Popen(  # noqa: S603 - running what the client asks for is what the agent is for
+            argv,
+            executable=program,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=paths.expand(wish.cwd, environment) or None,
+            env=environment,
+            start_new_session=True,
+            user=user,
+            group=group,
+            extra_groups=groups,
+        )
+    except (OSError, ValueError) as exc:
+        raise SpawnError(_spawn_text(program, exc)) from exc
+
+
+def shell() -> str:
+    """Return the path of ``bash``, or of ``sh`` where there is no bash."""
+    return shutil.which("bash") or shutil.which("sh") or "sh"
+
+
+def file_environment() -> dict[str, str]:
+    """Return the ``NAME=VALUE`` lines of the file that EXECD_ENVS names, if there is one."""
+    try:
+        with open(paths.expand(os.environ.get("EXECD_ENVS", "")), encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, paths.UnusablePathError):
+        return {}
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    return {name: paths.substitute(value, os.environ) for name, value in pairs}
+
+
+def check_identity(uid: int | None, gid: int | None) -> None:
+    """Refuse a user or group that no process here can become.
+
+    Raises:
+        RefusedError: 400; the message says what to use instead.
+    """
+    if uid is None or _is_own(uid, gid):
+        return
+    if not _can_switch() or not _is_mapped("uid", uid) or not _is_mapped("gid", gid or 0):
+        raise RefusedError(
+            400,
+            BAD_BODY,
+            f"invalid request, validation error user {uid} and group {'default' if gid is None else gid} do not exist "
+            f"in this sandbox, which has user {os.geteuid()} and group {os.getegid()} only: leave uid and gid out, "
+            f"use {os.geteuid()} and {os.getegid()}, or run on containers with --opensandbox-url docker",
+        )
+
+
+def outcome(status: os.waitid_result) -> tuple[int, str]:
+    """Return exit code and error text of a process that has ended; -1 for a signal, no text for success."""
+    if status.si_code == os.CLD_EXITED:
+        return status.si_status, f"exit status {status.si_status}" if status.si_status else ""
+    dumped = " (core dumped)" if status.si_code == os.CLD_DUMPED else ""
+    return -1, f"signal: {_signal_name(status.si_status)}{dumped}"
+
+
+def shell_status(returncode: int) -> int:
+    """Return a process's exit code as a shell gives it: 128 and the number of the signal that killed it."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def _identity(wish: CommandSpec) -> tuple[int | None, int | None, list[int] | None]:
+    """Return user, group and further groups to become; None leaves the agent's own."""
+    if wish.uid is None or _is_own(wish.uid, wish.gid):
+        return None, None, None
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(wish.uid)
+        primary, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except KeyError:
+        primary, groups = 0, []
+    return wish.uid, primary if wish.gid is None else wish.gid, groups
+
+
+def _is_own(uid: int, gid: int | None) -> bool:
+    return uid == os.geteuid() and gid in (None, os.getegid())
+
+
+def _can_switch() -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    return effective & _CAP_SETUID != 0 and effective & _CAP_SETGID != 0
+
+
+def _is_mapped(kind: str, number: int) -> bool:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        ranges = [[int(word) for word in line.split()] for line in file]
+    return any(first <= number < first + count for first, _, count in ranges)
+
+
+def _spawn_text(program: str, error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return f"fork/exec {program}: invalid argument"
+    if error.filename != program:
+        return f"chdir {error.filename}: {reason(error)}"
+    if isinstance(error, FileNotFoundError) and "/" not in program:
+        return f'exec: "{program}": executable file not found in $PATH'
+    return f"fork/exec {shutil.which(program) or program}: {reason(error)}"
+
+
+def _signal_name(number: int) -> str:
+    text = signal.strsignal(number) if number < signal.SIGRTMIN else None
+    if text is None:
+        return f"signal {number}"
+    return text if text[1:2].isupper() or text.startswith("I/O") else text[:1].lower() + text[1:]
 
 
 class WatchedProcess:

@@ -4,23 +4,221 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from bottle import HTTPResponse
 
-from . import answers, events, paths
-from .answers import RefusedError
-from .calls import BAD_BODY, BadBodyError, Call, Fields, parse
-from .entries import EntryError, make_folders
-from .scripts import Run, RunFailedError
-from .transcript import EPILOGUE, Transcript
+from . import events, http, paths
+from .http import BAD_BODY, BadBodyError, Call, Fields, RefusedError, parse, reason
+from .paths import EntryError, make_folders
+from .processes import WatchedProcess
 
+LONGEST_LINE_BYTES = 16 * 1024 * 1024
+
+_VARIABLES_BEGIN, _VARIABLES_END = "__ENV_DUMP_START__", "__ENV_DUMP_END__"
+_CWD, _EXIT_CODE = "__PWD__:", "__EXIT_CODE__:"
+_EXPORT = re.compile(r"declare -x ([A-Za-z_][A-Za-z0-9_]*)(?:=(.*))?", re.DOTALL)
+_UNQUOTABLE = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+
+EPILOGUE = f"""\
+__USER_EXIT_CODE__=$?
+printf '\\n%s\\n' {_VARIABLES_BEGIN}
+export -p
+printf '%s\\n' {_VARIABLES_END}
+printf '{_CWD}%s\\n' "$(pwd)"
+printf '{_EXIT_CODE}%s\\n' "$__USER_EXIT_CODE__"
+exit "$__USER_EXIT_CODE__"
+"""
+"""The end of a session's script."""
+_LOOK_MILLISECONDS = 100
+"""How often to see whether the client has gone or the time is up, while there is no output."""
 _DAY_MILLISECONDS = 24 * 3600 * 1000
 _LONGEST_VALUE = 8 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_CARRIED = frozenset({"PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND"})
+
+
+class LineTooLongError(Exception):
+    """A line longer than a session can carry."""
+
+
+class Transcript:
+    """Reads what a session's script prints.
+
+    Attributes:
+        variables: exported variables at the end of the run; empty when the script did not get that far.
+        cwd: the directory at the end of the run; empty likewise.
+        exit_code: that of the command; None likewise.
+    """
+
+    def __init__(self) -> None:
+        self.variables: dict[str, str] = {}
+        self.cwd = ""
+        self.exit_code: int | None = None
+        self._held = b""
+        self._in_variables = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines of output that end within ``data``; blank ones are dropped.
+
+        Raises:
+            LineTooLongError: a line of 16 MiB or more.
+        """
+        *lines, self._held = (self._held + data).split(b"\n")
+        if max(map(len, (*lines, self._held))) >= LONGEST_LINE_BYTES:
+            raise LineTooLongError
+        return [line for line in map(self._shown, lines) if line]
+
+    def end(self) -> list[bytes]:
+        """Return the unfinished last line, if there is one."""
+        return self.feed(b"\n") if self._held else []
+
+    def _shown(self, line: bytes) -> bytes:
+        """Return a line of output, or nothing when it belongs to the markers."""
+        line = line.removesuffix(b"\r")
+        if not self._in_variables and not line.startswith(b"__"):
+            return line
+        text = line.decode("utf-8", "surrogateescape")
+        if text in (_VARIABLES_BEGIN, _VARIABLES_END):
+            self._in_variables = text == _VARIABLES_BEGIN
+        elif text.startswith(_EXIT_CODE):
+            code = text.removeprefix(_EXIT_CODE)
+            self.exit_code = int(code) if code.isdecimal() else self.exit_code
+        elif text.startswith(_CWD):
+            self.cwd = text.removeprefix(_CWD)
+        elif self._in_variables:
+            self._note(text)
+        else:
+            return line
+        return b""
+
+    def _note(self, text: str) -> None:
+        """Note a line of ``export -p``; the further lines of a value with line breaks are lost, as in ExecD."""
+        match = _EXPORT.fullmatch(text)
+        if match:
+            self.variables[match[1]] = _unquoted(match[2] or "")
+
+
+def _unquoted(value: str) -> str:
+    """Undo bash's quotes the way ExecD does, which leaves the backslash before ``$`` and a backtick in place."""
+    match = _UNQUOTABLE.fullmatch(value)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else value.strip('"')
+
+
+class RunFailedError(Exception):
+    """A run without a result; the text is ExecD's."""
+
+
+class Run:
+    """One script.
+
+    Args:
+        script: bash.
+        timeout: milliseconds; counts from the first event.
+
+    Attributes:
+        transcript: what the script has told so far.
+    """
+
+    def __init__(self, script: str, timeout: int) -> None:
+        self.transcript = Transcript()
+        self._script = script
+        self._timeout = timeout
+        self._child: WatchedProcess | None = None
+
+    def output(self, is_gone: Callable[[], bool]) -> Iterator[bytes]:
+        """Run the script and yield its output as events.
+
+        A timeout, or a client that goes away, kills bash itself but none of its children: whoever still holds the
+        pipe is waited for, as ExecD does.
+
+        Raises:
+            RunFailedError: bash could not be started, a line is too long, or the time was up.
+        """
+        deadline = time.monotonic() + self._timeout / 1000
+        with tempfile.NamedTemporaryFile("w", prefix="execd_bash_", suffix=".sh", errors="surrogateescape") as file:
+            file.write(self._script)
+            file.flush()
+            process = _start(file.name)
+            self._child = WatchedProcess(process)
+            assert process.stdout is not None
+            try:
+                with process.stdout as pipe:
+                    yield from self._until_end(pipe, deadline, is_gone)
+            finally:
+                self._child.kill_leader()
+        self._child.ended.wait()
+        if time.monotonic() >= deadline:
+            raise RunFailedError(f"timeout after {duration(self._timeout)}")
+
+    def outcome(self) -> tuple[int, str]:
+        """Return exit code and error text of a run that has ended."""
+        assert self._child is not None
+        code = self.transcript.exit_code
+        if code is None:
+            code = self._child.exit_code or 0
+        return code, self._child.error or f"command exited with code {code}"
+
+    def kill(self) -> None:
+        """Kill the script and its children."""
+        if self._child is not None:
+            self._child.signal_group(signal.SIGKILL)
+
+    def _until_end(self, pipe: IO[bytes], deadline: float, is_gone: Callable[[], bool]) -> Iterator[bytes]:
+        assert self._child is not None
+        pings = events.Pings()
+        poller = select.poll()
+        poller.register(pipe, select.POLLIN)
+        is_open = True
+        while not is_gone():
+            if is_open and poller.poll(_LOOK_MILLISECONDS):
+                data = os.read(pipe.fileno(), 65_536)
+                is_open = bool(data)
+                yield self._shown(data)
+            elif not is_open and self._child.ended.wait(_LOOK_MILLISECONDS / 1000):
+                return
+            if time.monotonic() > deadline:
+                self._child.kill_leader()
+            yield pings.due()
+
+    def _shown(self, data: bytes) -> bytes:
+        try:
+            return events.output("stdout", self.transcript.feed(data) if data else self.transcript.end())
+        except LineTooLongError as exc:
+            raise RunFailedError("read stdout: bufio.Scanner: token too long") from exc
+
+
+def duration(milliseconds: int) -> str:
+    """Return a duration as Go prints it: ``300ms``, ``1.5s``, ``1m0s``, ``24h0m0s``."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    minutes, rest = divmod(milliseconds, 60_000)
+    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _start(path: str) -> subprocess.Popen[bytes]:
+    if not shutil.which("bash"):
+        raise RunFailedError('start bash: exec: "bash": executable file not found in $PATH')
+    try:
+        return subprocess.Popen(  # noqa: S603 - running what the client asks for is what the agent is for
+            ["bash", "--noprofile", "--norc", path],  # noqa: S607 - whichever bash the sandbox has
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise RunFailedError(f"start bash: fork/exec bash: {reason(exc)}") from exc
 
 
 class Session:
@@ -69,7 +267,7 @@ class Sessions:
             raise RefusedError(400, BAD_BODY, f"error parsing request. {exc}") from exc
         session = Session(_made(cwd))
         self._sessions[session.id] = session
-        return answers.json_answer({"session_id": session.id})
+        return http.json_answer({"session_id": session.id})
 
     def run(self, call: Call, identifier: str) -> HTTPResponse:
         """Answer ``POST /session/{id}/run`` with a stream of events.
@@ -78,9 +276,9 @@ class Sessions:
             RefusedError: 400, the request is wrong; 500, there is no such session.
         """
         command, cwd, timeout = call.checked(_run, "error parsing request. ")
-        wrong = [] if command else [answers.invalid_field("RunInSessionRequest", "Command", "required")]
+        wrong = [] if command else [http.invalid_field("RunInSessionRequest", "Command", "required")]
         if timeout < 0:
-            wrong.append(answers.invalid_field("RunInSessionRequest", "Timeout", "gte"))
+            wrong.append(http.invalid_field("RunInSessionRequest", "Timeout", "gte"))
         text = "\n".join(wrong) or paths.invalid_directory(cwd)
         if text:
             raise RefusedError(400, BAD_BODY, f"invalid request. {text}")
@@ -88,7 +286,7 @@ class Sessions:
         if session is None:
             raise RefusedError(500, "RUNTIME_ERROR", "error running in session. context not found")
         script = session.script(command, paths.expand(cwd) or session.cwd)
-        return answers.stream(_events(session, Run(script, timeout or _DAY_MILLISECONDS), call.is_gone))
+        return http.stream(_events(session, Run(script, timeout or _DAY_MILLISECONDS), call.is_gone))
 
     def interrupt(self, identifier: str) -> bool:
         """Kill a session's run and end the session; return False when there is none of that id."""
@@ -107,7 +305,7 @@ class Sessions:
         """
         if not self.interrupt(identifier):
             raise RefusedError(404, "CONTEXT_NOT_FOUND", f"session {identifier} not found")
-        return answers.done()
+        return http.done()
 
 
 def _made(cwd: str) -> str:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.embedded.agent import answers, events
-from pytest_opensandbox.embedded.agent.lines import Splitter
-from pytest_opensandbox.embedded.agent.transcript import LONGEST_LINE_BYTES, LineTooLongError, Transcript
+from pytest_opensandbox.embedded.agent import events, http
+from pytest_opensandbox.embedded.agent.events import Splitter
+from pytest_opensandbox.embedded.agent.sessions import LONGEST_LINE_BYTES, LineTooLongError, Transcript
 
 output = st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r", b"\r\n", b"\xc3\xa9", b"\xff", b"\0"])).map(b"".join)
 
@@ -77,11 +77,11 @@ def test_text_is_escaped_as_go_does(line, text):
     ],
 )
 def test_each_byte_that_is_not_utf8_becomes_one_replacement_character(line, text):
-    assert answers.decode(line) == text
+    assert http.decode(line) == text
 
 
 def test_a_name_that_is_not_utf8_can_be_told_about():
-    assert answers.encode({"path": "a\udcffb"}).decode() == '{"path":"a\ufffdb"}'
+    assert http.encode({"path": "a\udcffb"}).decode() == '{"path":"a\ufffdb"}'
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_name_that_is_not_utf8_can_be_told_about():
     ],
 )
 def test_times_are_written_as_go_does(nanoseconds, text):
-    assert answers.timestamp(nanoseconds) == text
+    assert http.timestamp(nanoseconds) == text
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from pytest_opensandbox.embedded.agent import calls, paths
+from pytest_opensandbox.embedded.agent import http, paths
 from pytest_opensandbox.embedded.agent.downloads import BadRangeError, first_range
-from pytest_opensandbox.embedded.agent.entries import EntryError, octal
+from pytest_opensandbox.embedded.agent.paths import EntryError, octal
 from pytest_opensandbox.embedded.agent.patterns import BadPatternError, matcher
-from pytest_opensandbox.embedded.agent.scripts import duration
+from pytest_opensandbox.embedded.agent.sessions import duration
 
 ENVIRONMENT = {"HOME": "/home/me", "A": "1", "A_B": "2"}
 
@@ -132,12 +132,12 @@ def test_a_range_that_makes_no_sense_is_an_error(header):
     ],
 )
 def test_what_is_wrong_with_json_is_said_in_gos_words(body, complaint):
-    with pytest.raises(calls.BadBodyError, match=f"^{re.escape(complaint)}$"):
-        calls.parse(body)
+    with pytest.raises(http.BadBodyError, match=f"^{re.escape(complaint)}$"):
+        http.parse(body)
 
 
 def test_what_follows_the_json_is_ignored():
-    assert calls.parse(b' {"a":1} trailing') == {"a": 1}
+    assert http.parse(b' {"a":1} trailing') == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -149,15 +149,15 @@ def test_what_follows_the_json_is_ignored():
     ],
 )
 def test_a_field_of_the_wrong_type_is_named(value, complaint):
-    fields = calls.Fields({"command": value}, "Model")
+    fields = http.Fields({"command": value}, "Model")
 
-    with pytest.raises(calls.BadBodyError, match=complaint):
+    with pytest.raises(http.BadBodyError, match=complaint):
         fields.text("command")
 
 
 def test_a_boolean_is_no_number():
-    with pytest.raises(calls.BadBodyError, match=r"bool into Go struct field Model\.timeout of type int64"):
-        calls.Fields({"timeout": True}, "Model").number("timeout")
+    with pytest.raises(http.BadBodyError, match=r"bool into Go struct field Model\.timeout of type int64"):
+        http.Fields({"timeout": True}, "Model").number("timeout")
 
 
 @pytest.mark.parametrize(

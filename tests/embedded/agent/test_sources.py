@@ -29,7 +29,7 @@ def prefix(tmp_path):
 @pytest.fixture
 def interpreter(prefix, tmp_path):
     site, agent = tmp_path / "site", tmp_path / "package" / "agent"
-    for path in (site / "bottle.py", site / "secrets.py", site / "waitress" / "task.py", agent / "app.py"):
+    for path in (site / "bottle.py", site / "secrets.py", site / "waitress" / "task.py", agent / "server.py"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     binds = (
@@ -73,7 +73,7 @@ def test_copies_are_for_everybody_to_read(interpreter, tmp_path):
     copies = copy_agent_files(mark_agent_files(interpreter, tmp_path / "marks"), interpreter, tmp_path / "copies")
 
     found = {str(path.relative_to(copies.library)): path for path in Path(copies.library).rglob("*")}
-    assert {"bottle.py", "waitress/task.py", "opensandbox_agent/app.py"} <= set(found)
+    assert {"bottle.py", "waitress/task.py", "opensandbox_agent/server.py"} <= set(found)
     assert "secrets.py" not in found
     assert all(os.stat(path).st_mode & 0o004 for path in found.values())
     assert copies.others == ()

@@ -1,19 +1,23 @@
-"""The agent as a WSGI application: the access token, the way to other ports, and one table of routes."""
+"""The HTTP server: the access token, the way to other ports, one table of routes, and waitress around it."""
 
 from __future__ import annotations
 
 import hmac
+import logging
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import bottle
+from waitress.server import create_server
+from waitress.task import ThreadedTaskDispatcher
 
-from . import answers, downloads, files, folders, metrics, proxy, uploads
-from .answers import RefusedError
-from .calls import Call
-from .commands import Commands
+from . import downloads, files, http, metrics, proxy, uploads
+from .commands import Commands, most_streams
+from .http import Call, RefusedError
 from .sessions import Sessions
 
 Environ = dict[str, Any]
@@ -22,6 +26,10 @@ Wsgi = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name
 OWN_PORT = 44772
+
+
+SPARE_CONNECTIONS = 64
+"""On top of those that may stream a command: so that a flood of commands cannot shut out a ping or an interrupt."""
 
 
 def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
@@ -60,11 +68,11 @@ def _router(commands: Commands, sessions: Sessions) -> bottle.Bottle:
     def interrupt(call: Call) -> bottle.HTTPResponse:
         identifier = call.needed("id")
         if commands.interrupt(identifier) or sessions.interrupt(identifier):
-            return answers.done()
+            return http.done()
         raise RefusedError(500, "RUNTIME_ERROR", "error interruptting code context. no such session")
 
     routes: list[tuple[str, str, Callable[..., bottle.HTTPResponse]]] = [
-        ("GET", "/ping", lambda call: answers.done()),
+        ("GET", "/ping", lambda call: http.done()),
         ("POST", "/command", commands.run),
         ("DELETE", "/command", interrupt),
         ("GET", "/command/status/<identifier>", lambda call, identifier: commands.status(identifier)),
@@ -80,9 +88,9 @@ def _router(commands: Commands, sessions: Sessions) -> bottle.Bottle:
         ("POST", "/files/permissions", files.permissions),
         ("POST", "/files/replace", files.replace),
         ("DELETE", "/files", files.remove),
-        ("GET", "/directories/list", folders.listing),
-        ("POST", "/directories", folders.make),
-        ("DELETE", "/directories", folders.remove),
+        ("GET", "/directories/list", files.list_directory),
+        ("POST", "/directories", files.make_directories),
+        ("DELETE", "/directories", files.remove_directories),
         ("GET", "/metrics", metrics.once),
         ("GET", "/metrics/watch", metrics.watch),
     ]
@@ -121,8 +129,8 @@ def _not_found() -> bottle.HTTPResponse:
 
 
 def _unauthorized(start_response: StartResponse) -> list[bytes]:
-    body = answers.encode({"error": f"Unauthorized: invalid or missing header {TOKEN_HEADER}"})
-    start_response("401 Unauthorized", [("Content-Type", answers.JSON_TYPE), ("Content-Length", str(len(body)))])
+    body = http.encode({"error": f"Unauthorized: invalid or missing header {TOKEN_HEADER}"})
+    start_response("401 Unauthorized", [("Content-Type", http.JSON_TYPE), ("Content-Length", str(len(body)))])
     return [body]
 
 
@@ -130,6 +138,46 @@ def _without_type(start_response: StartResponse) -> StartResponse:
     """Drop the content type that stands for none."""
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        return start_response(status, [header for header in headers if header[1] != answers.NO_TYPE], exc_info)
+        return start_response(status, [header for header in headers if header[1] != http.NO_TYPE], exc_info)
 
     return start
+
+
+class GrowingDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
+    """Threads for requests, one more whenever all are busy: a slow command keeps nobody waiting."""
+
+    def add_task(self, task: Any) -> None:
+        """Hand a request to a thread that is free, or to a new one."""
+        with self.lock:
+            is_short = len(self.queue) >= len(self.threads) - self.active_count
+        if is_short:
+            with suppress(RuntimeError):  # no more threads to be had: the request waits for its turn
+                self.set_thread_count(len(self.threads) + 1)
+        super().add_task(task)
+
+
+def make_server(app: Wsgi, listener: socket.socket) -> Any:
+    """Return a waitress server; its ``run()`` serves until the process ends.
+
+    Args:
+        app: what answers.
+        listener: bound and listening, TCP or AF_UNIX.
+    """
+    logging.basicConfig(level=logging.ERROR, format="agent: %(message)s")
+    dispatcher = GrowingDispatcher()
+    dispatcher.set_thread_count(1)
+    return create_server(
+        app,
+        _dispatcher=dispatcher,
+        sockets=[listener],
+        ident="",
+        asyncore_use_poll=True,
+        channel_request_lookahead=1,  # without it a client that goes away is only noticed at the next write
+        clear_untrusted_proxy_headers=True,
+        connection_limit=most_streams() + SPARE_CONNECTIONS,
+        max_request_body_size=2**62,
+        outbuf_high_watermark=2**20,
+        recv_bytes=262_144,
+        log_socket_errors=False,
+        expose_tracebacks=False,
+    )
