@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
     from pytest_opensandbox.plugin.fixtures import SandboxFactory as SandboxFactory
     from pytest_opensandbox.sandbox.sandbox import Sandbox as Sandbox
-    from pytest_opensandbox.settings.config import Settings as Settings
+    from pytest_opensandbox.settings.settings import Settings as Settings
     from pytest_opensandbox.transport.endpoints import Endpoint as Endpoint
 
 _ROOMS = {
     "client.client": ("Client",),
-    "settings.config": ("Settings",),
+    "settings.settings": ("Settings",),
     "errors": (
         "ApiError",
         "AuthError",

@@ -10,8 +10,8 @@ import pytest
 
 from pytest_opensandbox import Sandbox
 from pytest_opensandbox.servers.server_process import ManagedServer, start_docker, start_embedded
-from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.settings.options import EMBEDDED, OPTIONS
+from pytest_opensandbox.settings.settings import Settings
 
 pytest_plugins = ["pytester"]
 

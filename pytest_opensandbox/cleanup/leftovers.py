@@ -104,8 +104,8 @@ class OnEngine:
 
     def _found(self, *, clear: bool) -> tuple[list[str], list[str]]:
         # Lazy: they need an extra.
+        from pytest_opensandbox.servers.docker_config import DockerStartError, check_libraries
         from pytest_opensandbox.servers.docker_engine import Engine
-        from pytest_opensandbox.servers.docker_server import DockerStartError, check_libraries
 
         try:
             check_libraries()

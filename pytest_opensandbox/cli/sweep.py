@@ -12,8 +12,8 @@ from pytest_opensandbox.cleanup.broom import SweepReport
 from pytest_opensandbox.cleanup.leftovers import Leftovers, OnEngine, OnServer
 from pytest_opensandbox.errors import AuthError, OpenSandboxError
 from pytest_opensandbox.plugin.run_records import last_run, other_servers, place_of_run
-from pytest_opensandbox.settings.config import Settings, settings_of
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
+from pytest_opensandbox.settings.settings import Settings, settings_of
 from pytest_opensandbox.text import escape
 
 LAST = "last"

@@ -14,7 +14,7 @@ from pytest_opensandbox.plugin.marker import recipe_of
 from pytest_opensandbox.plugin.run import DYING_SECONDS, RUN, Run
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.provisioning.setup import Put, Setup
-from pytest_opensandbox.settings.config import Settings
+from pytest_opensandbox.settings.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client.client import Client

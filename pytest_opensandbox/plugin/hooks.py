@@ -27,8 +27,8 @@ from pytest_opensandbox.provisioning.sandbox_request import MARKER_HELP
 from pytest_opensandbox.reporting import report
 from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest, explained, mask_report, visible
 from pytest_opensandbox.reporting.terminal import Terminal, tell_controller
-from pytest_opensandbox.settings.config import settings_of
 from pytest_opensandbox.settings.options import add_options
+from pytest_opensandbox.settings.settings import settings_of
 
 __all__ = ["opensandbox_client", "opensandbox_settings", "sandbox", "sandbox_factory"]
 

@@ -15,7 +15,7 @@ from pytest_opensandbox.provisioning.sandbox_request import (
     read_markers,
     read_parameter,
 )
-from pytest_opensandbox.settings.config import Settings
+from pytest_opensandbox.settings.settings import Settings
 
 _FIXTURE = "sandbox"
 _WITHOUT_PARAMETER = ("sandbox_factory", "opensandbox_client", "opensandbox_settings")

@@ -19,7 +19,7 @@ from pytest_opensandbox.plugin.signals import Signals
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
-from pytest_opensandbox.settings.config import Settings
+from pytest_opensandbox.settings.settings import Settings
 from pytest_opensandbox.temporary_directories import remove_abandoned
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.settings.options import DOCKER, EMBEDDED
+from pytest_opensandbox.settings.settings import Settings
 
 _LAST_RUN = "opensandbox/last_run"
 _RUNS = "opensandbox/runs"

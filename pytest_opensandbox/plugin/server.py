@@ -23,8 +23,8 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.provisioning.refused_images import RefusedImages, image_advice, is_about_image
-from pytest_opensandbox.settings.config import Settings, place_of
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
+from pytest_opensandbox.settings.settings import Settings, place_of
 from pytest_opensandbox.transport.api_key import MaskedKey, masked
 
 if TYPE_CHECKING:

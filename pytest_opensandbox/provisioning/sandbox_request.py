@@ -18,8 +18,8 @@ from pytest_opensandbox.client.sandbox_opts import (
 )
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.provisioning.setup import Put, SandboxSetup, Setup, commands_of, targets_of
-from pytest_opensandbox.settings.config import Settings, place_of
 from pytest_opensandbox.settings.options import OPTIONS
+from pytest_opensandbox.settings.settings import Settings, place_of
 
 MARKER = "sandbox"
 MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network", "pool", "setup", "put")

@@ -19,8 +19,8 @@ import pytest
 from pytest_opensandbox.errors import LeakWarning
 from pytest_opensandbox.sandbox.history import TAIL_BYTES
 from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
-from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.settings.options import DOCKER, EMBEDDED, OPTIONS
+from pytest_opensandbox.settings.settings import Settings
 from pytest_opensandbox.text import counted, escape
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_opensandbox.servers.docker_server import ServerFiles, no_engine
+from pytest_opensandbox.servers.docker_config import ServerFiles, no_engine
 
 SANDBOX_LABEL = "opensandbox.io/id"
 SIDECAR_LABEL = "opensandbox.io/egress-sidecar-for"

@@ -147,7 +147,7 @@ def start_docker(
     images = {"--execd-image": execd_image, "--egress-image": egress_image}
     return _start(
         choice,
-        "pytest_opensandbox.servers.docker_guard",
+        "pytest_opensandbox.servers.docker_supervisor",
         ["--label", label, *(f"{flag}={image}" for flag, image in images.items() if image)],
         start_seconds=DOCKER_START_SECONDS,
         stop_seconds=DOCKER_STOP_SECONDS,

@@ -12,8 +12,8 @@ from pytest_opensandbox.client.sandbox_opts import label_value
 from pytest_opensandbox.plugin.run import RUN
 from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT
 from pytest_opensandbox.servers.server_process import ManagedServer
-from pytest_opensandbox.settings.config import Settings
 from pytest_opensandbox.settings.options import EMBEDDED
+from pytest_opensandbox.settings.settings import Settings
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -46,7 +46,7 @@ OWNERS = {
     "tenacity": {"transport"},
     "pytest": {"plugin", "reporting", "cli", "settings"},
     "_pytest": set(),
-    "argparse": {"cli", "servers.docker_guard", "embedded.__main__", "embedded.agent.__main__"},
+    "argparse": {"cli", "servers.docker_supervisor", "embedded.__main__", "embedded.agent.__main__"},
     "subprocess": {"servers", "embedded"},
     "docker": {"servers"},
     "opensandbox_server": {"servers"},

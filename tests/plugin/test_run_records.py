@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from pytest_opensandbox.plugin.run_records import Place
-from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.settings import read_settings
 
 
 def settings(url, *, source="flags", **environ):

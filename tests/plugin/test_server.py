@@ -16,7 +16,7 @@ from pytest_opensandbox import (
     TransportError,
 )
 from pytest_opensandbox.plugin.server import Connection
-from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.settings import read_settings
 from tests.scripted_servers import as_json, serving
 
 

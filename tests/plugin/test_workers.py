@@ -8,7 +8,7 @@ from pytest_opensandbox.cleanup.broom import SweepReport
 from pytest_opensandbox.plugin.run import Run
 from pytest_opensandbox.plugin.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, identity, report_to_controller
 from pytest_opensandbox.sandbox.tracking import Tally
-from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.settings import read_settings
 
 CONTROLLER = SimpleNamespace()
 

@@ -8,7 +8,7 @@ from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import EgressRule, NetworkPolicy
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.provisioning.sandbox_request import MARKER_ARGUMENTS, MARKER_HELP, SandboxRequest, read_markers
-from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.settings import read_settings
 
 SETTINGS = read_settings(
     flags={"image": "base:1", "resources": "cpu=1", "lease": "90", "command_timeout": "7"}, environ={}, inis={}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_opensandbox.reporting.report import header, story, summary
 from pytest_opensandbox.sandbox.history import CommandRecord, History
 from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
-from pytest_opensandbox.settings.config import read_settings
+from pytest_opensandbox.settings.settings import read_settings
 from pytest_opensandbox.text import counted, escape
 
 SWEEP = "python -m pytest_opensandbox sweep --run r1 --opensandbox-url=http://box"

@@ -40,11 +40,11 @@ def test_a_pytest_that_is_killed_leaves_no_server_and_no_container(pytester, on_
     assert of_run(pytester.path.name) == []
 
 
-def test_a_server_that_dies_leaves_nothing_and_is_told(client, images):
+def test_a_server_that_dies_leaves_no_container(client, images):
     with start_docker(label="made-by=test", execd_image=images.execd) as server:
         with Client(server.url, server.api_key) as it:
             box = it.create_sandbox(SandboxOpts(image=images.sandbox))
-        os.kill(servers_of(os.getpid(), guard=server.pid)[-1], signal.SIGKILL)
+        os.kill(servers_of(os.getpid(), supervisor=server.pid)[-1], signal.SIGKILL)
 
         assert wait_until(lambda: not server.is_running, seconds=60)
 
@@ -52,7 +52,7 @@ def test_a_server_that_dies_leaves_nothing_and_is_told(client, images):
 
 
 @pytest.mark.parametrize("way", [(), ("-n1",)], ids=["one process", "a worker"])
-def test_what_a_killed_guard_leaves_is_deleted_when_the_run_ends(pytester, on_docker, of_run, way):
+def test_what_a_killed_supervisor_leaves_is_deleted_when_the_run_ends(pytester, on_docker, of_run, way):
     """Leases end with the server that knows them, so that nothing else would ever end these containers."""
     pytester.makepyfile("""
         import contextlib, os, pathlib, signal
@@ -64,9 +64,9 @@ def test_what_a_killed_guard_leaves_is_deleted_when_the_run_ends(pytester, on_do
             owner = os.getppid() if hasattr(pytestconfig, "workerinput") else os.getpid()
             for entry in pathlib.Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):  # ended in the meantime
-                    if b"pytest_opensandbox.servers.docker_guard" in (entry / "cmdline").read_bytes().split(b"\\0"):
-                        if parent(entry.name) == owner:
-                            os.kill(int(entry.name), signal.SIGKILL)
+                    words = (entry / "cmdline").read_bytes().split(b"\\0")
+                    if b"pytest_opensandbox.servers.docker_supervisor" in words and parent(entry.name) == owner:
+                        os.kill(int(entry.name), signal.SIGKILL)
     """)
 
     result = pytester.runpytest_subprocess(*on_docker, *way)
@@ -77,8 +77,8 @@ def test_what_a_killed_guard_leaves_is_deleted_when_the_run_ends(pytester, on_do
     assert of_run(pytester.path.name) == []
 
 
-def servers_of(pid, *, guard=None):
-    """Return the process ids of a pytest's guard and its server, the guard first."""
+def servers_of(pid, *, supervisor=None):
+    """Return the process ids of a pytest's supervisor and its server, the supervisor first."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -87,11 +87,7 @@ def servers_of(pid, *, guard=None):
         except OSError:
             continue
         parents[int(entry.name)] = (parent, words)
-    guards = (
-        [guard]
-        if guard
-        else [
-            p for p, (up, words) in parents.items() if up == pid and b"pytest_opensandbox.servers.docker_guard" in words
-        ]
-    )
-    return guards + [p for p, (up, _) in parents.items() if up in guards]
+    program = b"pytest_opensandbox.servers.docker_supervisor"
+    found = [child for child, (up, words) in parents.items() if up == pid and program in words]
+    supervisors = [supervisor] if supervisor else found
+    return supervisors + [child for child, (up, _) in parents.items() if up in supervisors]

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from pytest_opensandbox import Client, OpenSandboxError
-from pytest_opensandbox.servers.docker_server import ServerFiles, config_text
+from pytest_opensandbox.servers.docker_config import ServerFiles, config_text
 from tests.embedded.machine import wait_until
 
 GOES_ON = """

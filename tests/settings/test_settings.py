@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.settings.config import read_settings
 from pytest_opensandbox.settings.options import OPTIONS
+from pytest_opensandbox.settings.settings import read_settings
 
 TESTS = Path(__file__).parents[1]
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pytest_opensandbox.servers.docker_engine import Engine
-from pytest_opensandbox.servers.docker_server import (
+from pytest_opensandbox.servers.docker_config import (
     LOOPBACK,
     DockerStartError,
     ServerFiles,
@@ -27,6 +26,7 @@ from pytest_opensandbox.servers.docker_server import (
     config_text,
     example_images,
 )
+from pytest_opensandbox.servers.docker_engine import Engine
 from pytest_opensandbox.servers.server_process import end, spawn
 from pytest_opensandbox.temporary_directories import hold, remove_abandoned
 from pytest_opensandbox.text import counted, os_reason
@@ -86,7 +86,7 @@ def _private_directory() -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pytest_opensandbox.servers.docker_guard", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pytest_opensandbox.servers.docker_supervisor", description=__doc__)
     parser.add_argument("--label", required=True, help="KEY=VALUE that the sandboxes of this run carry")
     parser.add_argument("--execd-image", help="image of the agent")
     parser.add_argument("--egress-image", help="image of the network guard")

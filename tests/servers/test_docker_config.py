@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
-from pytest_opensandbox.servers.docker_server import (
+from pytest_opensandbox.servers.docker_config import (
     DockerStartError,
     ServerFiles,
     check_libraries,

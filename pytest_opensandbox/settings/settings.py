@@ -12,7 +12,7 @@ import pytest
 
 from pytest_opensandbox.client.sandbox_opts import check_resources, label_value
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.settings.ini_values import read_inis
+from pytest_opensandbox.settings.ini_file import read_inis
 from pytest_opensandbox.settings.options import (
     API_KEY_ENV,
     DOCKER_HOST_ENV,
