@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from math import ceil
 from types import TracebackType
@@ -12,7 +13,6 @@ from pytest_opensandbox.client.files import FilesAPI
 from pytest_opensandbox.client.models import EXECD_PORT, SandboxResponse
 from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.client.sandboxes import (
-    CREATE_TIMEOUT_SECONDS,
     LONGEST_LEASE_SECONDS,
     SandboxesAPI,
     sandbox_path,
@@ -25,7 +25,8 @@ from pytest_opensandbox.transport.deadlines import one_call
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
 from pytest_opensandbox.transport.health import Health
 from pytest_opensandbox.transport.retry import retry_idempotent
-from pytest_opensandbox.transport.transport import REQUEST_TIMEOUT_SECONDS, Query, Timeouts, Transport
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
+from pytest_opensandbox.transport.transport import Query, Transport
 
 _ENDPOINT_BYTES = 65_536
 
@@ -37,11 +38,12 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         lifecycle_url: the server, with or without ``/v1``.
         api_key: its key, None where it needs none; never shown, and sent to the server and its own proxy alone.
         use_server_proxy: reach sandboxes through the server, where they cannot be reached directly.
-        request_timeout: seconds between two bytes of an ordinary answer.
-        create_timeout: seconds that a create may take.
+        request_timeout: seconds between two bytes of an ordinary answer; default ``timeouts.request_seconds``.
+        create_timeout: seconds that a create may take; default ``timeouts.create_seconds``.
         ca_bundle: file with the certificates to trust, None for the usual ones.
         watched: whether a server that takes its time for a create is asked for its health meanwhile, and given up
             after 40 s without a word; servers before 1.1 say nothing while they pull an image.
+        timeouts: the lengths of all other waits.
 
     Raises:
         ConfigError: the URL or the key cannot be used.
@@ -53,20 +55,30 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         api_key: str | None = None,
         *,
         use_server_proxy: bool = False,
-        request_timeout: float = REQUEST_TIMEOUT_SECONDS,
-        create_timeout: float = CREATE_TIMEOUT_SECONDS,
+        request_timeout: float | None = None,
+        create_timeout: float | None = None,
         ca_bundle: str | None = None,
         watched: bool = False,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         # First of all, so that no frame of ours shows the key in a traceback.
         api_key = masked(api_key)
-        check_seconds("request_timeout", request_timeout)
-        check_seconds("create_timeout", create_timeout)
-        self._transport = Transport(lifecycle_url, api_key, request_timeout=request_timeout, ca_bundle=ca_bundle)
+        timeouts = replace(
+            timeouts,
+            request_seconds=timeouts.request_seconds if request_timeout is None else request_timeout,
+            create_seconds=timeouts.create_seconds if create_timeout is None else create_timeout,
+        )
+        check_seconds("request_timeout", timeouts.request_seconds)
+        check_seconds("create_timeout", timeouts.create_seconds)
+        self._transport = Transport(lifecycle_url, api_key, ca_bundle=ca_bundle, timeouts=timeouts)
         self._use_server_proxy = use_server_proxy
-        self._create_timeout = create_timeout
         self._ends = {}
         self._health = Health(self._transport, watched=watched)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The lengths of all waits."""
+        return self._transport.timeouts
 
     @one_call
     def get_endpoint(self, sandbox_id: str, port: int, *, signed_for: float | None = None) -> Endpoint:
@@ -89,7 +101,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         """
         check_port(port)
         query = self._signing(signed_for)
-        return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query))
+        return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query), timeouts=self._transport.timeouts)
 
     def discover_execd(self, sandbox_id: str) -> Endpoint:
         """Return where the agent of a sandbox can be reached; raises as ``get_endpoint``."""
@@ -151,7 +163,10 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
 
         Source: opensandbox_server.main, GET /version; below the server's address, not below ``/v1``.
         """
-        answer = retry_idempotent(lambda: self._transport.request("GET", f"{self._transport.root}/version").json())
+        answer = retry_idempotent(
+            lambda: self._transport.request("GET", f"{self._transport.root}/version").json(),
+            timeouts=self._transport.timeouts,
+        )
         return str(answer.get("version") or "") if isinstance(answer, dict) else ""
 
     def server_time(self) -> datetime:
@@ -209,7 +224,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
         return (("expires", str(ceil(self._transport.server_time() + seconds))),)
 
-    def _look_up(self, sandbox_id: str, port: int, timeout: Timeouts | None = None, *, query: Query = ()) -> Endpoint:
+    def _look_up(
+        self, sandbox_id: str, port: int, timeout: RequestTimeout | None = None, *, query: Query = ()
+    ) -> Endpoint:
         """Ask for an endpoint once."""
         path = f"{sandbox_path(sandbox_id)}/endpoints/{port}"
         params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)

@@ -15,7 +15,7 @@ from pytest_opensandbox.transport.addresses import path_segment
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.response import Answer
-from pytest_opensandbox.transport.transport import CONNECT_TIMEOUT_SECONDS, Transport
+from pytest_opensandbox.transport.transport import Transport
 
 FIRST_BYTE_SECONDS = 30.0
 """How long the agent may take to begin its answer; some runtimes accept a command and then say nothing."""
@@ -51,7 +51,7 @@ class CommandsAPI:
         Source: specs/execd-api.yaml, GET /ping.
         """
         check_seconds("timeout", timeout)
-        connect = min(timeout, CONNECT_TIMEOUT_SECONDS)
+        connect = min(timeout, self._transport.timeouts.connect_seconds)
         with time_limit(timeout):
             self._transport.ask(endpoint, "GET", "/ping", timeout=(connect, timeout)).read(max_seconds=timeout)
 
@@ -184,7 +184,7 @@ class CommandsAPI:
     def _perform(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
         try:
             # One in the background has said all when it has begun; another may run for as long as it says something.
-            with time_limit(self._transport.call_seconds if run.request.background else inf):
+            with time_limit(self._transport.timeouts.call_seconds if run.request.background else inf):
                 return self._follow(endpoint, run)
         except (CommandStartError, ApiError):
             raise
@@ -233,7 +233,7 @@ class CommandsAPI:
                 "/command",
                 json=run.request.to_wire(),
                 headers={"Accept": "text/event-stream"},
-                timeout=(CONNECT_TIMEOUT_SECONDS, seconds),
+                timeout=(self._transport.timeouts.connect_seconds, seconds),
             )
         except ApiError as exc:
             if exc.status == 500 and exc.code == "RUNTIME_ERROR":

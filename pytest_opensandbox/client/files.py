@@ -84,7 +84,7 @@ class FilesAPI:
 
         with time_limit(transfer_seconds(len(body))):
             # The same bytes in the same place, however often they are sent.
-            retry_idempotent(send)
+            retry_idempotent(send, timeouts=self._transport.timeouts)
             self._check_sizes(endpoint, body.sizes)
 
     @one_call
@@ -227,7 +227,10 @@ class FilesAPI:
         """
         body = {check_agent_path(path): {"mode": wire_mode(mode)} for path in paths}
         if body:
-            retry_idempotent(lambda: self._transport.ask(endpoint, "POST", "/directories", json=body).read())
+            retry_idempotent(
+                lambda: self._transport.ask(endpoint, "POST", "/directories", json=body).read(),
+                timeouts=self._transport.timeouts,
+            )
 
     @one_call
     def remove_directories(self, endpoint: Endpoint | str, paths: Iterable[str]) -> None:
@@ -263,13 +266,13 @@ class FilesAPI:
         headers: dict[str, str] | None = None,
     ) -> T:
         """Send what may be repeated, read the answer, and repeat both where that may help."""
-        timeout = (self._transport.timeouts[0], TRANSFER_TIMEOUTS[1])
+        timeout = (self._transport.timeouts.connect_seconds, TRANSFER_TIMEOUTS[1])
 
         def call() -> T:
             return read(self._transport.ask(endpoint, method, path, params=query, headers=headers, timeout=timeout))
 
         try:
-            return retry_idempotent(call)
+            return retry_idempotent(call, timeouts=self._transport.timeouts)
         except ApiError as exc:
             # Agents before 1.0.19 have no 404 for files.
             if exc.status == 500 and any(words in exc.message for words in _NO_SUCH_FILE):

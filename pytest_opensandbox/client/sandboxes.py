@@ -15,10 +15,9 @@ from pytest_opensandbox.transport.deadlines import one_call, time_limit
 from pytest_opensandbox.transport.health import Health
 from pytest_opensandbox.transport.response import Answer
 from pytest_opensandbox.transport.retry import retry_idempotent
-from pytest_opensandbox.transport.transport import CONNECT_TIMEOUT_SECONDS, Query, Timeouts, Transport
+from pytest_opensandbox.transport.timeouts import RequestTimeout
+from pytest_opensandbox.transport.transport import Query, Transport
 
-CREATE_TIMEOUT_SECONDS = 300.0
-"""How long a create may take; on Docker the image is pulled meanwhile."""
 DIAGNOSTICS_CHARACTERS = 65_536
 """Most that is kept of a sandbox's logs, its end."""
 
@@ -47,7 +46,6 @@ class SandboxesAPI:
     """The lifecycle operations on sandboxes; part of the client."""
 
     _transport: Transport
-    _create_timeout: float = CREATE_TIMEOUT_SECONDS
     _ends: dict[str, datetime | None]
     _health: Health
 
@@ -67,7 +65,8 @@ class SandboxesAPI:
 
         Source: specs/sandbox-lifecycle.yml, POST /sandboxes.
         """
-        timeout = (CONNECT_TIMEOUT_SECONDS, self._create_timeout)
+        timeouts = self._transport.timeouts
+        timeout = (timeouts.connect_seconds, timeouts.create_seconds)
         with time_limit(sum(timeout)), self._health.watching():
             answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
             return self._noted(SandboxResponse.from_wire(answer.json()))
@@ -84,7 +83,7 @@ class SandboxesAPI:
 
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}.
         """
-        return retry_idempotent(lambda: self._look_at(sandbox_id))
+        return retry_idempotent(lambda: self._look_at(sandbox_id), timeouts=self._transport.timeouts)
 
     @one_call
     def list_sandboxes(
@@ -126,7 +125,7 @@ class SandboxesAPI:
         """
         path = sandbox_path(sandbox_id)
         try:
-            retry_idempotent(lambda: self._transport.request("DELETE", path).read())
+            retry_idempotent(lambda: self._transport.request("DELETE", path).read(), timeouts=self._transport.timeouts)
         except NotFoundError:
             return False
         finally:
@@ -158,7 +157,9 @@ class SandboxesAPI:
         body = {"expiresAt": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
         path = f"{sandbox_path(sandbox_id)}/renew-expiration"
         # The time is absolute, so that asking twice does no harm.
-        answer = retry_idempotent(lambda: self._transport.request("POST", path, json=body).json())
+        answer = retry_idempotent(
+            lambda: self._transport.request("POST", path, json=body).json(), timeouts=self._transport.timeouts
+        )
         self._ends[sandbox_id] = (parse_time(answer.get("expiresAt")) if isinstance(answer, dict) else None) or moment
         return self._ends[sandbox_id] or moment
 
@@ -215,7 +216,9 @@ class SandboxesAPI:
         path = f"{sandbox_path(sandbox_id)}/metadata"
         body = dict(changes)
         return SandboxResponse.from_wire(
-            retry_idempotent(lambda: self._transport.request("PATCH", path, json=body).json())
+            retry_idempotent(
+                lambda: self._transport.request("PATCH", path, json=body).json(), timeouts=self._transport.timeouts
+            )
         )
 
     @one_call
@@ -243,13 +246,16 @@ class SandboxesAPI:
         path = f"{sandbox_path(sandbox_id)}/diagnostics/{path_segment('kind', kind)}"
         params = [("scope", scope or ("container" if kind == "logs" else "runtime"))]
         try:
-            return retry_idempotent(lambda: _read_diagnostics(self._transport.request("GET", path, params=params)))
+            return retry_idempotent(
+                lambda: _read_diagnostics(self._transport.request("GET", path, params=params)),
+                timeouts=self._transport.timeouts,
+            )
         except ApiError as exc:
             if exc.status in _NO_DIAGNOSTICS_STATUSES:
                 return ""
             raise
 
-    def _look_at(self, sandbox_id: str, timeout: Timeouts | None = None) -> SandboxResponse:
+    def _look_at(self, sandbox_id: str, timeout: RequestTimeout | None = None) -> SandboxResponse:
         """Ask for a sandbox once."""
         answer = self._transport.request("GET", sandbox_path(sandbox_id), timeout=timeout)
         return self._noted(SandboxResponse.from_wire(answer.json()))
@@ -325,7 +331,7 @@ def _get_page(transport: Transport, path: str, query: Query, number: int, max_by
         body = answer.json(max_bytes=max_bytes, max_values=MAX_PAGE_VALUES)
         return body, answer.received
 
-    return retry_idempotent(get)
+    return retry_idempotent(get, timeouts=transport.timeouts)
 
 
 def _read_page(body: Any) -> tuple[list[Any], bool]:

@@ -60,7 +60,9 @@ class SnapshotsAPI:
         Source: specs/sandbox-lifecycle.yml, GET /snapshots/{snapshotId}.
         """
         path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
-        return Snapshot.from_wire(retry_idempotent(lambda: self._transport.request("GET", path).json()))
+        return Snapshot.from_wire(
+            retry_idempotent(lambda: self._transport.request("GET", path).json(), timeouts=self._transport.timeouts)
+        )
 
     def wait_snapshot_ready(
         self, snapshot_id: str, *, timeout: float = SNAPSHOT_SECONDS, known: Snapshot | None = None
@@ -125,7 +127,7 @@ class SnapshotsAPI:
         """
         path = f"/snapshots/{path_segment('snapshot_id', snapshot_id)}"
         try:
-            retry_idempotent(lambda: self._transport.request("DELETE", path).read())
+            retry_idempotent(lambda: self._transport.request("DELETE", path).read(), timeouts=self._transport.timeouts)
         except NotFoundError:
             return False
         return True

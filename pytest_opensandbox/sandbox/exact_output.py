@@ -279,7 +279,7 @@ def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) 
             return download.read()
 
     with time_limit(_seconds_for(span[1] - span[0])):
-        return retry_idempotent(read)
+        return retry_idempotent(read, timeouts=client.timeouts)
 
 
 def _seconds_for(size: int) -> float:

@@ -246,7 +246,9 @@ class Lifecycle:
         def before_wait(refusal: ApiError) -> None:
             phases.enter(f"{phase}; the server refuses for now ({refusal.status} {refusal.code}), asking again")
 
-        return retry_create(create, budget_seconds=self.ready_timeout, before_wait=before_wait)
+        return retry_create(
+            create, budget_seconds=self.ready_timeout, before_wait=before_wait, timeouts=self.client.timeouts
+        )
 
     def _await_ready(self, created: SandboxResponse, phases: Phases, phase: str) -> tuple[SandboxResponse, Endpoint]:
         try:

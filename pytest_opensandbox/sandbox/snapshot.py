@@ -78,6 +78,7 @@ def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> 
             lambda: client.create_snapshot(sandbox_id, name),
             budget_seconds=lifecycle.ready_timeout,
             before_wait=before_wait,
+            timeouts=client.timeouts,
         )
     except OpenSandboxError as exc:
         if not may_have_created(exc):

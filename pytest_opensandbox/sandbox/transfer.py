@@ -104,7 +104,7 @@ class Transfer:
         if self._look(path, max_bytes) == "directory":
             raise ConfigError("dst", "be given, because a directory has no bytes of its own", path)
         with self._readable(path) as source:
-            return retry_idempotent(lambda: self._content(source, max_bytes))
+            return retry_idempotent(lambda: self._content(source, max_bytes), timeouts=self._client.timeouts)
 
     def get(
         self, path: str, dst: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, links: Links = "error"
@@ -215,7 +215,7 @@ class Transfer:
                 for chunk in _limited(download, source, max_bytes):
                     file.write(chunk)
 
-        retry_idempotent(copy)
+        retry_idempotent(copy, timeouts=self._client.timeouts)
 
     def _look(self, path: str, max_bytes: int) -> str:
         """Return ``file`` or ``directory``, links followed."""

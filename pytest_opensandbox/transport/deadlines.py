@@ -10,6 +10,8 @@ from functools import wraps
 from math import inf
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from pytest_opensandbox.transport.timeouts import Timeouts
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ def look_now() -> None:
 
 class _Transport(Protocol):
     @property
-    def call_seconds(self) -> float: ...
+    def timeouts(self) -> Timeouts: ...
 
 
 class _Calls(Protocol):
@@ -85,7 +87,7 @@ def one_call(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[C, 
 
     @wraps(method)
     def bounded(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with time_limit(self._transport.call_seconds):
+        with time_limit(self._transport.timeouts.call_seconds):
             return method(self, *args, **kwargs)
 
     return bounded

@@ -7,14 +7,10 @@ from contextlib import contextmanager, suppress
 
 from pytest_opensandbox.errors import ApiError, TransportError
 from pytest_opensandbox.transport.deadlines import looking, time_limit
-from pytest_opensandbox.transport.transport import CONNECT_TIMEOUT_SECONDS, Transport
+from pytest_opensandbox.transport.transport import Transport
 
-LOOK_SECONDS = 5.0
-"""How long a server is silent before it is asked for its health, and how long it may take to tell."""
 MISSED_LOOKS = 4
 """How many times in a row it may say nothing of its health."""
-SHORT_LOOK_SECONDS = 2.0
-"""How long it may take once it was found to be silent."""
 
 
 class Health:
@@ -38,9 +34,10 @@ class Health:
 
         Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
         """
-        url, timeouts = f"{self._transport.root}/health", (min(timeout, CONNECT_TIMEOUT_SECONDS), timeout)
+        connect_seconds = min(timeout, self._transport.timeouts.connect_seconds)
         with suppress(ApiError), time_limit(timeout):
-            self._transport.request("GET", url, timeout=timeouts).close()
+            url = f"{self._transport.root}/health"
+            self._transport.request("GET", url, timeout=(connect_seconds, timeout)).close()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -54,19 +51,19 @@ class Health:
             return
         if self._missed >= MISSED_LOOKS:
             self._check_again()
-        with looking(self._look, every_seconds=LOOK_SECONDS):
+        with looking(self._look, every_seconds=self._transport.timeouts.health_seconds):
             yield
 
     def _check_again(self) -> None:
         try:
-            self.check(SHORT_LOOK_SECONDS)
+            self.check(self._transport.timeouts.silent_health_seconds)
         except TransportError as exc:
             raise _silent(exc, unsent=True) from None
         self._missed = 0
 
     def _look(self) -> None:
         try:
-            self.check(LOOK_SECONDS)
+            self.check(self._transport.timeouts.health_seconds)
         except TransportError as exc:
             self._missed += 1
             if self._missed >= MISSED_LOOKS:

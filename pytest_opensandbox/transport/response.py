@@ -13,10 +13,6 @@ from pytest_opensandbox.transport.json_limits import MAX_VALUES, JsonLimitError,
 
 MAX_BODY_BYTES = 1024 * 1024
 """Most that is read of a body that is no file, no stream of events, and no listing."""
-MAX_BODY_SECONDS = 300.0
-"""Longest time for such a body, however steadily it drips."""
-BODY_TIMES = 10
-"""How many times as long as the silence between two of its bytes such a body may take."""
 
 
 class Answer:
@@ -28,7 +24,7 @@ class Answer:
         read_some: returns the next bytes, however few, b"" at the end; takes the seconds that it may last, or None.
         close: lets go of the connection.
         has_more: tells whether bytes came behind the end of the body.
-        silence: how long the connection may be silent; seconds.
+        max_seconds: limit for a body that is read as a whole; seconds.
     """
 
     def __init__(
@@ -39,7 +35,7 @@ class Answer:
         read_some: Callable[[float | None], bytes],
         close: Callable[[], None],
         has_more: Callable[[], bool] = lambda: False,
-        silence: float = inf,
+        max_seconds: float = inf,
     ) -> None:
         self.status = status
         """HTTP status, 200 … 299."""
@@ -50,7 +46,7 @@ class Answer:
         self._has_more = has_more
         self.received = 0
         """Bytes of the body that ``read`` has taken."""
-        self._most_seconds = min(BODY_TIMES * silence, MAX_BODY_SECONDS)
+        self._max_seconds = max_seconds
 
     @property
     def has_more(self) -> bool:
@@ -85,14 +81,14 @@ class Answer:
 
         Args:
             max_bytes: most that is taken.
-            max_seconds: how long it may take; default ten times the silence that is allowed, at most 300.
+            max_seconds: how long it may take; default as for the request, at most 300.
 
         Raises:
             ProtocolError: longer than ``max_bytes``, or not complete after ``max_seconds``.
             TransportError: it broke off.
         """
         body = bytearray()
-        max_seconds = self._most_seconds if max_seconds is None else max_seconds
+        max_seconds = self._max_seconds if max_seconds is None else max_seconds
         deadline = time.monotonic() + max_seconds
         with self:
             for piece in self.chunks():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
@@ -14,14 +14,11 @@ from tenacity.wait import wait_exponential
 
 from pytest_opensandbox.errors import ApiError, TransportError
 from pytest_opensandbox.transport.deadlines import time_left
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 T = TypeVar("T")
-Sleep = Callable[[float], None]
 
-FIRST_WAIT_SECONDS = 0.02
-LONGEST_WAIT_SECONDS = 1.0
 RETRY_ATTEMPTS = 4
-LONGEST_RETRY_WAIT_SECONDS = 60.0
 RETRIED_STATUSES = frozenset({429, 502, 503})
 PORT_RACE_TRIES = 3
 
@@ -33,8 +30,6 @@ _PORT_RACES = ("port is already allocated", "ports are not available", "address 
 _NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
 _LAST_LOOK_SECONDS = 0.05
 _is_retrying: ContextVar[bool] = ContextVar("opensandbox_is_retrying", default=False)
-_looks = wait_exponential(multiplier=FIRST_WAIT_SECONDS, exp_base=1.5, max=LONGEST_WAIT_SECONDS)
-_retries = wait_exponential(multiplier=0.25, exp_base=2, max=5.0)
 
 
 def poll_until_ready(
@@ -42,7 +37,7 @@ def poll_until_ready(
     *,
     budget_seconds: float,
     on_timeout: Callable[[float, int], Exception],
-    sleep: Sleep = time.sleep,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> T:
     """Look again and again until there is something: after 20 ms, then ever later, at most 1 s apart, with jitter.
 
@@ -50,7 +45,7 @@ def poll_until_ready(
         look: returns None for "not yet"; what it raises ends the wait.
         budget_seconds: one budget for all looks and waits together; seconds, on a monotonic clock.
         on_timeout: makes the error from the seconds waited and the number of looks.
-        sleep: waits; tests give their own.
+        timeouts: the lengths of the waits.
 
     Returns:
         What ``look`` returned.
@@ -58,10 +53,11 @@ def poll_until_ready(
     Raises:
         Exception: what ``on_timeout`` made, when the budget is used up.
     """
+    polls = wait_exponential(multiplier=timeouts.first_poll_seconds, exp_base=1.5, max=timeouts.longest_poll_seconds)
 
     def wait(state: RetryCallState) -> float:
         # The last wait is cut so that the budget ends with a look, not with a sleep.
-        step = _looks(state) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - spreads load, guards nothing
+        step = polls(state) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - spreads load, guards nothing
         remaining = budget_seconds - (state.seconds_since_start or 0.0)
         return step if step < remaining else max(remaining - _LAST_LOOK_SECONDS, _LAST_LOOK_SECONDS)
 
@@ -72,19 +68,19 @@ def poll_until_ready(
         retry=retry_if_result(lambda found: found is None),
         wait=wait,
         stop=stop_before_delay(budget_seconds),
-        sleep=sleep,
+        sleep=timeouts.sleep,
         retry_error_callback=give_up,
     )(look)  # type: ignore[return-value]  # None is what the policy does not return
 
 
-def retry_idempotent(call: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
+def retry_idempotent(call: Callable[[], T], *, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> T:
     """Repeat a call that may be repeated: after a broken connection, 429, 502 and 503, three times at the most.
 
     A ``Retry-After`` of the server counts, up to 60 s; otherwise the waits are 0.25 s, 0.5 s and 1 s, with jitter.
 
     Args:
         call: does the same however often it is made.
-        sleep: waits; tests give their own.
+        timeouts: the lengths of the waits.
 
     Returns:
         What ``call`` returned.
@@ -100,9 +96,9 @@ def retry_idempotent(call: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
     try:
         return Retrying(
             retry=retry_if_exception(_is_passing),
-            wait=_retry_wait,
+            wait=partial(_retry_wait, timeouts),
             stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
-            sleep=sleep,
+            sleep=timeouts.sleep,
             reraise=True,
         )(call)
     finally:
@@ -114,7 +110,7 @@ def retry_create(
     *,
     budget_seconds: float,
     before_wait: Callable[[ApiError], None],
-    sleep: Sleep = time.sleep,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> T:
     """Repeat a create that has certainly made nothing, and no other.
 
@@ -125,7 +121,7 @@ def retry_create(
         call: creates.
         budget_seconds: when to stop asking a server without room; seconds from its first refusal on.
         before_wait: told the server's refusal before each wait.
-        sleep: waits; tests give their own.
+        timeouts: the lengths of the waits.
 
     Returns:
         What ``call`` returned.
@@ -151,10 +147,10 @@ def retry_create(
 
     return Retrying(
         retry=retry_if_exception(_made_nothing),
-        wait=_retry_wait,
+        wait=partial(_retry_wait, timeouts),
         stop=stop,
         before_sleep=tell,
-        sleep=sleep,
+        sleep=timeouts.sleep,
         reraise=True,
     )(call)
 
@@ -181,9 +177,10 @@ def _is_passing(error: BaseException) -> bool:
     )
 
 
-def _retry_wait(state: RetryCallState) -> float:
+def _retry_wait(timeouts: Timeouts, state: RetryCallState) -> float:
+    usual = wait_exponential(multiplier=timeouts.first_retry_seconds, exp_base=2, max=timeouts.longest_retry_seconds)
     asked = getattr(_error(state), "retry_after_seconds", None)
-    wait = _retries(state) if asked is None else min(float(asked), LONGEST_RETRY_WAIT_SECONDS)
+    wait = usual(state) if asked is None else min(float(asked), timeouts.longest_retry_after_seconds)
     return wait * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
 
 

@@ -31,21 +31,15 @@ from pytest_opensandbox.transport.refusals import ERROR_HEADERS, MAX_ERROR_BYTES
 from pytest_opensandbox.transport.response import Answer
 from pytest_opensandbox.transport.server_clock import ServerClock
 from pytest_opensandbox.transport.sockets import TooSlowError, has_more
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
-CONNECT_TIMEOUT_SECONDS = 5.0
-REQUEST_TIMEOUT_SECONDS = 30.0
-CALL_TIMES = 4
-"""How many times as long as one answer may be silent a whole call may take."""
-ERROR_BODY_SECONDS = 3.0
-"""How long the text of an error may take once its status is known; some promise bytes that never come."""
-
-Timeouts = tuple[float, float]
 Query = Sequence[tuple[str, str]]
 
 _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _READ_BYTES = 65_536
+_BODY_SILENCES = 10  # a body may take as many times as long as the silence between two of its bytes
 
 
 class Transport:
@@ -54,10 +48,9 @@ class Transport:
     Args:
         base_url: the server, with or without ``/v1``.
         api_key: its key, None where it needs none.
-        connect_timeout: seconds for a connection.
-        request_timeout: seconds between two bytes of an answer.
         trust_env: whether proxies and certificates of the environment count.
         ca_bundle: file with the certificates to trust, None for the usual ones.
+        timeouts: the lengths of all waits.
 
     Raises:
         ConfigError: the URL or the key cannot be used.
@@ -68,17 +61,16 @@ class Transport:
         base_url: str,
         api_key: str | None = None,
         *,
-        connect_timeout: float = CONNECT_TIMEOUT_SECONDS,
-        request_timeout: float = REQUEST_TIMEOUT_SECONDS,
         trust_env: bool = True,
         ca_bundle: str | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         # First of all, so that no frame of ours shows the key in a traceback.
         self._key = api_key = masked(api_key)
         self.root = server_root(base_url)
         """The server's address without ``/v1``."""
-        self.timeouts: Timeouts = (connect_timeout, request_timeout)
-        """Seconds to connect, and between two bytes."""
+        self.timeouts = timeouts
+        """The lengths of all waits."""
         self._http = HTTPSession(trust_env=trust_env)
         # Asked for once: the environment's own bundle counts on this machine too, its proxy does not.
         usual = self._http.of_process().merge_environment_settings(self.root, {}, True, ca_bundle or True, None)
@@ -106,7 +98,7 @@ class Transport:
         json: object = None,
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: Timeouts | None = None,
+        timeout: RequestTimeout | None = None,
         with_key: bool = False,
         secrets: Sequence[str] = (),
     ) -> Answer:
@@ -135,7 +127,7 @@ class Transport:
         if self._key and (own or with_key):
             sent[KEY_HEADER] = self._key
         request = requests.Request(method, url, headers=sent, params=params, data=body)
-        answer = self._exchange(request, _cut(timeout or self.timeouts), secrets)
+        answer = self._exchange(request, _cut(timeout or self.timeouts.request_timeout), secrets)
         if own:
             self._clock.note(answer.headers.get("Date"))
         if 200 <= answer.status < 300:
@@ -152,7 +144,7 @@ class Transport:
         json: object = None,
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: Timeouts | None = None,
+        timeout: RequestTimeout | None = None,
     ) -> Answer:
         """Send one request to a port of a sandbox; arguments as for ``request``.
 
@@ -180,14 +172,9 @@ class Transport:
             secrets=endpoint.secrets,
         )
 
-    @property
-    def call_seconds(self) -> float:
-        """How long one call of the client may take, with all its answers, retries and waits."""
-        return CALL_TIMES * self.timeouts[1] + CONNECT_TIMEOUT_SECONDS
-
-    def within(self, seconds: float) -> Timeouts:
+    def within(self, seconds: float) -> RequestTimeout:
         """Return the usual time-outs, cut to what is left of a budget; seconds."""
-        return min(self.timeouts[0], seconds), min(self.timeouts[1], seconds)
+        return min(self.timeouts.connect_seconds, seconds), min(self.timeouts.request_seconds, seconds)
 
     def server_time(self) -> float:
         """Return the server's clock, as its last answer showed it; seconds since 1970."""
@@ -203,7 +190,7 @@ class Transport:
     def __reduce__(self) -> Any:
         raise TypeError("a transport holds connections and a key: make another one where it is needed")
 
-    def _exchange(self, request: requests.Request, timeouts: Timeouts, secrets: Sequence[str]) -> Answer:
+    def _exchange(self, request: requests.Request, timeouts: RequestTimeout, secrets: Sequence[str]) -> Answer:
         def fail(error: Exception, silence: float | None = None) -> TransportError:
             reason, timed_out = explain(error, timeouts if silence is None else (timeouts[0], silence))
             said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
@@ -220,10 +207,10 @@ class Transport:
             read_some=_reader(response, fail, timeouts[1]),
             close=response.close,
             has_more=lambda: has_more(response.raw),
-            silence=timeouts[1],
+            max_seconds=min(_BODY_SILENCES * timeouts[1], self.timeouts.body_seconds),
         )
 
-    def _send(self, request: requests.Request, timeouts: Timeouts) -> requests.Response:
+    def _send(self, request: requests.Request, timeouts: RequestTimeout) -> requests.Response:
         """Send, and once more where a kept connection had gone stale and nothing can have happened twice."""
         # Not prepared by the session, which would add credentials from a netrc file.
         prepared = request.prepare()
@@ -246,7 +233,7 @@ class Transport:
 
     def _refusal(self, answer: Answer, method: str, url: str, secrets: Sequence[str]) -> ApiError:
         body = bytearray()
-        deadline = time.monotonic() + ERROR_BODY_SECONDS
+        deadline = time.monotonic() + self.timeouts.error_body_seconds
         with answer:
             try:
                 for piece in answer.chunks(timeout=lambda: deadline - time.monotonic()):
@@ -292,7 +279,7 @@ def _reader(
     return read_some
 
 
-def _cut(timeouts: Timeouts) -> Timeouts:
+def _cut(timeouts: RequestTimeout) -> RequestTimeout:
     """Return the time-outs, none of them longer than what is left of a time limit."""
     left = max(round(time_left(), 2), 0.01)
     return min(timeouts[0], left), min(timeouts[1], left)

@@ -65,8 +65,8 @@ def test_a_create_is_sent_once_whatever_comes_back(reply):
 def test_a_create_has_its_own_time():
     client = Client("http://127.0.0.1:1", request_timeout=7, create_timeout=400)
 
-    assert (client._transport.timeouts, client._create_timeout) == ((5.0, 7), 400)
-    assert Client("http://h")._create_timeout == 300
+    assert (client.timeouts.request_seconds, client.timeouts.create_seconds) == (7, 400)
+    assert Client("http://h").timeouts.create_seconds == 300
 
 
 def test_get_reads_a_sandbox_and_quotes_its_id():

@@ -26,6 +26,7 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.timeouts import Timeouts
 from pytest_opensandbox.transport.transport import Transport
 from tests.scripted_servers import Pause, Reply, as_events, as_json, serving
 
@@ -78,7 +79,7 @@ def dripping(head, body, drops=1000):
 )
 def test_what_never_ends_is_given_up_in_its_time(pieces, pause):
     with saying(pieces, pause=pause) as url, pytest.raises(TransportError) as caught:
-        Transport(url, request_timeout=0.3).request("GET", "/x").read()
+        Transport(url, timeouts=Timeouts(request_seconds=0.3)).request("GET", "/x").read()
 
     assert caught.value.timed_out
 
@@ -87,7 +88,7 @@ def test_a_body_that_drips_is_given_up_in_its_time():
     drip = dripping(OK + b"Content-Length: 1000\r\n\r\n", b"x")
 
     with saying(drip, pause=0.02) as url, pytest.raises(ProtocolError, match=r"not complete after 0\.3 s"):
-        Transport(url, request_timeout=0.2).request("GET", "/x").read(max_seconds=0.3)
+        Transport(url, timeouts=Timeouts(request_seconds=0.2)).request("GET", "/x").read(max_seconds=0.3)
 
 
 def test_a_download_that_drips_is_not_waited_for(monkeypatch):
@@ -131,7 +132,7 @@ def test_a_ping_that_drips_is_not_waited_for():
 )
 def test_an_answer_that_makes_no_sense_is_a_transport_error(head):
     with saying([head]) as url, pytest.raises(TransportError):
-        Transport(url, request_timeout=2).request("GET", "/x").read()
+        Transport(url, timeouts=Timeouts(request_seconds=2)).request("GET", "/x").read()
 
 
 @pytest.mark.parametrize("lengths", [b"Content-Length: 1, 2\r\n", b"Content-Length: 1\r\nContent-Length: 2\r\n"])
@@ -344,7 +345,7 @@ def test_what_an_error_carries_stays_as_it_was():
 @pytest.mark.parametrize("head", [OK, OK + b"Server: x\r\n", OK + b"Content-Le", b"HTTP/1.1 200"])
 def test_an_answer_that_breaks_off_in_its_headers_is_not_taken_for_an_empty_one(head):
     with saying([head]) as url, pytest.raises(TransportError):
-        Transport(url, request_timeout=2).request("POST", "/x").read()
+        Transport(url, timeouts=Timeouts(request_seconds=2)).request("POST", "/x").read()
 
 
 def test_a_search_without_an_answer_is_not_taken_for_one_that_found_nothing():

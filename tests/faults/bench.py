@@ -9,6 +9,7 @@ from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, S
 from pytest_opensandbox.cleanup.sweep import sweep
 from pytest_opensandbox.sandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
 from pytest_opensandbox.servers.server_process import ManagedServer
+from pytest_opensandbox.transport.timeouts import Timeouts
 from tests.faults.proxy import FaultyProxy
 
 REQUEST_SECONDS = 0.3
@@ -21,6 +22,14 @@ READY_SECONDS = 3.0
 """Budget of a wait for a sandbox."""
 COMMAND_SECONDS = 2.0
 """Time limit of a command."""
+SHORT_TIMEOUTS = Timeouts(
+    request_seconds=REQUEST_SECONDS,
+    create_seconds=CREATE_SECONDS,
+    body_seconds=2 * REQUEST_SECONDS,
+    first_retry_seconds=0.01,
+    longest_retry_seconds=0.05,
+)
+"""Time limits short enough to be waited for."""
 
 CONTENT = bytes(range(256)) * 40
 """A file that lies in the shared sandbox as ``/tmp/kept/one.bin`` and as ``/tmp/kept/deep/two.bin``."""
@@ -40,8 +49,7 @@ class Bench:
             self.proxy.url,
             server.api_key,
             use_server_proxy=True,
-            request_timeout=REQUEST_SECONDS,
-            create_timeout=CREATE_SECONDS,
+            timeouts=SHORT_TIMEOUTS,
         )
         """Goes through the proxy, to the server and to the agents."""
         self.truth = Client(server.url, server.api_key)

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from tenacity.wait import wait_exponential
 
 from pytest_opensandbox.client import commands, file_transfer, files
 from pytest_opensandbox.sandbox import agent, diagnosis, lost_creates
 from pytest_opensandbox.servers.server_process import ManagedServer, start_embedded
-from pytest_opensandbox.transport import response, retry
 from tests.faults.bench import COMMAND_SECONDS, LOOKING_SECONDS, REQUEST_SECONDS, Bench
 
 
@@ -43,10 +41,8 @@ def short_limits(monkeypatch) -> None:
     monkeypatch.setattr(commands, "_STATUS_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
     monkeypatch.setattr(files, "TRANSFER_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
     monkeypatch.setattr(agent, "_COPY_SECONDS", COMMAND_SECONDS)
-    monkeypatch.setattr(response, "BODY_TIMES", 2)
     monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 2 * REQUEST_SECONDS)
     monkeypatch.setattr(diagnosis, "ASKING_SECONDS", 2 * REQUEST_SECONDS)
     monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", REQUEST_SECONDS)
     monkeypatch.setattr(lost_creates, "SETTLING_SECONDS", REQUEST_SECONDS)
     monkeypatch.setattr(lost_creates, "LOOKING_SECONDS", LOOKING_SECONDS)
-    monkeypatch.setattr(retry, "_retries", wait_exponential(multiplier=0.01, exp_base=2, max=0.05))

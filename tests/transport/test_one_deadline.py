@@ -17,9 +17,9 @@ from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.sandbox import exact_output as capture_room
 from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
-from pytest_opensandbox.transport import health as health_room
 from pytest_opensandbox.transport import sockets
 from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.timeouts import Timeouts
 from pytest_opensandbox.transport.transport import Transport
 from tests.scripted_servers import OneBoxServer, Pause, Reply, as_events, serving
 
@@ -28,6 +28,8 @@ INIT = {"type": "init", "text": "c1"}
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 FOR_EVER = 10**9
+HURRIED = Timeouts(connect_seconds=0.1, request_seconds=0.1, create_seconds=0.3)
+HURRIED_HEALTH = Timeouts(health_seconds=0.1, silent_health_seconds=0.1)
 HANGS_SECONDS = 15.0
 """What takes longer has no end: each server here goes on for hours, and each limit of a test is below a second."""
 
@@ -110,7 +112,6 @@ CALLS = {
 @pytest.fixture
 def hurried(monkeypatch):
     """Make the limits that no argument sets as short as those of the tests."""
-    monkeypatch.setattr(Transport, "call_seconds", 0.5)
     monkeypatch.setattr(execd_room, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(execd_room, "ENDING_SECONDS", 0.2)
     monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.4)
@@ -124,7 +125,7 @@ def hurried(monkeypatch):
     "habit", ["nothing", "head", "headers", "interim answers", "chunk's length", "chunks", "trailers", "body", "error"]
 )
 def test_every_call_ends_whatever_the_other_side_does(habit):
-    with every_time(lambda: drips(habit)) as url, Client(url, request_timeout=0.2, create_timeout=0.3) as client:
+    with every_time(lambda: drips(habit)) as url, Client(url, timeouts=HURRIED) as client:
         outcomes = {}
 
         def perform(call):
@@ -212,26 +213,21 @@ def test_a_server_that_has_stopped_is_waited_for_once_and_not_for_each_sandbox(b
     assert sum(waited[1:]) < waited[0] + HANGS_SECONDS / 2
 
 
-@pytest.fixture
-def quick_looks(monkeypatch):
-    """Ask for a server's health without much patience."""
-    for name in ("LOOK_SECONDS", "SHORT_LOOK_SECONDS"):
-        monkeypatch.setattr(health_room, name, 0.1)
-
-
-@pytest.mark.usefixtures("ends", "quick_looks")
+@pytest.mark.usefixtures("ends")
 def test_a_create_is_given_up_when_its_server_does_not_even_tell_its_health():
-    with every_time(lambda: drips("nothing")) as url, Client(url, watched=True) as client:
+    with every_time(lambda: drips("nothing")) as url, Client(url, watched=True, timeouts=HURRIED_HEALTH) as client:
         for unsent in (False, True):
             with pytest.raises(TransportError, match="does not answer any more") as caught:
                 client.create_sandbox(OPTS)
             assert (caught.value.timed_out, caught.value.unsent) == (True, unsent)
 
 
-@pytest.mark.usefixtures("quick_looks")
 def test_a_create_may_take_its_time_while_its_server_tells_its_health():
     box = Reply(202, [Pause(1.0), b'{"id": "s1"}'], {"Content-Type": "application/json"})
-    with serving(server=OneBoxServer(create=[box])) as server, Client(server.url, watched=True) as client:
+    with (
+        serving(server=OneBoxServer(create=[box])) as server,
+        Client(server.url, watched=True, timeouts=HURRIED_HEALTH) as client,
+    ):
         assert client.create_sandbox(OPTS).id == "s1"
 
     assert server.calls.count("/health") >= 2
@@ -248,7 +244,9 @@ def test_the_addresses_of_a_host_share_the_time_for_a_connection(monkeypatch):
     began = time.monotonic()
 
     with pytest.raises(TransportError) as caught:
-        Transport("http://many.example.org", connect_timeout=0.5, trust_env=False).request("GET", "/x")
+        Transport("http://many.example.org", trust_env=False, timeouts=Timeouts(connect_seconds=0.5)).request(
+            "GET", "/x"
+        )
 
     assert time.monotonic() - began < 20 * 0.5
     assert caught.value.unsent
@@ -269,7 +267,9 @@ def test_a_name_server_that_stays_silent_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", silent)
 
     with pytest.raises(TransportError) as caught:
-        Transport("http://slow.example.org", connect_timeout=0.2, trust_env=False).request("GET", "/x")
+        Transport("http://slow.example.org", trust_env=False, timeouts=Timeouts(connect_seconds=0.2)).request(
+            "GET", "/x"
+        )
 
     answered.set()
     assert (caught.value.unsent, caught.value.timed_out) == (True, True)
@@ -281,7 +281,7 @@ def test_a_handshake_that_drips_is_given_up():
     drip = [record], itertools.repeat(b"\x00", FOR_EVER)
 
     with every_time(lambda: drip) as url, time_limit(1), pytest.raises(TransportError):
-        Transport(url.replace("http:", "https:"), connect_timeout=0.3).request("GET", "/x")
+        Transport(url.replace("http:", "https:"), timeouts=Timeouts(connect_seconds=0.3)).request("GET", "/x")
 
 
 @pytest.mark.usefixtures("ends")

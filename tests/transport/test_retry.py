@@ -19,6 +19,7 @@ from pytest_opensandbox.transport.retry import (
     retry_create,
     retry_idempotent,
 )
+from pytest_opensandbox.transport.timeouts import Timeouts
 
 
 class Naps:
@@ -57,7 +58,7 @@ def no_answer(*, timed_out: bool = False) -> TransportError:
 def test_a_first_look_that_finds_something_does_not_wait():
     naps = Naps()
 
-    found = poll_until_ready(Script("ready"), budget_seconds=60, on_timeout=expired, sleep=naps)
+    found = poll_until_ready(Script("ready"), budget_seconds=60, on_timeout=expired, timeouts=Timeouts(sleep=naps))
 
     assert (found, naps.seconds) == ("ready", [])
 
@@ -65,7 +66,9 @@ def test_a_first_look_that_finds_something_does_not_wait():
 def test_waits_begin_at_about_20_ms_grow_and_stay_under_a_second():
     naps = Naps()
 
-    poll_until_ready(Script(*[None] * 30, "ready"), budget_seconds=600, on_timeout=expired, sleep=naps)
+    poll_until_ready(
+        Script(*[None] * 30, "ready"), budget_seconds=600, on_timeout=expired, timeouts=Timeouts(sleep=naps)
+    )
 
     assert 0.015 <= naps.seconds[0] <= 0.02
     assert max(naps.seconds) <= 1.0
@@ -77,7 +80,9 @@ def test_waits_have_jitter_so_that_workers_do_not_ask_in_step():
     runs = []
     for _ in range(2):
         naps = Naps()
-        poll_until_ready(Script(*[None] * 20, "ready"), budget_seconds=600, on_timeout=expired, sleep=naps)
+        poll_until_ready(
+            Script(*[None] * 20, "ready"), budget_seconds=600, on_timeout=expired, timeouts=Timeouts(sleep=naps)
+        )
         runs.append(naps.seconds)
 
     assert runs[0] != runs[1]
@@ -98,7 +103,9 @@ def test_a_budget_ends_with_a_look_and_not_with_a_sleep():
 
     # With sleeps that take no time, the waits of one round show how the budget is cut up.
     with pytest.raises(ReadyTimeoutError):
-        poll_until_ready(Script(*[None] * 4, expired(0, 5)), budget_seconds=0.06, on_timeout=expired, sleep=naps)
+        poll_until_ready(
+            Script(*[None] * 4, expired(0, 5)), budget_seconds=0.06, on_timeout=expired, timeouts=Timeouts(sleep=naps)
+        )
 
     assert all(nap < 0.06 for nap in naps.seconds)
 
@@ -107,7 +114,7 @@ def test_what_a_look_raises_ends_the_wait_at_once():
     look = Script(None, AuthError(401), "never")
 
     with pytest.raises(AuthError):
-        poll_until_ready(look, budget_seconds=60, on_timeout=expired, sleep=Naps())
+        poll_until_ready(look, budget_seconds=60, on_timeout=expired, timeouts=Timeouts(sleep=Naps()))
 
     assert look.calls == 2
 
@@ -125,7 +132,7 @@ def test_what_a_look_raises_ends_the_wait_at_once():
 def test_passing_trouble_is_retried(trouble):
     call = Script(trouble, trouble, "done")
 
-    assert retry_idempotent(call, sleep=Naps()) == "done"
+    assert retry_idempotent(call, timeouts=Timeouts(sleep=Naps())) == "done"
     assert call.calls == 3
 
 
@@ -144,7 +151,7 @@ def test_lasting_trouble_is_not_retried(trouble):
     call = Script(trouble, "never")
 
     with pytest.raises(type(trouble)):
-        retry_idempotent(call, sleep=Naps())
+        retry_idempotent(call, timeouts=Timeouts(sleep=Naps()))
 
     assert call.calls == 1
 
@@ -154,7 +161,7 @@ def test_the_last_error_comes_out_when_retries_do_not_help():
     naps = Naps()
 
     with pytest.raises(ApiError, match="last"):
-        retry_idempotent(call, sleep=naps)
+        retry_idempotent(call, timeouts=Timeouts(sleep=naps))
 
     assert call.calls == RETRY_ATTEMPTS
     assert [round(nap * 2) / 2 for nap in naps.seconds][-1] in (1.0, 1.5)
@@ -164,7 +171,9 @@ def test_one_retry_around_another_does_not_multiply():
     call = Script(no_answer())
 
     with pytest.raises(TransportError):
-        retry_idempotent(lambda: retry_idempotent(call, sleep=Naps()), sleep=Naps())
+        retry_idempotent(
+            lambda: retry_idempotent(call, timeouts=Timeouts(sleep=Naps())), timeouts=Timeouts(sleep=Naps())
+        )
 
     assert call.calls == RETRY_ATTEMPTS
 
@@ -180,7 +189,7 @@ def test_one_retry_around_another_does_not_multiply():
 def test_retry_after_is_honoured_within_reason(asked, least, most):
     naps = Naps()
 
-    retry_idempotent(Script(ApiError(429, retry_after_seconds=asked), "done"), sleep=naps)
+    retry_idempotent(Script(ApiError(429, retry_after_seconds=asked), "done"), timeouts=Timeouts(sleep=naps))
 
     assert least <= naps.seconds[0] <= most
 
@@ -191,7 +200,10 @@ PORT_RACE = ApiError(500, code="DOCKER::SANDBOX_START_FAILED", message="Bind fai
 
 def create(call, *, naps=None, budget=60.0, told=None):
     return retry_create(
-        call, budget_seconds=budget, before_wait=([] if told is None else told).append, sleep=naps or Naps()
+        call,
+        budget_seconds=budget,
+        before_wait=([] if told is None else told).append,
+        timeouts=Timeouts(sleep=naps or Naps()),
     )
 
 

@@ -15,8 +15,8 @@ import pytest
 import trustme
 
 from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError, TransportError
-from pytest_opensandbox.transport import transport as transport_room
 from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.timeouts import Timeouts
 from pytest_opensandbox.transport.transport import KEY_HEADER, Transport
 from tests.forks import FORKS, in_a_fork
 from tests.scripted_servers import Reply, Server, as_json, serving
@@ -78,7 +78,7 @@ def test_another_host_is_reached_through_the_environments_proxy_if_that_is_trust
     with serving(NO_CONTENT) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        transport = Transport("http://opensandbox.invalid", trust_env=trust_env, connect_timeout=1)
+        transport = Transport("http://opensandbox.invalid", trust_env=trust_env, timeouts=Timeouts(connect_seconds=1))
 
         if trust_env:
             assert transport.request("GET", "/x").status == 204
@@ -227,7 +227,7 @@ def test_silence_is_a_transport_error_that_says_how_long():
     held = threading.Event()
     with serving(Reply(200, [held], framing="close")) as server:
         with pytest.raises(TransportError, match=r"no byte within 0\.2 s") as caught:
-            Transport(server.url, request_timeout=0.2).request("GET", "/x").read()
+            Transport(server.url, timeouts=Timeouts(request_seconds=0.2)).request("GET", "/x").read()
         held.set()
 
     assert caught.value.timed_out
@@ -267,12 +267,11 @@ def test_an_error_whose_body_breaks_off_is_still_that_error():
 
 
 # execd promises 2**63 - 1 bytes of a directory; a create would wait five minutes for the rest of its error.
-def test_an_error_whose_text_does_not_come_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(transport_room, "ERROR_BODY_SECONDS", 0.2)
+def test_an_error_whose_text_does_not_come_is_not_waited_for():
     held = threading.Event()
     with serving(Reply(500, [b"beginning", held], promised=2**63 - 1)) as server:
         with pytest.raises(ApiError, match=r"beginning \(500"):
-            Transport(server.url, request_timeout=300).request("GET", "/x")
+            Transport(server.url, timeouts=Timeouts(request_seconds=300, error_body_seconds=0.2)).request("GET", "/x")
         held.set()
 
 
