@@ -218,7 +218,7 @@ def check_resources(limits: Mapping[str, str], *, field: str = "resource_limits"
     """
     for name, value in _pairs(field, limits):
         if name not in _RESOURCES and "/" not in name:
-            rule = f"have a name out of {', '.join(_RESOURCES)}, or one with a domain as vendor.com/thing"
+            rule = f"have a name out of {', '.join(_RESOURCES)}, or one with a domain as vendor.example.org/thing"
             raise ConfigError(f"{field}[{name!r}]", rule, name)
         if name == "cpu" and not _CPU.fullmatch(value):
             rule = "be cores such as '2' or '0.5', or millicores such as '500m'"

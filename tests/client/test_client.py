@@ -30,7 +30,7 @@ def test_a_create_sends_what_the_specification_asks_for_and_the_key():
         timeout=120,
         env={"A": "1"},
         metadata={"run": "r1"},
-        network_policy=NetworkPolicy.only("pypi.org"),
+        network_policy=NetworkPolicy.only("packages.example.org"),
     )
     with serving(as_json(BOX, 202)) as server, Client(server.url, "k") as client:
         created = client.create_sandbox(opts)
@@ -44,7 +44,7 @@ def test_a_create_sends_what_the_specification_asks_for_and_the_key():
         "timeout": 120,
         "env": {"A": "1"},
         "metadata": {"run": "r1"},
-        "networkPolicy": {"defaultAction": "deny", "egress": [{"action": "allow", "target": "pypi.org"}]},
+        "networkPolicy": {"defaultAction": "deny", "egress": [{"action": "allow", "target": "packages.example.org"}]},
     }
     assert (created.id, created.state) == ("s1", "Running")
 

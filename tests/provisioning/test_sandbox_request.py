@@ -151,7 +151,11 @@ def test_a_pool_contradicts_what_it_decides_itself(other):
         pytest.param("none", NetworkPolicy(), id="the word none"),
         pytest.param(False, NetworkPolicy(), id="False"),
         pytest.param([], NetworkPolicy(), id="no host"),
-        pytest.param(["pypi.org"], NetworkPolicy("deny", (EgressRule("allow", "pypi.org"),)), id="one host"),
+        pytest.param(
+            ["packages.example.org"],
+            NetworkPolicy("deny", (EgressRule("allow", "packages.example.org"),)),
+            id="one host",
+        ),
         pytest.param(NetworkPolicy("allow"), NetworkPolicy("allow"), id="a policy"),
     ],
 )
@@ -164,7 +168,9 @@ def test_network_is_a_word_hosts_or_a_policy(network, policy):
     [
         pytest.param({"network": True}, "network must be 'none', a list", id="network True"),
         pytest.param({"network": "all"}, "network must be 'none', a list", id="network of another word"),
-        pytest.param({"network": ["pypi.org", 1]}, "network must be 'none', a list", id="a host that is a number"),
+        pytest.param(
+            {"network": ["packages.example.org", 1]}, "network must be 'none', a list", id="a host that is a number"
+        ),
         pytest.param({"timeout": 0}, "timeout must be seconds", id="no time"),
         pytest.param({"timeout": "5"}, "timeout must be seconds", id="time as text"),
         pytest.param({"timeout": True}, "timeout must be seconds", id="time as a bool"),

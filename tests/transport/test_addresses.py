@@ -60,7 +60,7 @@ def test_what_is_no_server_is_refused_with_the_rule_and_without_the_password(giv
         pytest.param("h/a/", "https://h/a", id="one slash stripped"),
         pytest.param("h/a//", "https://h/a/", id="only one"),
         pytest.param("http://h:1/x", "http://h:1/x", id="scheme kept"),
-        pytest.param("id-44772.example.com", "https://id-44772.example.com", id="host alone"),
+        pytest.param("id-44772.example.org", "https://id-44772.example.org", id="host alone"),
         pytest.param("[fe80::1]:5/x", "https://[fe80::1]:5/x", id="IPv6"),
     ],
 )
@@ -76,7 +76,7 @@ def test_what_is_no_endpoint_is_a_protocol_error(text):
     assert "pw" not in str(caught.value)
 
 
-ROOT = "http://api.example.com/box"
+ROOT = "http://api.example.org/box"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ ROOT = "http://api.example.com/box"
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/44772", id="below v1"),
         pytest.param(f"{ROOT}/sandboxes/abc/proxy/44772", id="below the root"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/8000/deep/path", id="deep"),
-        pytest.param("http://API.example.com:80/box/v1/sandboxes/abc/proxy/1", id="the same origin, written otherwise"),
+        pytest.param("http://API.example.org:80/box/v1/sandboxes/abc/proxy/1", id="the same origin, written otherwise"),
     ],
 )
 def test_the_servers_own_proxy_may_see_the_key(url):
@@ -95,14 +95,14 @@ def test_the_servers_own_proxy_may_see_the_key(url):
 @pytest.mark.parametrize(
     "url",
     [
-        pytest.param("http://api.example.com:43350/proxy/44772", id="a sandbox's own port"),
-        pytest.param("http://api.example.com:8080/box/v1/sandboxes/abc/proxy/44772", id="another port"),
-        pytest.param("https://api.example.com/box/v1/sandboxes/abc/proxy/44772", id="another scheme"),
-        pytest.param("http://evil.example.com/box/v1/sandboxes/abc/proxy/44772", id="another host"),
-        pytest.param("http://api.example.com.evil.com/box/v1/sandboxes/abc/proxy/1", id="a host that begins the same"),
-        pytest.param("http://api.example.com@evil.com/box/v1/sandboxes/abc/proxy/1", id="the host as a user name"),
-        pytest.param("http://api.example.com/other/v1/sandboxes/abc/proxy/44772", id="not below the base"),
-        pytest.param("http://api.example.com/boxes/v1/sandboxes/abc/proxy/44772", id="a path that begins the same"),
+        pytest.param("http://api.example.org:43350/proxy/44772", id="a sandbox's own port"),
+        pytest.param("http://api.example.org:8080/box/v1/sandboxes/abc/proxy/44772", id="another port"),
+        pytest.param("https://api.example.org/box/v1/sandboxes/abc/proxy/44772", id="another scheme"),
+        pytest.param("http://evil.example.org/box/v1/sandboxes/abc/proxy/44772", id="another host"),
+        pytest.param("http://api.example.org.evil.com/box/v1/sandboxes/abc/proxy/1", id="a host that begins the same"),
+        pytest.param("http://api.example.org@evil.com/box/v1/sandboxes/abc/proxy/1", id="the host as a user name"),
+        pytest.param("http://api.example.org/other/v1/sandboxes/abc/proxy/44772", id="not below the base"),
+        pytest.param("http://api.example.org/boxes/v1/sandboxes/abc/proxy/44772", id="a path that begins the same"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/endpoints/44772", id="not a proxy"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/x", id="not a port"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/1/../../../../../evil", id="climbing out"),
@@ -125,7 +125,7 @@ def test_localhost_and_127_0_0_1_are_one_server():
         pytest.param("http://localhost:80/x", "http://127.0.0.1:80/x", id="with a port"),
         pytest.param("http://LocalHost", "http://127.0.0.1", id="alone"),
         pytest.param("https://localhost/x", "https://localhost/x", id="a certificate is made out to the name"),
-        pytest.param("http://localhost.example.com/", "http://localhost.example.com/", id="another name"),
+        pytest.param("http://localhost.example.org/", "http://localhost.example.org/", id="another name"),
     ],
 )
 def test_localhost_is_spoken_as_ipv4(url, expected):
@@ -137,7 +137,7 @@ def test_loopback_is_recognised(url):
     assert is_loopback(url)
 
 
-@pytest.mark.parametrize("url", ["http://10.0.0.1", "http://localhost.example.com", "http://127.0.0.1.example.com"])
+@pytest.mark.parametrize("url", ["http://10.0.0.1", "http://localhost.example.org", "http://127.0.0.1.example.org"])
 def test_what_only_looks_like_loopback_is_not(url):
     assert not is_loopback(url)
 

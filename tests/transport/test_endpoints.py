@@ -14,16 +14,16 @@ TOKEN = "t0ken-that-nobody-may-see"
 BOX = "75180da3-7dcb-4e06-8e5e-aeeb75dd4a46"
 
 
-def read(endpoint: str, headers=None, *, root: str = "https://api.example.com", port: int = 8000, **how) -> Endpoint:
+def read(endpoint: str, headers=None, *, root: str = "https://api.example.org", port: int = 8000, **how) -> Endpoint:
     return read_endpoint({"endpoint": endpoint, "headers": headers}, sandbox_id=BOX, port=port, root=root, **how)
 
 
 @pytest.mark.parametrize(
     ("address", "url"),
     [
-        pytest.param("gateway.example.com", "https://gateway.example.com", id="gateway by header"),
-        pytest.param(f"gw.example.com/x/{BOX}/8000", f"https://gw.example.com/x/{BOX}/8000", id="gateway by path"),
-        pytest.param(f"{BOX}-8000.boxes.example.com", f"https://{BOX}-8000.boxes.example.com", id="gateway by host"),
+        pytest.param("gateway.example.org", "https://gateway.example.org", id="gateway by header"),
+        pytest.param(f"gw.example.org/x/{BOX}/8000", f"https://gw.example.org/x/{BOX}/8000", id="gateway by path"),
+        pytest.param(f"{BOX}-8000.boxes.example.org", f"https://{BOX}-8000.boxes.example.org", id="gateway by host"),
         pytest.param("10.1.2.3:8000", "https://10.1.2.3:8000", id="pod"),
         pytest.param("http://gateway:8080/", "http://gateway:8080", id="with a scheme of its own"),
     ],
@@ -57,7 +57,7 @@ def test_a_secret_in_the_path_is_not_shown():
 @pytest.mark.parametrize(
     ("address", "headers"),
     [
-        pytest.param(f"{BOX}-8000-tgabcd-0123abcdk.boxes.example.com", None, id="host"),
+        pytest.param(f"{BOX}-8000-tgabcd-0123abcdk.boxes.example.org", None, id="host"),
         pytest.param(f"gateway/{BOX}/8000/tgabcd/0123abcdk", None, id="path"),
         pytest.param("gateway", {"OpenSandbox-Ingress-To": f"{BOX}-8000-tgabcd-0123abcdk"}, id="header"),
     ],

@@ -79,7 +79,12 @@ def test_a_refused_head_leaves_its_connection_in_step(machine):
         pytest.param({"image": {"uri": "python:3.12"}}, 400, "--opensandbox-image host", id="another image"),
         pytest.param({"networkPolicy": {"defaultAction": "allow", "egress": []}}, 400, "deny", id="open network"),
         pytest.param(
-            {"networkPolicy": {"defaultAction": "deny", "egress": [{"action": "allow", "target": "pypi.org"}]}},
+            {
+                "networkPolicy": {
+                    "defaultAction": "deny",
+                    "egress": [{"action": "allow", "target": "packages.example.org"}],
+                }
+            },
             400,
             "--opensandbox-url docker",
             id="network rules",
