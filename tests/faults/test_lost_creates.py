@@ -8,6 +8,8 @@ from pytest_opensandbox import OpenSandboxError, TransportError
 from pytest_opensandbox.sandbox.lifecycle import TAG_CREATE
 from tests.faults.proxy import HEAD_END, Plan
 
+pytestmark = pytest.mark.thorough
+
 CREATE = r"^POST \S*/sandboxes$"
 LISTING = r"^GET \S*/sandboxes\?"
 PLACES = {

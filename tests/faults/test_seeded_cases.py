@@ -16,6 +16,8 @@ from tests.faults.operations import OPERATIONS
 from tests.faults.proxy import Plan, well
 from tests.figures import Table
 
+pytestmark = pytest.mark.thorough
+
 SLACK_SECONDS = 20.0
 """What a case may take beyond its budget on a machine that is busy with other things; a hang takes longer."""
 REFUSED, ALL = "refused", "all"

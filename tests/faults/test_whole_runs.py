@@ -12,6 +12,8 @@ from pytest_opensandbox.servers.server_process import start_embedded
 from tests.faults import faults
 from tests.faults.proxy import FaultyProxy, Plan, well
 
+pytestmark = pytest.mark.thorough
+
 SUITE = """
     import pytest
 

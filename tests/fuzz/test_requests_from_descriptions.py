@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-schemathesis = pytest.importorskip("schemathesis", reason="tox run -e fuzz has it")
+schemathesis = pytest.importorskip("schemathesis", reason="tox run -e thorough-fuzz has it")
 
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402 - the extra first
 
