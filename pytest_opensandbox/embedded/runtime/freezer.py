@@ -18,6 +18,7 @@ SECONDS = 10
 """How long it may take until everything stands still."""
 
 _PROGRAM = Path(__file__).with_name("stop_all.py")
+_FIRST = 1
 _REPORT_SECONDS = 20
 _BEGIN_SECONDS = 30
 
@@ -42,16 +43,17 @@ class Freezer:
         if not knows_children():
             raise OSError("no /proc/PID/task/TID/children in this kernel")
         firsts = self._begun()
-        # No namespace around it, from where a signal to all reaches its process 1 as well.
-        alone = firsts[0] if len(firsts) == 1 else None
-        if alone:
-            alone.signal(signal.SIGSTOP)
-        said = _stop_all(firsts)
-        if "error" in said:
-            if alone:
-                alone.signal(signal.SIGCONT)
-            raise OSError(said["error"])
-        self._stopped_before = {(number, started) for number, started in said["stopped"]}
+        if len(firsts) == 1:  # no namespace around it, from where a signal to all reaches its process 1 as well
+            firsts[0].signal(signal.SIGSTOP)
+        try:
+            said = _stop_all(firsts)
+            if "error" in said:
+                raise OSError(said["error"])
+        except OSError:
+            self.thaw()
+            raise
+        # Process 1 is listed where it was stopped first. It cannot have been before: it obeys no signal from inside.
+        self._stopped_before = {(number, started) for number, started in said["stopped"] if number != _FIRST}
 
     def thaw(self) -> None:
         """Let what was frozen go on, children first, so that no parent sees a stopped child."""

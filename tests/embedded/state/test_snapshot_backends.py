@@ -144,6 +144,18 @@ def test_without_nested_namespaces_a_sandbox_that_forks_stands_still_when_paused
         assert wait_until(lambda: _answers(machine, sandbox_id))
 
 
+@pytest.mark.parametrize("user", USERS)
+def test_without_nested_namespaces_process_1_collects_after_a_pause(running, user):
+    with running(WITHOUT_NESTING, user) as machine:
+        sandbox_id = machine.create()
+        machine.client.pause(sandbox_id)
+
+        machine.client.resume(sandbox_id)
+        machine.run(sandbox_id, "(sleep 0.2 &)")
+
+        assert wait_until(lambda: {process_state(pid) for pid in machine.sandbox_pids()} == {"S"}, seconds=20)
+
+
 def _answers(machine: Machine, sandbox_id: str) -> bool:
     """Say whether a command runs; what forks all the time may leave no room for one at the moment."""
     with suppress(CommandStartError):
