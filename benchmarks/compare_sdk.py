@@ -22,7 +22,8 @@ from opensandbox.config import ConnectionConfigSync
 from opensandbox.sync.sandbox import SandboxSync
 
 from pytest_opensandbox import Client, Sandbox, SandboxOpts
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.servers.server_process import start_embedded
 
 MEGABYTE = 1_000_000

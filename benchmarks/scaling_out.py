@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from pytest_opensandbox import Client, OpenSandboxError, Sandbox, SandboxOpts  # noqa: E402 - needs the path
 from pytest_opensandbox.client.sandbox_opts import POOL_EXTENSION  # noqa: E402
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags  # noqa: E402
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle  # noqa: E402
+from pytest_opensandbox.sandbox.tracking import RunTags  # noqa: E402
 from tests.fleet.model import Delay, Model, Pool  # noqa: E402
 from tests.fleet.server import API_KEY  # noqa: E402
 

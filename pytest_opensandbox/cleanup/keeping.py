@@ -11,8 +11,8 @@ from pytest_opensandbox.cleanup.broom import SweepReport, sweep_up
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.errors import ApiError, OpenSandboxError
-from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
 from pytest_opensandbox.sandbox.snapshot import lacks_snapshots, project_mark, run_prefix
+from pytest_opensandbox.sandbox.tracking import TAG_RUN
 from pytest_opensandbox.text import counted
 
 # A snapshot has no lease. One that is older than the longest lease there is, and whose run has no sandbox, has no run.

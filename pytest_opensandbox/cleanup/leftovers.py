@@ -17,7 +17,7 @@ from pytest_opensandbox.cleanup.sweep import expired, of_run, sweep, sweep_expir
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.errors import ServerStartError
-from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
+from pytest_opensandbox.sandbox.tracking import TAG_RUN
 
 
 class Leftovers(Protocol):

@@ -10,7 +10,7 @@ from pytest_opensandbox.cleanup.broom import SweepReport, sweep_up
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.errors import SweepError
-from pytest_opensandbox.sandbox.lifecycle import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_WORKER
+from pytest_opensandbox.sandbox.tracking import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_WORKER
 
 # How long a create that nobody waits for may take to show: on Docker, on a busy machine, 0.3 s (2026-11-23).
 _LATE_SECONDS = 5.0

@@ -259,7 +259,8 @@ class Run(Running):
 
     def _begin(self) -> Lifecycle:
         # Lazy, as above.
-        from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+        from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+        from pytest_opensandbox.sandbox.tracking import RunTags
 
         if self._lifecycle is None:
             self.signals.take()

@@ -250,7 +250,7 @@ class Connection:
 
     def _start(self) -> ManagedServer:
         # Lazy, as above.
-        from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
+        from pytest_opensandbox.sandbox.tracking import TAG_RUN
         from pytest_opensandbox.servers.server_process import start_docker, start_embedded
 
         try:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
-from pytest_opensandbox.client.sandbox_opts import SandboxOpts, label_value
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.sandbox.lost_creates import look_up, may_have_created
 from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
+from pytest_opensandbox.sandbox.tracking import TAG_CREATE, Ledger, RunTags
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.refusals import advised
 from pytest_opensandbox.transport.retry import retry_create
-
-TAG_RUN = "pytest-opensandbox.run"
-TAG_WORKER = "pytest-opensandbox.worker"
-TAG_PROJECT = "pytest-opensandbox.project"
-TAG_TEST = "pytest-opensandbox.test"
-TAG_CREATE = "pytest-opensandbox.create"
 
 DELETE_SECONDS = 30.0
 """How long a server may take to delete a sandbox."""
@@ -33,94 +25,6 @@ SILENT_SECONDS = 2.0
 
 _NO_ROOM_STATUS = 429
 _NOT_PLACED = "POD_READY_TIMEOUT"
-
-
-@dataclass(frozen=True)
-class RunTags:
-    """Who is asking: the labels by which a run's sandboxes are found again."""
-
-    run_id: str
-    """Unique for one pytest run, the same on all its workers."""
-    worker_id: str = "main"
-    """``main`` or the xdist worker's name."""
-    project: str = ""
-    """Name of the project under test."""
-
-    def metadata(self, *, test: str = "", is_restored: bool = False) -> dict[str, str]:
-        """Return the labels for one create; the last of them is unique to it.
-
-        Args:
-            test: name of the test that asks.
-            is_restored: the sandbox is made from a snapshot, and would inherit the labels that are left out.
-        """
-        tags = {
-            TAG_RUN: self.run_id,
-            TAG_WORKER: self.worker_id,
-            TAG_PROJECT: label_value(self.project) if self.project else "",
-            TAG_TEST: label_value(test) if test else "",
-        }
-        return {key: value for key, value in tags.items() if value or is_restored} | {TAG_CREATE: secrets.token_hex(8)}
-
-
-class Ledger:
-    """What was created and what became of it; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._created: list[str] = []
-        self._gone: set[str] = set()
-        self._unanswered: dict[str, None] = {}
-        self.has_snapshots = False
-        """Whether a snapshot was begun."""
-
-    @property
-    def created(self) -> tuple[str, ...]:
-        """Ids of all sandboxes, in the order of their creation."""
-        with self._lock:
-            return tuple(self._created)
-
-    @property
-    def left(self) -> tuple[str, ...]:
-        """Ids of the sandboxes that nobody has deleted yet."""
-        with self._lock:
-            return tuple(sandbox_id for sandbox_id in self._created if sandbox_id not in self._gone)
-
-    @property
-    def unanswered(self) -> tuple[str, ...]:
-        """Tags of the creates that may yet make a sandbox, though nobody has seen any."""
-        with self._lock:
-            return tuple(self._unanswered)
-
-    def is_gone(self, sandbox_id: str) -> bool:
-        """Say whether it is known that a sandbox no longer exists."""
-        with self._lock:
-            return sandbox_id in self._gone
-
-    def mark_unconfirmed(self, create_tag: str) -> None:
-        """Note that nobody knows what a create has made."""
-        with self._lock:
-            self._unanswered[create_tag] = None
-
-    def mark_confirmed(self, create_tag: str) -> None:
-        """Note that it is known after all."""
-        with self._lock:
-            self._unanswered.pop(create_tag, None)
-
-    def add(self, sandbox_id: str) -> None:
-        """Note a creation."""
-        with self._lock:
-            self._created.append(sandbox_id)
-
-    def write_off(self) -> None:
-        """Note that everything has gone, because its server has; nothing is expected of it any more."""
-        with self._lock:
-            self._gone.update(self._created)
-            self._unanswered.clear()
-
-    def mark_deleted(self, sandbox_ids: Iterable[str]) -> None:
-        """Note that these no longer exist."""
-        with self._lock:
-            self._gone.update(sandbox_ids)
 
 
 @dataclass(frozen=True)

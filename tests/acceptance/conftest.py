@@ -10,7 +10,7 @@ import pytest
 from pytest_opensandbox import Client
 from pytest_opensandbox.client.sandbox_opts import label_value
 from pytest_opensandbox.plugin.run import RUN
-from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT
+from pytest_opensandbox.sandbox.tracking import TAG_PROJECT
 from pytest_opensandbox.servers.server_process import ManagedServer
 from pytest_opensandbox.settings.options import EMBEDDED
 from pytest_opensandbox.settings.settings import Settings

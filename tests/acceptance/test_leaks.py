@@ -21,8 +21,8 @@ import pytest
 
 from pytest_opensandbox import Client, SandboxOpts
 from pytest_opensandbox.client.models import SandboxResponse
-from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT, TAG_RUN
 from pytest_opensandbox.sandbox.snapshot import run_prefix
+from pytest_opensandbox.sandbox.tracking import TAG_PROJECT, TAG_RUN
 from tests.acceptance.endings import ENDINGS, LEASE_SECONDS, ONE_PROCESS, TABLE, TWO_WORKERS
 from tests.embedded.machine import wait_until
 from tests.figures import DIRECTORY

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from pytest_opensandbox import SandboxOpts
-from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT, TAG_RUN
 from pytest_opensandbox.sandbox.snapshot import run_prefix
+from pytest_opensandbox.sandbox.tracking import TAG_PROJECT, TAG_RUN
 
 
 @pytest.fixture

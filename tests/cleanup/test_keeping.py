@@ -7,8 +7,9 @@ import pytest
 from pytest_opensandbox import ApiError, Client, SnapshotFailedError
 from pytest_opensandbox.cleanup.broom import SweepReport
 from pytest_opensandbox.cleanup.keeping import expired_snapshots, sweep_expired_snapshots, sweep_snapshots
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.snapshot import lacks_snapshots, run_prefix, take_snapshot
+from pytest_opensandbox.sandbox.tracking import RunTags
 from tests.scripted_servers import Reply, Server, as_json, serving
 
 GONE = Reply(204)

@@ -9,7 +9,7 @@ import pytest
 from pytest_opensandbox import ApiError, Client, SandboxOpts
 from pytest_opensandbox.cleanup.broom import SweepReport
 from pytest_opensandbox.cleanup.sweep import sweep
-from pytest_opensandbox.sandbox.lifecycle import TAG_CREATE, RunTags
+from pytest_opensandbox.sandbox.tracking import TAG_CREATE, RunTags
 from tests.scripted_servers import Reply, as_json, serving
 
 EMPTY = as_json({"items": [], "pagination": {"hasNextPage": False}})

@@ -18,7 +18,8 @@ from pytest_opensandbox import (
     SharedAgentError,
 )
 from pytest_opensandbox.cleanup.sweep import sweep
-from pytest_opensandbox.sandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.transport.transport import KEY_HEADER
 from tests.scripted_servers import OneBoxServer, Pause, Reply, Seen, as_events, as_json, serving
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxOpts
 from pytest_opensandbox.cleanup.sweep import sweep
-from pytest_opensandbox.sandbox.lifecycle import TAG_RUN, Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.servers.server_process import ManagedServer
 from pytest_opensandbox.transport.timeouts import Timeouts
 from tests.faults.proxy import FaultyProxy

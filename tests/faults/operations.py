@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pytest_opensandbox import ApiError, ConflictError
 from pytest_opensandbox.cleanup.sweep import sweep
-from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
+from pytest_opensandbox.sandbox.tracking import TAG_RUN
 from tests.faults.bench import (
     COMMAND_SECONDS,
     CONTENT,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pytest_opensandbox import OpenSandboxError, TransportError
-from pytest_opensandbox.sandbox.lifecycle import TAG_CREATE
+from pytest_opensandbox.sandbox.tracking import TAG_CREATE
 from tests.faults.proxy import HEAD_END, Plan
 
 pytestmark = pytest.mark.thorough

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_opensandbox import Client, SandboxGoneError
 from pytest_opensandbox.client.sandbox_opts import label_value
-from pytest_opensandbox.sandbox.lifecycle import TAG_PROJECT
+from pytest_opensandbox.sandbox.tracking import TAG_PROJECT
 from pytest_opensandbox.servers.server_process import start_embedded
 from tests.faults import faults
 from tests.faults.proxy import FaultyProxy, Plan, well

@@ -10,7 +10,8 @@ import pytest
 
 from pytest_opensandbox import Client, SandboxOpts
 from pytest_opensandbox.client.sandbox_opts import POOL_EXTENSION
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import RunTags
 from tests.fleet.model import Model
 from tests.fleet.server import API_KEY, Fleet, running
 

@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from pytest_opensandbox import Client, OpenSandboxError, Sandbox
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import RunTags
 from tests.fleet.model import Delay, Pool
 from tests.fleet.server import API_KEY
 

@@ -20,7 +20,8 @@ from pytest_opensandbox import (
 from pytest_opensandbox.sandbox import diagnosis
 from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.history import record_end
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.servers.server_process import start_embedded
 from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
 

@@ -8,16 +8,8 @@ import pytest
 
 from pytest_opensandbox import ApiError, Client, NotFoundError, SandboxFailedError, SandboxOpts, TransportError
 from pytest_opensandbox.client.sandbox_opts import check_label
-from pytest_opensandbox.sandbox.lifecycle import (
-    TAG_CREATE,
-    TAG_PROJECT,
-    TAG_RUN,
-    TAG_TEST,
-    TAG_WORKER,
-    Lease,
-    Lifecycle,
-    RunTags,
-)
+from pytest_opensandbox.sandbox.lifecycle import Lease, Lifecycle
+from pytest_opensandbox.sandbox.tracking import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_TEST, TAG_WORKER, RunTags
 from tests.embedded.machine import wait_until
 from tests.scripted_servers import OneBoxServer, as_json, serving
 

@@ -7,7 +7,8 @@ import pytest
 from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.errors import SharedAgentError
 from pytest_opensandbox.sandbox.capture_script import NO_FILES
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
+from pytest_opensandbox.sandbox.tracking import RunTags
 from tests.scripted_servers import OneBoxServer, Reply, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "c1"}

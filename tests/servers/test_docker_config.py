@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_opensandbox.sandbox.lifecycle import TAG_RUN
+from pytest_opensandbox.sandbox.tracking import TAG_RUN
 from pytest_opensandbox.servers.docker_config import (
     DockerStartError,
     ServerFiles,

@@ -16,7 +16,8 @@ from pytest_opensandbox.client import file_transfer as downloads_room
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.sandbox import exact_output as capture_room
 from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
+from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.transport import sockets
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.timeouts import Timeouts

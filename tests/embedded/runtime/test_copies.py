@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_opensandbox import Client, Sandbox, SandboxOpts
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.tracking import RunTags
 from tests.embedded.machine import USERS, running_server
 
 
