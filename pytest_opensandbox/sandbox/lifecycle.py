@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client.client import Client
@@ -10,19 +11,25 @@ from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
-from pytest_opensandbox.sandbox.lost_creates import look_up, may_have_created
 from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, Ledger, RunTags
+from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.refusals import advised
-from pytest_opensandbox.transport.retry import retry_create
+from pytest_opensandbox.transport.refusals import advised, may_pass
+from pytest_opensandbox.transport.retry import poll_until_ready, retry_create
 
 DELETE_SECONDS = 30.0
 """How long a server may take to delete a sandbox."""
 SILENT_SECONDS = 2.0
 """How long it may take for the next one when it has not answered in that time, until it answers again."""
 
+SETTLING_SECONDS = 1.5
+"""How long listings must stay empty until nothing is expected any more; a server may list a sandbox a moment later."""
+LOOKING_SECONDS = 5.0
+"""How long a server that cannot be asked is asked again."""
+
+_AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
 _NO_ROOM_STATUS = 429
 _NOT_PLACED = "POD_READY_TIMEOUT"
 
@@ -176,6 +183,44 @@ class Lifecycle:
             self.delete(sandbox_id)
         except OpenSandboxError:
             return
+
+
+def may_have_created(error: OpenSandboxError) -> bool:
+    """Tell whether a create that failed in this way may have made a sandbox nevertheless."""
+    if isinstance(error, ApiError):
+        return error.status in _AMBIGUOUS_STATUSES
+    return isinstance(error, ProtocolError) or (isinstance(error, TransportError) and not error.unsent)
+
+
+def look_up(client: Client, label: Mapping[str, str], *, settling: float | None = None) -> list[SandboxResponse]:
+    """Return the sandboxes with a label: as soon as there are any, or none when the listings have stayed empty.
+
+    What the server makes later than that, and what it could not be asked for, is left to the sweep and to the lease.
+
+    Args:
+        client: asks the server.
+        label: unique to one create.
+        settling: how long the listings must stay empty; seconds, default ``SETTLING_SECONDS``.
+    """
+    settled = time.monotonic() + (SETTLING_SECONDS if settling is None else settling)
+
+    def look() -> list[SandboxResponse] | None:
+        try:
+            found = client.list_sandboxes(label)
+        except (ApiError, TransportError) as exc:
+            if not may_pass(exc):
+                raise
+            return None
+        return found if found or time.monotonic() >= settled else None
+
+    def give_up(waited_seconds: float, attempts: int) -> Exception:
+        return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {counted(attempts, 'look')}")
+
+    try:
+        with time_limit(LOOKING_SECONDS):
+            return poll_until_ready(look, budget_seconds=LOOKING_SECONDS, on_timeout=give_up)
+    except OpenSandboxError:
+        return []
 
 
 def _advice(error: ApiError, waited: float) -> str:

@@ -10,8 +10,7 @@ from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import label_value
 from pytest_opensandbox.client.snapshots import SNAPSHOT_SECONDS
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, SnapshotFailedError
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle
-from pytest_opensandbox.sandbox.lost_creates import may_have_created
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, may_have_created
 from pytest_opensandbox.sandbox.progress import Phases
 from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.transport.retry import retry_create

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_opensandbox.client import commands, file_transfer, files
-from pytest_opensandbox.sandbox import agent, diagnosis, lost_creates
+from pytest_opensandbox.sandbox import agent, diagnosis, lifecycle
 from pytest_opensandbox.servers.server_process import ManagedServer, start_embedded
 from tests.faults.bench import COMMAND_SECONDS, LOOKING_SECONDS, REQUEST_SECONDS, Bench
 
@@ -44,5 +44,5 @@ def short_limits(monkeypatch) -> None:
     monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 2 * REQUEST_SECONDS)
     monkeypatch.setattr(diagnosis, "ASKING_SECONDS", 2 * REQUEST_SECONDS)
     monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(lost_creates, "SETTLING_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(lost_creates, "LOOKING_SECONDS", LOOKING_SECONDS)
+    monkeypatch.setattr(lifecycle, "SETTLING_SECONDS", REQUEST_SECONDS)
+    monkeypatch.setattr(lifecycle, "LOOKING_SECONDS", LOOKING_SECONDS)
