@@ -1,63 +1,96 @@
-"""The agent of one sandbox, which is given nothing to do before it is known to be that sandbox's own."""
+"""Calls to the agent of one sandbox: changes of its address, the check of its identity, and the history of calls.
+
+Kubernetes may move a sandbox, and with Docker's host network all sandboxes share the first one's agent. So a call
+follows the agent to a new address, runs once or not at all, and runs in this sandbox only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback
+from pytest_opensandbox.client.models import EXECD_PORT
+from pytest_opensandbox.errors import CommandLostError, OpenSandboxError, SharedAgentError, TransportError
 from pytest_opensandbox.sandbox.capture_script import Invocation
+from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.exact_output import run_exact, run_live
-from pytest_opensandbox.sandbox.ownership import may_be_shared
+from pytest_opensandbox.sandbox.history import (
+    History,
+    record_copy,
+    record_end,
+    record_error,
+    record_move,
+    record_result,
+)
 from pytest_opensandbox.sandbox.transfer import Transfer
-from pytest_opensandbox.sandbox.whereabouts import AgentAddress
+from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.refusals import has_no_address
 
 T = TypeVar("T")
+
+ASKING_SECONDS = 5.0
+"""How long the server may take to say where an agent is that does not answer."""
 
 _COPY_SECONDS = 600.0
 """Time limit of a command that is part of a copy: a sandbox may make it wait for ever, by a FIFO for example."""
 
 
 class Agent:
-    """Runs commands in one sandbox, and copies in and out.
+    """Runs commands in one sandbox and copies files, wherever its agent is.
 
     Args:
-        client: talks to the agent.
-        whereabouts: where the agent is.
+        client: talks to the server and to the agent.
+        endpoint: the agent, as it was found.
+        ready_timeout: how long a sandbox that was moved may take to become ready again; seconds.
     """
 
-    def __init__(self, client: Client, whereabouts: AgentAddress) -> None:
+    def __init__(self, client: Client, endpoint: Endpoint, *, ready_timeout: float) -> None:
+        self.endpoint = endpoint
+        """The agent, as it was found last."""
+        self.history = History()
+        """The last commands and copies, oldest first."""
+        self.gone = ""
+        """Why the sandbox has ended, once a call failed for that reason; else ""."""
         self._client = client
-        self._whereabouts = whereabouts
-        self._own: Endpoint | None = None
-        self._furnished: Endpoint | None = None
+        self._ready_timeout = ready_timeout
+        self._may_have_moved = False
+        self._checked: Endpoint | None = None
+        self._has_workspace: Endpoint | None = None
 
     def run(self, invocation: Invocation, on_stdout: Callback | None, on_stderr: Callback | None) -> CommandResult:
         """Run a command: exactly, or with callbacks live; raises as ``run_exact`` and ``run_live``."""
 
         def perform(endpoint: Endpoint) -> CommandResult:
-            if invocation.uid is not None and endpoint != self._furnished:
+            if invocation.uid is not None and endpoint != self._has_workspace:
                 # That user may not make a directory in /.
                 self._run_quietly(endpoint, ["true"])
             if on_stdout is not None or on_stderr is not None:
                 self._check_own(endpoint)
                 return self._begin(endpoint, invocation, partial(run_live, on_stdout=on_stdout, on_stderr=on_stderr))
-            # The script looks for itself whose agent it is given, unless a file goes before it.
+            # The script itself looks whose agent it is given, unless a file goes before it.
             if invocation.stdin is not None:
                 self._check_own(endpoint)
             result = self._begin(endpoint, invocation, run_exact)
-            self._own = endpoint
+            self._checked = endpoint
             return result
 
-        return self._whereabouts.reach(perform)
+        return self._call(invocation.command, perform)
 
-    def copy(self, perform: Callable[[Transfer], T]) -> T:
-        """Do what copies files, which may be begun anew at another address.
+    def copy(self, title: str, perform: Callable[[Transfer], T]) -> T:
+        """Copy files, which may be begun anew at another address.
+
+        Args:
+            title: says what is copied.
+            perform: does it.
 
         Raises:
             SharedAgentError: another sandbox answers.
@@ -68,23 +101,109 @@ class Agent:
             self._check_own(endpoint)
             return perform(Transfer(self._client, endpoint, partial(self._run_quietly, endpoint)))
 
-        return self._whereabouts.reach(at)
+        return self._call(title, at, is_copy=True)
+
+    def move(self, endpoint: Endpoint) -> None:
+        """Use another address from now on."""
+        before, self.endpoint, self._may_have_moved = self.endpoint, endpoint, False
+        if before != endpoint:
+            self.history.append(record_move(repr(before), repr(endpoint)))
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise ``SandboxGoneError`` in place of an error that the end of the sandbox has caused."""
+        try:
+            yield
+        except OpenSandboxError as exc:
+            if not may_be_gone(exc):
+                raise
+            gone = diagnose(self._client, self.endpoint)
+            if gone is None:
+                raise
+            self.gone = gone.why
+            self.history.append(record_end(gone.why))
+            raise gone from exc
+
+    def _call(self, title: str | Sequence[str], call: Callable[[Endpoint], T], *, is_copy: bool = False) -> T:
+        """Perform a call, add it to the history however it ends, and explain its failure."""
+        started = time.monotonic()
+        with self.explained():
+            try:
+                result = self._reach(call)
+            except BaseException as exc:
+                self.history.append(record_error(title, started, exc, is_copy=is_copy))
+                raise
+            self.history.append(
+                record_result(result, started) if isinstance(result, CommandResult) else record_copy(title, started)
+            )
+        return result
+
+    def _reach(self, call: Callable[[Endpoint], T]) -> T:
+        """Perform a call at the agent's address, and once more at a new one if certainly nothing was done at the old.
+
+        Where something may have been done, the call's error is final; the next call asks for the address first.
+
+        Args:
+            call: raises ``TransportError`` with ``unsent`` only where repeating it does no harm.
+
+        Raises:
+            OpenSandboxError: what ``call`` raises.
+        """
+        if self._may_have_moved:
+            self._may_have_moved = False
+            self._find_new_address()
+        try:
+            return call(self.endpoint)
+        except (CommandLostError, TransportError, SharedAgentError) as exc:
+            # A shared agent has refused to run anything: an address of the cluster may belong to another by now.
+            self._may_have_moved = not isinstance(exc, SharedAgentError)
+            was_done = isinstance(exc, CommandLostError) or (isinstance(exc, TransportError) and not exc.unsent)
+            if was_done or not self._find_new_address():
+                raise
+        self._may_have_moved = False
+        return call(self.endpoint)
+
+    def _find_new_address(self) -> bool:
+        """Ask for the address once; where it is another, wait until the agent answers there."""
+        try:
+            with time_limit(ASKING_SECONDS):
+                if self._client.discover_execd(self.endpoint.sandbox_id) == self.endpoint:
+                    return False
+        except OpenSandboxError as exc:
+            if not has_no_address(exc):
+                return False
+        try:
+            _, found = self._client.wait_ready_endpoint(self.endpoint.sandbox_id, timeout=self._ready_timeout)
+        except OpenSandboxError:
+            # The error of the call itself says more.
+            return False
+        self.move(found)
+        return True
 
     def _check_own(self, endpoint: Endpoint) -> None:
         """Make sure, once for an address, that the agent is this sandbox's own, where the address leaves that open."""
-        if endpoint != self._own and may_be_shared(endpoint):
+        if endpoint != self._checked and may_be_shared(endpoint):
             self._run_quietly(endpoint, ["true"])
-        self._own = endpoint
+        self._checked = endpoint
 
     def _run_quietly(self, endpoint: Endpoint, command: Sequence[str]) -> CommandResult:
-        """Run what a copy needs: as root of the sandbox, outside the story that a report tells."""
+        """Run a command that a copy needs: as root of the sandbox, and outside the history."""
         invocation = Invocation(command=command, timeout=_COPY_SECONDS, max_bytes=MAX_STREAM_BYTES)
         return self._begin(endpoint, invocation, run_exact)
 
     def _begin(
         self, endpoint: Endpoint, invocation: Invocation, run: Callable[[Client, Endpoint, Invocation], CommandResult]
     ) -> CommandResult:
-        """Run a command, the first at an address with the directory that every sandbox has."""
-        result = run(self._client, endpoint, replace(invocation, makes_workspace=endpoint != self._furnished))
-        self._furnished = endpoint
+        """Run a command; the first at an address makes the directory that every sandbox has."""
+        result = run(self._client, endpoint, replace(invocation, makes_workspace=endpoint != self._has_workspace))
+        self._has_workspace = endpoint
         return result
+
+
+def may_be_shared(endpoint: Endpoint) -> bool:
+    """Tell whether an agent may be that of several sandboxes, as far as its address shows.
+
+    Docker's bridge network and the embedded server give each sandbox a port of its own, a gateway a header.
+    """
+    parts = urlsplit(endpoint.url)
+    return not endpoint.headers and (parts.port == EXECD_PORT or "/sandboxes/" in parts.path)

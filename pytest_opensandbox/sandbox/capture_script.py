@@ -13,8 +13,13 @@ from dataclasses import dataclass
 
 from pytest_opensandbox.client.command_run import check_byte_limit, check_command, check_directory, check_time_limit
 from pytest_opensandbox.client.sandbox_opts import check_env
-from pytest_opensandbox.sandbox.ownership import ID_VARIABLE
 
+ID_VARIABLE = "OPENSANDBOX_ID"
+"""Holds the sandbox's id: the server sets it, and the agent passes it on to what it runs. Some servers set none."""
+REFUSAL = "!another-sandbox:"
+"""How the output of a guarded script begins that another sandbox's agent was given."""
+REFUSAL_EXIT_CODE = 96
+"""Its exit code."""
 WORKSPACE = "/workspace"
 """A directory that every sandbox has, and where commands run whose image names no working directory of its own."""
 INLINE_BYTES = 32_766
@@ -165,3 +170,17 @@ class Invocation:
         words = shlex.join(self.command)
         # dash takes "--" for a program's name, bash takes a leading dash for an option.
         return f'{enter}[ -z "$BASH_VERSION" ] || exec -- {words}; exec {words}'
+
+
+def guarded(script: str, sandbox_id: str) -> str:
+    """Return a script that runs in this sandbox only; elsewhere it says whose agent has been given it.
+
+    Args:
+        script: text for the sandbox's shell.
+        sandbox_id: the sandbox; "" for one that is not known, where nothing is checked.
+    """
+    if not sandbox_id:
+        return script
+    own = f'[ "${ID_VARIABLE}" = {shlex.quote(sandbox_id)} ]'
+    refuse = f'{{ echo "{REFUSAL}${ID_VARIABLE}"; exit {REFUSAL_EXIT_CODE}; }}'
+    return f'[ -z "${ID_VARIABLE}" ] || {own} || {refuse}\n{script}'

@@ -26,10 +26,18 @@ from pytest_opensandbox.errors import (
     CommandTimeoutError,
     NotFoundError,
     OpenSandboxError,
+    SharedAgentError,
     TransportError,
 )
-from pytest_opensandbox.sandbox.capture_script import DIRECTORIES, INLINE_BYTES, NO_FILES, Invocation
-from pytest_opensandbox.sandbox.ownership import check_owner, guarded
+from pytest_opensandbox.sandbox.capture_script import (
+    DIRECTORIES,
+    INLINE_BYTES,
+    NO_FILES,
+    REFUSAL,
+    REFUSAL_EXIT_CODE,
+    Invocation,
+    guarded,
+)
 from pytest_opensandbox.text import brief
 from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
@@ -91,7 +99,7 @@ def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> Com
             )
         except CommandTimeoutError as exc:
             raise _with_output(client, endpoint, exc, name, invocation.max_bytes) from None
-        check_owner(outer)
+        _check_owner(outer)
         try:
             return _collect(client, endpoint, outer, name, invocation.max_bytes)
         except TransportError as exc:
@@ -139,6 +147,16 @@ def run_live(
             max_bytes=invocation.max_bytes,
             shown_as=invocation.command,
         )
+
+
+def _check_owner(result: CommandResult) -> None:
+    """Refuse the result of a guarded script that another sandbox's agent was given.
+
+    Raises:
+        SharedAgentError: it was; nothing was run.
+    """
+    if result.exit_code == REFUSAL_EXIT_CODE and result.stdout.startswith(REFUSAL):
+        raise SharedAgentError(result.sandbox_id, other_id=result.stdout.removeprefix(REFUSAL).strip()[:200])
 
 
 def _private_name() -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from pytest_opensandbox.client.waiters import PAUSE_SECONDS
-from pytest_opensandbox.errors import OpenSandboxError, PauseError, SandboxClosedError
-from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
-from pytest_opensandbox.sandbox.history import History, record_end, record_move
+from pytest_opensandbox.errors import PauseError, SandboxClosedError
+from pytest_opensandbox.sandbox.agent import Agent
+from pytest_opensandbox.sandbox.history import History
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
-from pytest_opensandbox.sandbox.whereabouts import AgentAddress
 from pytest_opensandbox.transport.endpoints import Endpoint
 
 Told = Callable[[Any], None]
@@ -33,18 +31,9 @@ class Handle:
     def __init__(self, lifecycle: Lifecycle, launched: ReadySandbox) -> None:
         self.started = time.monotonic()
         """``time.monotonic()`` when it became ready; seconds."""
-        self.history = History()
-        """Its last commands, oldest first."""
-        self.gone = ""
-        """What became of it, where it was found to have ended before its time; ""."""
         self._lifecycle = lifecycle
         self._launched = launched
-        self._whereabouts = AgentAddress(
-            lifecycle.client,
-            launched.endpoint,
-            ready_timeout=lifecycle.ready_timeout,
-            on_move=lambda old, new: self.history.append(record_move(repr(old), repr(new))),
-        )
+        self._agent = Agent(lifecycle.client, launched.endpoint, ready_timeout=lifecycle.ready_timeout)
         self._process = os.getpid()
         self._closing = threading.Lock()
         self._closed = False
@@ -65,6 +54,16 @@ class Handle:
     def metadata(self) -> Mapping[str, str]:
         """The labels that it was created with, this run's tags among them."""
         return self._launched.response.metadata
+
+    @property
+    def history(self) -> History:
+        """Its last commands and copies, oldest first."""
+        return self._agent.history
+
+    @property
+    def gone(self) -> str:
+        """What became of it, where a call failed because it had ended before its time; else ""."""
+        return self._agent.gone
 
     @property
     def closed(self) -> bool:
@@ -97,7 +96,8 @@ class Handle:
             ApiError: the server cannot reach that port.
             TransportError: the server does not answer.
         """
-        with self._in_use():
+        self._check_open()
+        with self._agent.explained():
             return self._lifecycle.client.get_endpoint(self.id, port, signed_for=signed_for)
 
     def pause(self, *, timeout: float = PAUSE_SECONDS) -> None:
@@ -144,7 +144,7 @@ class Handle:
         client.resume(self.id)
         seconds = self._lifecycle.ready_timeout if timeout is None else timeout
         _, endpoint = client.wait_ready_endpoint(self.id, timeout=seconds)
-        self._whereabouts.move(endpoint)
+        self._agent.move(endpoint)
         self._paused = False
 
     def close(self) -> None:
@@ -177,22 +177,6 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} image={self.image} {self.state}>"
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Refuse what cannot be done, and where it fails because the sandbox has ended, say that and why."""
-        self._check_open()
-        try:
-            yield
-        except OpenSandboxError as exc:
-            if not may_be_gone(exc):
-                raise
-            gone = diagnose(self._lifecycle.client, self._whereabouts.endpoint)
-            if gone is None:
-                raise
-            self.gone = gone.why
-            self.history.append(record_end(gone.why))
-            raise gone from exc
 
     def _check_open(self, *, paused: bool = False) -> None:
         """Refuse what a closed sandbox cannot do, and unless it may be paused, what a paused one cannot."""

@@ -6,9 +6,8 @@ import os
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.errors import CommandError
@@ -69,43 +68,6 @@ class History(deque[CommandRecord]):
         return commands, copies
 
 
-def recorded(
-    history: deque[CommandRecord], command: str | Sequence[str], perform: Callable[[], CommandResult]
-) -> CommandResult:
-    """Perform a command and add it to a history, however it ends.
-
-    Args:
-        history: grows by one record.
-        command: text for the shell, or the argument list.
-        perform: runs it.
-    """
-    started = time.monotonic()
-    try:
-        result = perform()
-    except BaseException as exc:
-        history.append(record_error(command, started, exc))
-        raise
-    history.append(record_result(result, started))
-    return result
-
-
-@contextmanager
-def recording_copy(history: deque[CommandRecord], text: str) -> Iterator[None]:
-    """Add what happens in the block to a history, however it ends.
-
-    Args:
-        history: grows by one record.
-        text: says what is copied.
-    """
-    started = time.monotonic()
-    try:
-        yield
-    except BaseException as exc:
-        history.append(replace(record_error(text, started, exc), is_copy=True))
-        raise
-    history.append(CommandRecord(text, started, time.monotonic() - started, "done", is_copy=True))
-
-
 def source_of(src: bytes | str | os.PathLike[str]) -> str:
     """Say what is put, without its content."""
     if isinstance(src, (bytes, str)):
@@ -142,8 +104,16 @@ def record_end(why: str) -> CommandRecord:
     return CommandRecord(f"it is gone: {why}", time.monotonic(), 0.0, "gone", is_note=True)
 
 
-def record_error(command: str | Sequence[str], started: float, error: BaseException) -> CommandRecord:
-    """Return the record of a command that ended in an exception."""
+def record_copy(title: str | Sequence[str], started: float) -> CommandRecord:
+    """Return the record of a copy that was made."""
+    return CommandRecord(title, started, time.monotonic() - started, "done", is_copy=True)
+
+
+def record_error(
+    command: str | Sequence[str], started: float, error: BaseException, *, is_copy: bool = False
+) -> CommandRecord:
+    """Return the record of a command or a copy that ended in an exception."""
     stdout = error.stdout[-TAIL_BYTES:] if isinstance(error, CommandError) else ""
     stderr = error.stderr[-TAIL_BYTES:] if isinstance(error, CommandError) else ""
-    return CommandRecord(command, started, time.monotonic() - started, type(error).__name__, stdout, stderr)
+    duration = time.monotonic() - started
+    return CommandRecord(command, started, duration, type(error).__name__, stdout, stderr, is_copy=is_copy)

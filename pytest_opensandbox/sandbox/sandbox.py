@@ -13,11 +13,10 @@ from pytest_opensandbox.client.file_transfer import check_local_path, check_mode
 from pytest_opensandbox.client.models import Snapshot, text_bytes
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.client.snapshots import SNAPSHOT_SECONDS
-from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.archive_checks import Links
 from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.handle import Handle
-from pytest_opensandbox.sandbox.history import recorded, recording_copy, source_of
+from pytest_opensandbox.sandbox.history import source_of
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.snapshot import take_snapshot
 from pytest_opensandbox.sandbox.transfer import MAX_BYTES
@@ -35,7 +34,6 @@ class Sandbox(Handle):
     def __init__(self, lifecycle: Lifecycle, launched: ReadySandbox, *, command_timeout: float | None = 60.0) -> None:
         super().__init__(lifecycle, launched)
         self._command_timeout = command_timeout
-        self._agent = Agent(lifecycle.client, self._whereabouts)
         self.prepared_by = ""
         """The setup whose snapshot it was restored from, in a few words; "" for none."""
 
@@ -121,10 +119,8 @@ class Sandbox(Handle):
             stdin=input_bytes(input),
             max_bytes=max_bytes,
         )
-        with self._in_use():
-            result = recorded(
-                self.history, invocation.command, lambda: self._agent.run(invocation, on_stdout, on_stderr)
-            )
+        self._check_open()
+        result = self._agent.run(invocation, on_stdout, on_stderr)
         return result.check() if check or result.timed_out else result
 
     def put(self, src: bytes | str | os.PathLike[str], dst: str | PurePosixPath, *, mode: int | None = None) -> None:
@@ -150,8 +146,9 @@ class Sandbox(Handle):
         __tracebackhide__ = True
         check_mode(mode)
         content = text_bytes("src", src) if isinstance(src, str) else src
-        with self._in_use(), recording_copy(self.history, f"put {source_of(src)} -> {dst}"):
-            self._agent.copy(lambda transfer: transfer.put(content, _text(dst), mode=mode))
+        self._check_open()
+        title = f"put {source_of(src)} -> {dst}"
+        self._agent.copy(title, lambda transfer: transfer.put(content, _text(dst), mode=mode))
 
     @overload
     def get(self, path: str | PurePosixPath, *, max_bytes: int = ..., links: Links = ...) -> bytes: ...
@@ -196,12 +193,15 @@ class Sandbox(Handle):
         """
         __tracebackhide__ = True
         check_byte_limit(max_bytes, least=0)
+        if dst is not None:
+            check_local_path("dst", dst)
+        self._check_open()
         if dst is None:
-            with self._in_use(), recording_copy(self.history, f"get {path}"):
-                return self._agent.copy(lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
-        check_local_path("dst", dst)
-        with self._in_use(), recording_copy(self.history, f"get {path} -> {dst}"):
-            return self._agent.copy(lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes, links=links))
+            return self._agent.copy(f"get {path}", lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
+        return self._agent.copy(
+            f"get {path} -> {dst}",
+            lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes, links=links),
+        )
 
     def snapshot(self, name: str | None = None, *, timeout: float = SNAPSHOT_SECONDS) -> Snapshot:
         """Keep the file system as it is now, for ``sandbox_factory(snapshot=...)``, until the end of the run.
@@ -217,7 +217,8 @@ class Sandbox(Handle):
             SandboxGoneError: the sandbox has ended; says why.
             SandboxClosedError: the sandbox is closed.
         """
-        with self._in_use():
+        self._check_open()
+        with self._agent.explained():
             return take_snapshot(self._lifecycle, self.id, name, timeout=timeout)
 
     def __enter__(self) -> Sandbox:

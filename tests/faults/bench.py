@@ -75,7 +75,7 @@ class Bench:
             files = [FileUpload(f"/tmp/kept/{name}", CONTENT) for name in ("one.bin", "deep/two.bin")]
             self.truth.upload_files(self.direct, files)
         # What an earlier case made doubtful would be looked into first.
-        self.box._whereabouts.move(self.agent)
+        self.box._agent.move(self.agent)
         self.proxy.rng.seed(seed)
 
     @property
@@ -87,7 +87,7 @@ class Bench:
     @property
     def agent(self) -> Endpoint:
         """The agent of the shared sandbox, by way of the proxy."""
-        return self.box._whereabouts.endpoint
+        return self.box._agent.endpoint
 
     @property
     def direct(self) -> Endpoint:

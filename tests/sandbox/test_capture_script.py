@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.sandbox.capture_script import INLINE_BYTES, NO_FILES, Invocation
+from pytest_opensandbox.sandbox.capture_script import (
+    INLINE_BYTES,
+    NO_FILES,
+    REFUSAL,
+    REFUSAL_EXIT_CODE,
+    Invocation,
+    guarded,
+)
 
 SHELLS = [name for name in ("bash", "dash", "ash", "busybox") if shutil.which(name)]
 COMMANDS = [
@@ -172,3 +179,26 @@ def test_the_agent_is_told_a_directory_only_where_it_leaves_it_alone(cwd, told):
 def test_a_value_that_breaks_a_rule_is_refused_by_its_name(arguments, field):
     with pytest.raises(ConfigError, match=field):
         Invocation(**arguments)
+
+
+def run_guarded(shell, script, *, variable):
+    env = {"PATH": "/usr/bin:/bin"} | ({} if variable is None else {"OPENSANDBOX_ID": variable})
+    done = subprocess.run([*arguments(shell), script], env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("variable", ["s1", "", None], ids=["its own", "empty", "not set"])
+def test_a_guarded_script_runs_in_its_own_sandbox_and_without_an_id(variable, shell):
+    assert run_guarded(shell, guarded("echo hi; exit 3", "s1"), variable=variable) == (3, "hi\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_guarded_script_does_nothing_in_another_sandbox(shell):
+    ended = run_guarded(shell, guarded("echo hi", "s1"), variable="s2")
+
+    assert ended == (REFUSAL_EXIT_CODE, f"{REFUSAL}s2\n")
+
+
+def test_an_endpoint_made_by_hand_has_no_sandbox_to_compare_with():
+    assert guarded("echo hi", "") == "echo hi"

@@ -1,12 +1,11 @@
 """A record keeps what a report needs of a command, and no more."""
 
 import time
-from collections import deque
 
 import pytest
 
 from pytest_opensandbox import CommandError, CommandResult, NotFoundError
-from pytest_opensandbox.sandbox.history import TAIL_BYTES, record_error, record_move, record_result, recording_copy
+from pytest_opensandbox.sandbox.history import TAIL_BYTES, record_copy, record_error, record_move, record_result
 
 
 @pytest.mark.parametrize(
@@ -43,18 +42,12 @@ def test_a_record_of_an_interrupt_has_no_output():
     assert (record.command, record.outcome, record.stdout_tail) == (["sleep", "1"], "KeyboardInterrupt", "")
 
 
-def test_a_copy_is_recorded_however_it_ends():
-    history = deque()
+def test_a_record_of_a_copy_says_that_it_is_one():
+    done = record_copy("put 3 bytes -> /x", time.monotonic())
+    failed = record_error("get /y", time.monotonic(), NotFoundError(404, message="no such file"), is_copy=True)
 
-    with recording_copy(history, "put 3 bytes -> /x"):
-        pass
-    with pytest.raises(NotFoundError), recording_copy(history, "get /y"):
-        raise NotFoundError(404, message="no such file")
-
-    assert [(record.command, record.outcome, record.is_copy) for record in history] == [
-        ("put 3 bytes -> /x", "done", True),
-        ("get /y", "NotFoundError", True),
-    ]
+    assert (done.command, done.outcome, done.is_copy) == ("put 3 bytes -> /x", "done", True)
+    assert (failed.command, failed.outcome, failed.is_copy) == ("get /y", "NotFoundError", True)
 
 
 def test_a_move_is_a_note_and_no_command():

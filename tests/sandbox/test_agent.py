@@ -1,4 +1,4 @@
-"""A sandbox's agent that is elsewhere is found again, and no command runs twice for it."""
+"""Calls follow a sandbox's agent to a new address, run at most once, and are recorded however they end."""
 
 import socket
 
@@ -6,6 +6,7 @@ import pytest
 
 from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.errors import SharedAgentError
+from pytest_opensandbox.sandbox.agent import may_be_shared
 from pytest_opensandbox.sandbox.capture_script import NO_FILES
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import RunTags
@@ -66,9 +67,13 @@ def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(box_at, nowhere
 def test_a_copy_is_done_where_the_agent_is_now(box_at, nowhere):
     info = as_json({"/x": {"path": "/x", "size": 2}})
     with serving(server=OneBoxServer(info=[info, info])) as server:
-        box_at(server, nowhere).put(b"hi", "/x")
+        box = box_at(server, nowhere)
+        box.put(b"hi", "/x")
 
     assert server.calls.count("upload") == 1
+    assert [(record.command, record.outcome) for record in box.history if record.is_copy] == [
+        ("put 2 bytes -> /x", "done")
+    ]
 
 
 def test_an_agent_that_is_away_for_a_moment_is_waited_for(box_at, nowhere):
@@ -145,7 +150,24 @@ def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(box_at):
 
 def test_an_agent_that_really_is_shared_is_refused(box_at):
     server = OneBoxServer(command=[refused_as("s2")])
-    with serving(server=server), pytest.raises(SharedAgentError):
+    answered = pytest.raises(SharedAgentError, match="sandbox s1 is answered by the agent of sandbox s2")
+    with serving(server=server), answered as caught:
         box_at(server, f"{server.url}/agent").run("true")
 
+    assert (caught.value.sandbox_id, caught.value.other_id) == ("s1", "s2")
     assert server.calls == ["command", "endpoint"]
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "shared"),
+    [
+        pytest.param("http://192.0.2.1:44772", {}, True, id="host network"),
+        pytest.param("http://h/v1/sandboxes/s1/proxy/44772", {}, True, id="server proxy"),
+        pytest.param("http://192.0.2.1:40001/proxy/44772", {}, False, id="bridge network"),
+        pytest.param("http://127.0.0.1:35001", {}, False, id="embedded"),
+        pytest.param("http://gateway:44772", {"OpenSandbox-Ingress-To": "s1-44772"}, False, id="gateway"),
+        pytest.param("http://s1-44772.example", {}, False, id="wildcard gateway"),
+    ],
+)
+def test_an_address_shows_whether_its_agent_may_be_shared(url, headers, shared):
+    assert may_be_shared(Endpoint(url, headers)) is shared
