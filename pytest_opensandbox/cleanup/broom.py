@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from pytest_opensandbox.errors import ApiError, AuthError, OpenSandboxError, TransportError
 from pytest_opensandbox.text import counted
-from pytest_opensandbox.transport.deadlines import time_limit
-from pytest_opensandbox.transport.retry import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
 
 # Listings flap: what was being made may show up only in the next one.
 _QUIET_LISTINGS = 2

@@ -17,14 +17,13 @@ from pytest_opensandbox.client.sandboxes import (
     SandboxesAPI,
     sandbox_path,
 )
+from pytest_opensandbox.client.server_health import Health
 from pytest_opensandbox.client.snapshots import SnapshotsAPI
 from pytest_opensandbox.client.waiters import PAUSE_SECONDS, PauseWait, ReadinessProbes, ReadyWait
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.api_key import masked
-from pytest_opensandbox.transport.deadlines import one_call
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
-from pytest_opensandbox.transport.health import Health
-from pytest_opensandbox.transport.retry import retry_idempotent
+from pytest_opensandbox.transport.retry import one_call, retry_idempotent
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 from pytest_opensandbox.transport.transport import Query, Transport
 

@@ -11,10 +11,9 @@ from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback, Co
 from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
-from pytest_opensandbox.transport.addresses import path_segment
-from pytest_opensandbox.transport.deadlines import time_limit
-from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.endpoints import Endpoint, path_segment
 from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.transport import Transport
 
 FIRST_BYTE_SECONDS = 30.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pytest_opensandbox.errors import ProtocolError
-from pytest_opensandbox.transport.json_limits import read_json
+from pytest_opensandbox.transport.response import read_json
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 """Longest line that is taken for an event; output is one event a line, and a line of 20 MB is ordinary."""

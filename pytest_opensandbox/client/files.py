@@ -19,10 +19,9 @@ from pytest_opensandbox.client.file_transfer import (
 )
 from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
-from pytest_opensandbox.transport.deadlines import one_call, time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.response import Answer
-from pytest_opensandbox.transport.retry import retry_idempotent
+from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.transport import Query, Transport
 
 T = TypeVar("T")

@@ -9,12 +9,11 @@ from urllib.parse import urlencode
 
 from pytest_opensandbox.client.models import SandboxResponse, Snapshot, parse_time
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts, check_label, check_seconds
+from pytest_opensandbox.client.server_health import Health
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
-from pytest_opensandbox.transport.addresses import path_segment
-from pytest_opensandbox.transport.deadlines import one_call, time_limit
-from pytest_opensandbox.transport.health import Health
+from pytest_opensandbox.transport.endpoints import path_segment
 from pytest_opensandbox.transport.response import Answer
-from pytest_opensandbox.transport.retry import retry_idempotent
+from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.timeouts import RequestTimeout
 from pytest_opensandbox.transport.transport import Query, Transport
 

@@ -17,10 +17,9 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.text import counted
-from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.refusals import may_pass
-from pytest_opensandbox.transport.retry import poll_until_ready
+from pytest_opensandbox.transport.failures import may_pass
+from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
 
 FIRST_PING_SECONDS = 0.5
 """How long the first ping may take, so that a sandbox that dies at once is noticed at once; each silence doubles it."""

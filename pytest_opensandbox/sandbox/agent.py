@@ -31,9 +31,9 @@ from pytest_opensandbox.sandbox.history import (
     record_result,
 )
 from pytest_opensandbox.sandbox.transfer import Transfer
-from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.refusals import has_no_address
+from pytest_opensandbox.transport.failures import has_no_address
+from pytest_opensandbox.transport.retry import time_limit
 
 T = TypeVar("T")
 

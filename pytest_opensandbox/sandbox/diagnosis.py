@@ -16,9 +16,8 @@ from pytest_opensandbox.errors import (
     SandboxGoneError,
     TransportError,
 )
-from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.retry import poll_until_ready
+from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
 
 ASKING_SECONDS = 5.0
 """How long the server may take to say what became of a sandbox."""

@@ -39,9 +39,8 @@ from pytest_opensandbox.sandbox.capture_script import (
     guarded,
 )
 from pytest_opensandbox.text import brief
-from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.retry import retry_idempotent
+from pytest_opensandbox.transport.retry import retry_idempotent, time_limit
 
 _REPORT = re.compile(r"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
 _REPORT_BYTES = 4 * INLINE_BYTES

@@ -8,7 +8,7 @@ from collections import deque
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.errors import NotFoundError
-from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.retry import time_limit
 
 _TURNS_PER_LEASE = 4
 _TURNS_PER_LEASE_IN_TROUBLE = 16

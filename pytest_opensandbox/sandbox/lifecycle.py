@@ -14,10 +14,9 @@ from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, Ledger, RunTags
 from pytest_opensandbox.text import counted
-from pytest_opensandbox.transport.deadlines import time_limit
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.refusals import advised, may_pass
-from pytest_opensandbox.transport.retry import poll_until_ready, retry_create
+from pytest_opensandbox.transport.failures import advised, may_pass
+from pytest_opensandbox.transport.retry import poll_until_ready, retry_create, time_limit
 
 DELETE_SECONDS = 30.0
 """How long a server may take to delete a sandbox."""

@@ -1,26 +1,29 @@
-"""Every wait of the package, by name: how long between two looks, and when to give up."""
+"""Every wait and retry policy, by name, and overall deadlines."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
-from typing import TypeVar
+from functools import partial, wraps
+from math import inf
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_exponential
 
 from pytest_opensandbox.errors import ApiError, TransportError
-from pytest_opensandbox.transport.deadlines import time_left
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
-
-T = TypeVar("T")
 
 RETRY_ATTEMPTS = 4
 RETRIED_STATUSES = frozenset({429, 502, 503})
 PORT_RACE_TRIES = 3
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _JITTER = 0.25
 _START_FAILED = "SANDBOX_START_FAILED"
@@ -30,6 +33,82 @@ _PORT_RACES = ("port is already allocated", "ports are not available", "address 
 _NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
 _LAST_LOOK_SECONDS = 0.05
 _is_retrying: ContextVar[bool] = ContextVar("opensandbox_is_retrying", default=False)
+_NOBODY: tuple[Callable[[], None], float] = (lambda: None, inf)
+_look: ContextVar[tuple[Callable[[], None], float]] = ContextVar("opensandbox_look", default=_NOBODY)
+_end: ContextVar[float] = ContextVar("opensandbox_end", default=inf)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let everything that this thread asks a server for in the block end in time; of two limits the nearer counts.
+
+    Args:
+        seconds: from now on.
+    """
+    token = _end.set(min(_end.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _end.reset(token)
+
+
+def time_left() -> float:
+    """Return how much of the limit is left; seconds, below 0 when it is over, infinite where there is none."""
+    return _end.get() - time.monotonic()
+
+
+@contextmanager
+def looking(look: Callable[[], None], *, every_seconds: float) -> Iterator[None]:
+    """Have ``look`` called in the block whenever an answer is not there yet; what it raises ends the wait.
+
+    Args:
+        look: may ask a server itself.
+        every_seconds: how long nothing has come before each call.
+    """
+    token = _look.set((look, every_seconds))
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
+def look_seconds() -> float:
+    """Return how long a wait may be silent until somebody wants to look; infinite where nobody does."""
+    return _look.get()[1]
+
+
+def look_now() -> None:
+    """Call what wants to look; while it looks nothing else does."""
+    look, _ = _look.get()
+    token = _look.set(_NOBODY)
+    try:
+        look()
+    finally:
+        _look.reset(token)
+
+
+class _Transport(Protocol):
+    @property
+    def timeouts(self) -> Timeouts: ...
+
+
+class _Calls(Protocol):
+    @property
+    def _transport(self) -> _Transport: ...
+
+
+C = TypeVar("C", bound=_Calls)
+
+
+def one_call(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[C, P], T]:
+    """Let a method end within the time of one call, with all the answers, retries and waits that it is made of."""
+
+    @wraps(method)
+    def bounded(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with time_limit(self._transport.timeouts.call_seconds):
+            return method(self, *args, **kwargs)
+
+    return bounded
 
 
 def poll_until_ready(

@@ -19,7 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from pytest_opensandbox.transport.deadlines import look_now, look_seconds, time_left
+from pytest_opensandbox.transport.retry import look_now, look_seconds, time_left
 
 _LEAST_SECONDS = 0.001  # a socket takes 0 for "do not wait at all"
 

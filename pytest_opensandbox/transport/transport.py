@@ -1,36 +1,47 @@
-"""One HTTP session, one way to ask, one place where what goes wrong becomes an error of ours."""
+"""HTTP with one server and its agents: one session, one request, one place where failures become errors."""
 
 from __future__ import annotations
 
 import json as json_format
+import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from http.cookiejar import DefaultCookiePolicy
 from math import inf
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
-from pytest_opensandbox.text import redacted
-from pytest_opensandbox.transport.addresses import (
+from pytest_opensandbox.text import redacted, without_hidden
+from pytest_opensandbox.transport.api_key import masked
+from pytest_opensandbox.transport.endpoints import (
     API_VERSION_PATH,
+    Endpoint,
     checked_url,
     is_loopback,
+    is_of_http,
     is_own_proxy,
     server_root,
     spoken,
     without_secrets,
 )
-from pytest_opensandbox.transport.api_key import masked
-from pytest_opensandbox.transport.deadlines import time_left
-from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.failures import TROUBLE, explain, is_stale, is_unsent
-from pytest_opensandbox.transport.framing import is_of_http
-from pytest_opensandbox.transport.http_session import HTTPSession
-from pytest_opensandbox.transport.refusals import ERROR_HEADERS, MAX_ERROR_BYTES, api_error
+from pytest_opensandbox.transport.failures import (
+    ERROR_HEADERS,
+    MAX_ERROR_BYTES,
+    TROUBLE,
+    api_error,
+    explain,
+    is_stale,
+    is_unsent,
+    read_date,
+)
 from pytest_opensandbox.transport.response import Answer
-from pytest_opensandbox.transport.server_clock import ServerClock
-from pytest_opensandbox.transport.sockets import TooSlowError, has_more
+from pytest_opensandbox.transport.retry import time_left
+from pytest_opensandbox.transport.sockets import POOLS, TooSlowError, has_more
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
@@ -39,6 +50,8 @@ Query = Sequence[tuple[str, str]]
 _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _READ_BYTES = 65_536
+_POOL_SIZE = 64
+_LAST_MOMENT = 7_258_118_400.0  # the year 2200
 _BODY_SILENCES = 10  # a body may take as many times as long as the silence between two of its bytes
 
 
@@ -283,3 +296,81 @@ def _cut(timeouts: RequestTimeout) -> RequestTimeout:
     """Return the time-outs, none of them longer than what is left of a time limit."""
     left = max(round(time_left(), 2), 0.01)
     return min(timeouts[0], left), min(timeouts[1], left)
+
+
+class _PathFilter(logging.Filter):
+    """Masks secrets in the paths that the HTTP library logs at its debug level."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without secrets."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(without_hidden(value) if isinstance(value, str) else value for value in record.args)
+        return True
+
+
+_path_filter = _PathFilter()
+
+
+class HTTPSession:
+    """Gives each process the requests session that is its own.
+
+    Args:
+        trust_env: whether proxies and certificates of the environment count.
+    """
+
+    def __init__(self, *, trust_env: bool) -> None:
+        logging.getLogger("urllib3.connectionpool").addFilter(_path_filter)
+        self._trust_env = trust_env
+        self._process = os.getpid()
+        self._session = _session(trust_env=trust_env)
+
+    def of_process(self) -> requests.Session:
+        """Return it; safe to use from several threads."""
+        # On connections that a fork shares with its parent each would read the other's answers.
+        if self._process != os.getpid():
+            self._session, self._process = _session(trust_env=self._trust_env), os.getpid()
+        return self._session
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+
+class _Session(requests.Session):
+    """A session that does not even look where a redirect leads: it would read all of its body first, unpacked."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
+
+
+def _session(*, trust_env: bool) -> requests.Session:
+    session = _Session()
+    session.trust_env = trust_env
+    # A cookie knows no port, so what one sandbox sets on 127.0.0.1 would be sent to all others.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("http://", "https://"):
+        adapter = HTTPAdapter(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE)
+        adapter.poolmanager.pool_classes_by_scheme = POOLS
+        session.mount(scheme, adapter)
+    return session
+
+
+class ServerClock:
+    """What time it is where a server is; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._offset = 0.0
+
+    def note(self, date: str | None) -> None:
+        """Take in the header ``Date`` of an answer; a date that is none, or far away from any clock, says nothing."""
+        moment = read_date(date)
+        # Times that are counted from here must stay such that they can be written.
+        if moment is not None and 0 <= moment < _LAST_MOMENT:
+            with self._lock:
+                self._offset = moment - time.time()
+
+    def now(self) -> float:
+        """Return the time; seconds since 1970."""
+        with self._lock:
+            return time.time() + self._offset

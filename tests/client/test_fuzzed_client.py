@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, SandboxOpts
 from pytest_opensandbox.sandbox.lease import Lease
-from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.retry import time_limit
 from tests.scripted_servers import Reply, as_json, serving
 
 OPTS = SandboxOpts(image="a", timeout=60)

@@ -10,7 +10,7 @@ import pytest
 from pytest_opensandbox import Client
 from pytest_opensandbox.client import sandboxes as listings_room
 from pytest_opensandbox.errors import ApiError, ProtocolError
-from pytest_opensandbox.transport.json_limits import JsonLimitError, read_json
+from pytest_opensandbox.transport.response import JsonLimitError, read_json
 from tests.scripted_servers import Reply, as_json, serving
 
 JSON = {"Content-Type": "application/json"}

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_opensandbox import Client
 from pytest_opensandbox.errors import TransportError
-from pytest_opensandbox.transport.deadlines import time_left, time_limit
+from pytest_opensandbox.transport.retry import time_left, time_limit
 from tests.scripted_servers import Reply, serving
 
 

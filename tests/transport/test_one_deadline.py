@@ -19,7 +19,7 @@ from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.transport import sockets
-from pytest_opensandbox.transport.deadlines import time_limit
+from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.timeouts import Timeouts
 from pytest_opensandbox.transport.transport import Transport
 from tests.scripted_servers import OneBoxServer, Pause, Reply, as_events, serving

@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError
-from pytest_opensandbox.transport.refusals import api_error, read_error, read_retry_after
+from pytest_opensandbox.transport.failures import api_error, read_error, read_retry_after
 
 
 def refuse(status: int, body: bytes, **headers: str) -> ApiError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pytest_opensandbox.errors import ApiError, TransportError
-from pytest_opensandbox.transport.deadlines import looking, time_limit
+from pytest_opensandbox.transport.retry import looking, time_limit
 from pytest_opensandbox.transport.transport import Transport
 
 MISSED_LOOKS = 4
