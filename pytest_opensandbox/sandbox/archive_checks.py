@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pytest_opensandbox.errors import UnsafeArchiveError
-from pytest_opensandbox.sandbox.archive_limits import Budget
-from pytest_opensandbox.sandbox.local_files import Directories, mode_of
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
+from pytest_opensandbox.sandbox.local_files import OpenDirectories, mode_of
 
 PATH_BYTES = 4095
 """Longest path that Linux takes."""
@@ -18,11 +18,11 @@ PATH_BYTES = 4095
 Links = Literal["error", "skip", "keep"]
 """What happens to a symbolic link that leads outside its tree: the tree is refused, or the link is left out or kept."""
 
-_DEPTH = 256
+_MAX_DEPTH = 256
 _NAME_BYTES = 255
 
 
-def name_parts(name: str, longest: int = PATH_BYTES) -> tuple[str, ...]:
+def split_name(name: str, longest: int = PATH_BYTES) -> tuple[str, ...]:
     """Return the parts of a member's name, none for the root.
 
     Args:
@@ -41,12 +41,12 @@ def name_parts(name: str, longest: int = PATH_BYTES) -> tuple[str, ...]:
         raise UnsafeArchiveError(name[:_NAME_BYTES], "its name climbs with '..'")
     if "\0" in name or any(len(os.fsencode(part)) > _NAME_BYTES for part in parts):
         raise UnsafeArchiveError(name[:_NAME_BYTES], "no file can have its name")
-    if len(parts) > _DEPTH:
-        raise UnsafeArchiveError(name[:_NAME_BYTES], f"it lies more than {_DEPTH} directories deep")
+    if len(parts) > _MAX_DEPTH:
+        raise UnsafeArchiveError(name[:_NAME_BYTES], f"it lies more than {_MAX_DEPTH} directories deep")
     return parts
 
 
-def check_link_text(member: str, link: str) -> None:
+def check_link_target(member: str, link: str) -> None:
     """Refuse the target of a link that no file system takes.
 
     Raises:
@@ -56,7 +56,7 @@ def check_link_text(member: str, link: str) -> None:
         raise UnsafeArchiveError(member, "it links to nothing that can be")
 
 
-def stays_inside(depth: int, link: str) -> bool | None:
+def link_stays_inside(depth: int, link: str) -> bool | None:
     """Say whether a symbolic link stays in its tree, whatever else the tree holds or will hold.
 
     A link may climb from its own directory, because that is a real directory of the tree, and then go down. It stays
@@ -87,14 +87,14 @@ def stays_inside(depth: int, link: str) -> bool | None:
     return True
 
 
-class Spellings:
+class NameCollisions:
     """The names of an archive, for a file system that takes some different names for one.
 
     Args:
         budget: what remembering them may cost.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: ArchiveBudget) -> None:
         self._budget = budget
         self._root: dict[str, tuple[str, dict[str, object]]] = {}
 
@@ -108,11 +108,11 @@ class Spellings:
         for part in parts:
             key = _folded(part)
             if key not in names:
-                self._budget.keep([part, key])
+                self._budget.count_name([part, key])
                 names[key] = (part, {})
             known, inside = names[key]
             if known != part:
-                raise UnsafeArchiveError(self._budget.member, f"to this file system {part!r} is the same as {known!r}")
+                raise UnsafeArchiveError(self._budget.entry, f"to this file system {part!r} is the same as {known!r}")
             names = inside  # type: ignore[assignment]  # a type that holds itself cannot be written down
 
 
@@ -121,10 +121,10 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
-def mode_in(directories: Directories, parts: list[str]) -> int | None:
+def mode_in(directories: OpenDirectories, parts: list[str]) -> int | None:
     """Return what there is in a tree, links not followed; None for nothing."""
     try:
-        return mode_of(parts[-1], directories.enter(parts[:-1]))
+        return mode_of(parts[-1], directories.open(parts[:-1]))
     except OSError as exc:
         if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise  # what cannot be looked at may be a link that leads outside

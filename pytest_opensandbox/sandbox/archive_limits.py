@@ -1,4 +1,4 @@
-"""The most that one archive from a sandbox may cost: steps, bytes and seconds."""
+"""Limits on the cost of one archive from a sandbox: steps, entries, bytes, memory and seconds."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from collections.abc import Callable, Sequence
 
 from pytest_opensandbox.errors import FileTooLargeError, UnsafeArchiveError
 
-_MAX_STEPS = 8_000_000
-_MAX_KEPT_BYTES = 64 * 1024**2
-_MAX_SECONDS = 120.0
-_SLOWEST_BYTES_A_SECOND = 4 * 1024**2
-_SECONDS_A_MEMBER = 0.002
-_STEPS_BETWEEN_LOOKS = 1024
-_UNLISTED_DIRECTORIES = 10_000
-"""How many more directories than members an archive may have: tar lists each directory as a member."""
+_SLOWEST_BYTES_PER_SECOND = 4 * 1024**2
+_SECONDS_PER_ENTRY = 0.002
+_STEPS_BETWEEN_TIME_CHECKS = 1024
+_MAX_UNLISTED_DIRECTORIES = 10_000
+"""How many more directories than entries an archive may have: tar lists each directory as an entry."""
 
 
-class Budget:
-    """The most that one archive may cost, in steps, in bytes and in seconds.
+class ArchiveBudget:
+    """Counts what reading and extracting one archive costs, and refuses it at the first limit.
 
     Args:
-        max_bytes: most that the files may have together; bytes.
+        max_bytes: most bytes of all files together.
+        max_entries: most entries.
         max_steps: most steps; a step is a block of headers, a directory that is opened, or a record that is read.
-        max_kept_bytes: most memory for names that are needed until the end; bytes.
-        max_seconds: most seconds, besides those that making and writing so many files may take.
+        max_name_bytes: most memory for names that are needed until the end; bytes.
+        max_seconds: most seconds, in addition to the time that creating and writing so many files may take.
         clock: returns seconds.
     """
 
@@ -32,61 +30,69 @@ class Budget:
         self,
         max_bytes: int,
         *,
-        max_steps: int = _MAX_STEPS,
-        max_kept_bytes: int = _MAX_KEPT_BYTES,
-        max_seconds: float = _MAX_SECONDS,
+        max_entries: int = 250_000,
+        max_steps: int = 8_000_000,
+        max_name_bytes: int = 64 * 1024**2,
+        max_seconds: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.member = "the archive"
-        """Name of the member that is being read, for messages."""
+        self.entry = "the archive"
+        """Name of the entry that is being read, for error messages."""
         self.steps = 0
         """Steps so far."""
-        self._max_bytes, self._max_steps, self._max_kept_bytes = max_bytes, max_steps, max_kept_bytes
-        self._bytes = self._kept_bytes = self._members = self._directories = 0
+        self._max_bytes, self._max_entries = max_bytes, max_entries
+        self._max_steps, self._max_name_bytes = max_steps, max_name_bytes
+        self._bytes = self._name_bytes = self._entries = self._directories = 0
         self._clock = clock
         self._end = clock() + max_seconds
-        self._next_look = _STEPS_BETWEEN_LOOKS
+        self._next_time_check = _STEPS_BETWEEN_TIME_CHECKS
 
-    def begin(self, member: str) -> None:
-        """Count a member, which is the one that later errors name."""
-        self.member = member
-        self._members += 1
-
-    def make_directory(self) -> None:
-        """Count a directory before it is made; one long name may stand for hundreds.
+    def start_entry(self, entry: str) -> None:
+        """Count an entry; later errors name it.
 
         Raises:
-            UnsafeArchiveError: there are many more directories than members.
+            UnsafeArchiveError: there are too many entries.
+        """
+        self.entry = entry
+        self._entries += 1
+        if self._entries > self._max_entries:
+            raise UnsafeArchiveError(entry, f"the archive has more than {self._max_entries:,} entries")
+
+    def count_directory(self) -> None:
+        """Count a directory before it is made; one long name can stand for hundreds of directories.
+
+        Raises:
+            UnsafeArchiveError: there are many more directories than entries.
         """
         self._directories += 1
-        if self._directories > self._members + _UNLISTED_DIRECTORIES:
-            why = f"the archive has more than {_UNLISTED_DIRECTORIES:,} directories that it does not list"
-            raise UnsafeArchiveError(self.member, why)
+        if self._directories > self._entries + _MAX_UNLISTED_DIRECTORIES:
+            why = f"the archive has more than {_MAX_UNLISTED_DIRECTORIES:,} directories that it does not list"
+            raise UnsafeArchiveError(self.entry, why)
 
-    def step(self, count: int = 1) -> None:
+    def count_steps(self, count: int = 1) -> None:
         """Count steps.
 
         Raises:
-            UnsafeArchiveError: too many, or they take too long.
+            UnsafeArchiveError: there are too many steps, or they take too long.
         """
         self.steps += count
         if self.steps > self._max_steps:
-            raise UnsafeArchiveError(self.member, f"the archive takes more than {self._max_steps:,} steps to read")
-        if self.steps >= self._next_look:
-            self._next_look = self.steps + _STEPS_BETWEEN_LOOKS
-            self.look_at_the_clock()
+            raise UnsafeArchiveError(self.entry, f"the archive takes more than {self._max_steps:,} steps to read")
+        if self.steps >= self._next_time_check:
+            self._next_time_check = self.steps + _STEPS_BETWEEN_TIME_CHECKS
+            self.check_time()
 
-    def look_at_the_clock(self) -> None:
+    def check_time(self) -> None:
         """Refuse an archive that has taken too long.
 
         Raises:
-            UnsafeArchiveError: it has.
+            UnsafeArchiveError: the time is over.
         """
-        more = self._bytes / _SLOWEST_BYTES_A_SECOND + self._members * _SECONDS_A_MEMBER
+        more = self._bytes / _SLOWEST_BYTES_PER_SECOND + self._entries * _SECONDS_PER_ENTRY
         if self._clock() > self._end + more:
-            raise UnsafeArchiveError(self.member, "the archive takes too long to unpack")
+            raise UnsafeArchiveError(self.entry, "the archive takes too long to extract")
 
-    def take(self, size: int) -> None:
+    def count_content(self, size: int) -> None:
         """Count the content of one file before it is written.
 
         Raises:
@@ -94,14 +100,14 @@ class Budget:
         """
         self._bytes += size
         if self._bytes > self._max_bytes:
-            raise FileTooLargeError(self.member, size_bytes=self._bytes, max_bytes=self._max_bytes)
+            raise FileTooLargeError(self.entry, size_bytes=self._bytes, max_bytes=self._max_bytes)
 
-    def keep(self, parts: Sequence[str]) -> None:
+    def count_name(self, parts: Sequence[str]) -> None:
         """Count a name that stays in memory until the archive has been read.
 
         Raises:
             UnsafeArchiveError: such names take too much memory.
         """
-        self._kept_bytes += 128 + sum(64 + len(part) for part in parts)
-        if self._kept_bytes > self._max_kept_bytes:
-            raise UnsafeArchiveError(self.member, f"its names take more than {self._max_kept_bytes:,} bytes of memory")
+        self._name_bytes += 128 + sum(64 + len(part) for part in parts)
+        if self._name_bytes > self._max_name_bytes:
+            raise UnsafeArchiveError(self.entry, f"its names take more than {self._max_name_bytes:,} bytes of memory")

@@ -18,27 +18,27 @@ from pytest_opensandbox.errors import SkippedFileWarning, UnsafeArchiveError
 from pytest_opensandbox.sandbox.archive_checks import (
     PATH_BYTES,
     Links,
-    Spellings,
-    check_link_text,
+    NameCollisions,
+    check_link_target,
     is_real_path_in,
     leads_outside,
+    link_stays_inside,
     mode_in,
-    name_parts,
-    stays_inside,
+    split_name,
 )
-from pytest_opensandbox.sandbox.archive_limits import Budget
-from pytest_opensandbox.sandbox.local_files import Directories, create_file, exists, is_directory, set_modes
-from pytest_opensandbox.sandbox.local_trees import NewTree
-from pytest_opensandbox.sandbox.tar_reader import Member, Members
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
+from pytest_opensandbox.sandbox.local_files import OpenDirectories, create_file, exists, is_directory, set_modes
+from pytest_opensandbox.sandbox.local_trees import StagedTree
+from pytest_opensandbox.sandbox.tar_reader import TarEntry, TarReader
 
 Parts = tuple[str, ...]
 
 _OWNER = 0o700
 _PERMISSIONS = 0o777
-_NAMES_A_LINE = 50
+_NAMES_PER_LINE = 50
 
 # Two trees in one directory would close directories in which the other one is to be moved.
-_MOVING = threading.Lock()
+_MOVE_LOCK = threading.Lock()
 
 
 def pack_tree(source: Path, archive: BinaryIO, *, closing_script: str = "") -> None:
@@ -78,14 +78,20 @@ def pack_tree(source: Path, archive: BinaryIO, *, closing_script: str = "") -> N
             except FileNotFoundError:
                 continue  # it has been removed meanwhile, as from a tree that tar packs in the sandbox
         if closed:
-            script = _closing(closed)
+            script = _closing_script(closed)
             member = tarfile.TarInfo(closing_script)
             member.size = len(script)
             tar.addfile(member, BytesIO(script))
 
 
 def extract_tree(
-    archive: BinaryIO, target: Path, *, max_bytes: int, links: Links = "error", budget: Budget | None = None
+    archive: BinaryIO,
+    target: Path,
+    *,
+    max_bytes: int,
+    links: Links = "error",
+    budget: ArchiveBudget | None = None,
+    folds_names: bool | None = None,
 ) -> None:
     """Write the content of a tar into a directory, which is made if need be, without touching anything outside it.
 
@@ -98,6 +104,8 @@ def extract_tree(
         max_bytes: most that all files together may have; bytes.
         links: refuse the tree for a symbolic link that leads outside, leave such a link out, or keep it as it is.
         budget: what unpacking may cost; default one with ``max_bytes``.
+        folds_names: whether names that differ in case or in accents alone are one in the target's file system; by
+            default this is found out.
 
     Raises:
         UnsafeArchiveError: a member would touch something outside, or the budget is used up; nothing was written.
@@ -105,39 +113,41 @@ def extract_tree(
         ProtocolError: not a complete tar archive; nothing was written.
         OSError: the target cannot be written.
     """
-    budget = Budget(max_bytes) if budget is None else budget
-    with closing(NewTree(target, budget)) as tree:
-        unpacking = _unpack(archive, tree, links, budget)
-        with _MOVING:
-            root = tree.move(unpacking.root_mode)
+    budget = ArchiveBudget(max_bytes) if budget is None else budget
+    with closing(StagedTree(target, budget)) as tree:
+        extractor = _extract(archive, tree, links, budget, folds_names)
+        with _MOVE_LOCK:
+            root = tree.move(extractor.root_mode)
             try:
-                set_modes(root, unpacking.modes, budget)
+                set_modes(root, extractor.modes, budget)
             finally:
                 os.close(root)
 
 
-def _unpack(archive: BinaryIO, tree: NewTree, links: Links, budget: Budget) -> Unpacking:
-    unpacking = Unpacking(
+def _extract(
+    archive: BinaryIO, tree: StagedTree, links: Links, budget: ArchiveBudget, folds_names: bool | None
+) -> TreeExtractor:
+    extractor = TreeExtractor(
         tree.root,
         budget,
         links=links,
-        longest_name=PATH_BYTES - len(os.fsencode(tree.target)) - 1,
-        is_folding=_is_folding(tree.root),
-        is_merged=tree.old_root is not None,
+        max_name_bytes=PATH_BYTES - len(os.fsencode(tree.target)) - 1,
+        folds_names=_folds_names(tree.root) if folds_names is None else folds_names,
+        merges=tree.old_root is not None,
     )
-    unpacking.run(archive)
+    extractor.run(archive)
     if tree.old_root is not None:
-        unpacking.judge_links_in(tree.old_root, str(tree.target))
-    return unpacking
+        extractor.validate_links_in_target(tree.old_root, str(tree.target))
+    return extractor
 
 
-def _is_folding(directory: int) -> bool:
+def _folds_names(directory: int) -> bool:
     """Say whether a file system takes names that differ in case or in accents alone for one, as macOS's does."""
     accents = (os.fsdecode("\u00e9".encode()), os.fsdecode("e\u0301".encode()))
-    return any(_are_one(*names, directory) for names in (("Opensandbox", "opensandbox"), accents))
+    return any(_are_same_name(*names, directory) for names in (("Opensandbox", "opensandbox"), accents))
 
 
-def _are_one(name: str, other: str, directory: int) -> bool:
+def _are_same_name(name: str, other: str, directory: int) -> bool:
     try:
         os.mkdir(name, dir_fd=directory)
     except OSError:
@@ -162,30 +172,30 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
-def _closing(closed: dict[int, list[str]]) -> bytes:
+def _closing_script(closed: dict[int, list[str]]) -> bytes:
     """Return a shell script that gives directories their modes, the deepest first, and last what nobody may enter."""
     lines = []
     for mode, names in sorted(closed.items(), key=lambda item: item[0] & 0o100, reverse=True):
         words = [shlex.quote(f"./{name}") for name in reversed(names)]
-        starts = range(0, len(words), _NAMES_A_LINE)
-        lines += [f"chmod {mode:o} {' '.join(words[start : start + _NAMES_A_LINE])} || exit\n" for start in starts]
+        starts = range(0, len(words), _NAMES_PER_LINE)
+        lines += [f"chmod {mode:o} {' '.join(words[start : start + _NAMES_PER_LINE])} || exit\n" for start in starts]
     return os.fsencode("".join(lines))
 
 
-class Unpacking:
+class TreeExtractor:
     """Writes the members of an archive into a new tree, each of them judged by what is there already.
 
     Args:
         root: descriptor of the tree's root.
         budget: what it may cost.
         links: what happens to a link that leads outside.
-        longest_name: most that a name with its directories may have; bytes.
-        is_folding: whether two names that differ in case or in accents alone are one in this tree.
-        is_merged: whether the tree is to be merged into another one, so that all of its links are remembered.
+        max_name_bytes: most that a name with its directories may have; bytes.
+        folds_names: whether two names that differ in case or in accents alone are one in this tree.
+        merges: whether the tree is to be merged into another one, so that all of its links are remembered.
     """
 
     def __init__(
-        self, root: int, budget: Budget, *, links: Links, longest_name: int, is_folding: bool, is_merged: bool
+        self, root: int, budget: ArchiveBudget, *, links: Links, max_name_bytes: int, folds_names: bool, merges: bool
     ) -> None:
         self.root_mode: int | None = None
         """Permission bits of the root, where the archive says them."""
@@ -193,12 +203,12 @@ class Unpacking:
         """Permission bits of directories that their owner cannot write in, to be set at the end."""
         self._budget = budget
         self._links = links
-        self._longest_name = longest_name
-        self._spellings = Spellings(budget) if is_folding else None
-        self._directories = Directories(root, budget)
-        self._originals = Directories(root, budget)
-        self._suspects: list[Parts] = []
-        self._is_merged = is_merged
+        self._max_name_bytes = max_name_bytes
+        self._collisions = NameCollisions(budget) if folds_names else None
+        self._directories = OpenDirectories(root, budget)
+        self._originals = OpenDirectories(root, budget)
+        self._unresolved_links: list[Parts] = []
+        self._merges = merges
         self._all_links: list[Parts] = []
 
     def run(self, archive: BinaryIO) -> None:
@@ -209,13 +219,13 @@ class Unpacking:
             FileTooLargeError: the files have more bytes than the budget allows.
             ProtocolError: no complete tar archive.
         """
-        members = Members(archive, self._budget)
+        reader = TarReader(archive, self._budget)
         with closing(self._directories), closing(self._originals):
-            for member in members:
-                self._write(member, members)
-            self._judge(self._suspects, self._is_inside)
+            for entry in reader:
+                self._write(entry, reader)
+            self._validate_links(self._unresolved_links, self._stays_in_tree)
 
-    def judge_links_in(self, target: int, path: str) -> None:
+    def validate_links_in_target(self, target: int, path: str) -> None:
         """Look at the links again, for a target whose own links may lead them outside.
 
         Args:
@@ -225,121 +235,121 @@ class Unpacking:
         Raises:
             UnsafeArchiveError: one of them leads outside.
         """
-        with closing(self._directories), closing(Directories(target, self._budget)) as old:
+        with closing(self._directories), closing(OpenDirectories(target, self._budget)) as old:
 
-            def is_inside(place: Parts, link: str) -> bool:
-                return self._is_inside_target(place, link, old, path)
+            def stays_inside_tree(place: Parts, link: str) -> bool:
+                return self._stays_in_target(place, link, old, path)
 
-            self._judge(self._all_links, is_inside)
+            self._validate_links(self._all_links, stays_inside_tree)
 
-    def _write(self, member: Member, members: Members) -> None:
-        parts = name_parts(member.name, self._longest_name)
-        if self._spellings is not None:
-            self._spellings.check(parts)
-        if member.kind == "directory":
-            self._make_directory(member, parts)
+    def _write(self, entry: TarEntry, reader: TarReader) -> None:
+        parts = split_name(entry.name, self._max_name_bytes)
+        if self._collisions is not None:
+            self._collisions.check(parts)
+        if entry.kind == "directory":
+            self._make_directory(entry, parts)
             return
         if not parts:
-            raise UnsafeArchiveError(member.name, "it takes the place of the root")
-        directory = self._enter(member, parts[:-1])
-        if member.kind == "file":
-            self._place(member, parts[-1], directory, lambda: self._create(member, members, parts[-1], directory))
-        elif member.kind == "symlink":
-            self._make_link(member, parts, directory, member.link)
-        elif member.kind == "hardlink":
-            self._make_hard_link(member, parts, directory)
+            raise UnsafeArchiveError(entry.name, "it takes the place of the root")
+        directory = self._open_parent(entry, parts[:-1])
+        if entry.kind == "file":
+            self._place(entry, parts[-1], directory, lambda: self._create(entry, reader, parts[-1], directory))
+        elif entry.kind == "symlink":
+            self._make_link(entry, parts, directory, entry.link)
+        elif entry.kind == "hardlink":
+            self._make_hard_link(entry, parts, directory)
         else:
-            raise UnsafeArchiveError(member.name, "it is a device or FIFO")
+            raise UnsafeArchiveError(entry.name, "it is a device or FIFO")
 
-    def _enter(self, member: Member, parts: Parts) -> int:
+    def _open_parent(self, entry: TarEntry, parts: Parts) -> int:
         try:
-            return self._directories.enter(parts, make=True)
+            return self._directories.open(parts, make=True)
         except NotADirectoryError:
-            raise UnsafeArchiveError(member.name, "its name goes through a file or a symbolic link") from None
+            raise UnsafeArchiveError(entry.name, "its name goes through a file or a symbolic link") from None
 
-    def _make_directory(self, member: Member, parts: Parts) -> None:
-        directory = self._enter(member, parts)
+    def _make_directory(self, entry: TarEntry, parts: Parts) -> None:
+        directory = self._open_parent(entry, parts)
         if not parts:
-            self.root_mode = member.mode
-        elif member.mode & _OWNER == _OWNER:
+            self.root_mode = entry.mode
+        elif entry.mode & _OWNER == _OWNER:
             self.modes.pop(parts, None)
-            os.fchmod(directory, member.mode)
+            os.fchmod(directory, entry.mode)
         else:
-            self._budget.keep(parts)
-            self.modes[parts] = member.mode
+            self._budget.count_name(parts)
+            self.modes[parts] = entry.mode
 
-    def _place(self, member: Member, name: str, directory: int, make: Callable[[], None]) -> None:
-        """Make something that takes the place of an earlier member, as tar does, but never that of a directory."""
+    def _place(self, entry: TarEntry, name: str, directory: int, make: Callable[[], None]) -> None:
+        """Make something that takes the place of an earlier entry, as tar does, but never that of a directory."""
         try:
             make()
         except FileExistsError:
             if is_directory(name, directory):
-                raise UnsafeArchiveError(member.name, "it takes the place of a directory") from None
+                raise UnsafeArchiveError(entry.name, "it takes the place of a directory") from None
             os.unlink(name, dir_fd=directory)
             make()
 
-    def _create(self, member: Member, members: Members, name: str, directory: int) -> None:
+    def _create(self, entry: TarEntry, reader: TarReader, name: str, directory: int) -> None:
         def write(file: int) -> None:
             end = 0
-            for place, piece in members.content():
+            for place, piece in reader.content():
                 if place != end:
                     os.lseek(file, place, os.SEEK_SET)
                 end = place + len(piece)
                 _write_all(file, piece)
-            if end < member.size:
-                os.ftruncate(file, member.size)
+            if end < entry.size:
+                os.ftruncate(file, entry.size)
 
-        create_file(name, directory, write, member.mode)
+        create_file(name, directory, write, entry.mode)
 
-    def _make_link(self, member: Member, parts: Parts, directory: int, link: str) -> None:
-        check_link_text(member.name, link)
-        self._budget.step(1 + len(link) // 64)
+    def _make_link(self, entry: TarEntry, parts: Parts, directory: int, link: str) -> None:
+        check_link_target(entry.name, link)
+        self._budget.count_steps(1 + len(link) // 64)
         if self._links != "keep":
-            safe = stays_inside(len(parts) - 1, link)
+            safe = link_stays_inside(len(parts) - 1, link)
             if safe is False and self._links == "error":
-                raise leads_outside(member.name, link)
+                raise leads_outside(entry.name, link)
             if not safe:
-                self._budget.keep(parts)
-                self._suspects.append(parts)
-            if self._is_merged:
-                self._budget.keep(parts)
+                self._budget.count_name(parts)
+                self._unresolved_links.append(parts)
+            if self._merges:
+                self._budget.count_name(parts)
                 self._all_links.append(parts)
-        self._place(member, parts[-1], directory, lambda: os.symlink(link, parts[-1], dir_fd=directory))
+        self._place(entry, parts[-1], directory, lambda: os.symlink(link, parts[-1], dir_fd=directory))
 
-    def _make_hard_link(self, member: Member, parts: Parts, directory: int) -> None:
-        check_link_text(member.name, member.link)
-        original = name_parts(member.link)
-        no_file = UnsafeArchiveError(member.name, f"it is a hard link to {member.link!r}, which is no file before it")
+    def _make_hard_link(self, entry: TarEntry, parts: Parts, directory: int) -> None:
+        check_link_target(entry.name, entry.link)
+        original = split_name(entry.link)
+        no_file = UnsafeArchiveError(entry.name, f"it is a hard link to {entry.link!r}, which is no file before it")
         if not original or original == parts:
             raise no_file
         try:
-            source = self._originals.enter(original[:-1])
+            source = self._originals.open(original[:-1])
             kind = os.stat(original[-1], dir_fd=source, follow_symlinks=False).st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise no_file from None
         if stat.S_ISLNK(kind):
             # It has a place of its own, from which it leads elsewhere.
-            self._make_link(member, parts, directory, os.readlink(original[-1], dir_fd=source))
+            self._make_link(entry, parts, directory, os.readlink(original[-1], dir_fd=source))
         elif stat.S_ISREG(kind):
-            self._place(member, parts[-1], directory, lambda: _link(original[-1], source, parts[-1], directory))
+            self._place(entry, parts[-1], directory, lambda: _link(original[-1], source, parts[-1], directory))
         else:
             raise no_file
 
-    def _judge(self, links: list[Parts], is_inside: Callable[[Parts, str], bool]) -> None:
+    def _validate_links(self, links: list[Parts], stays_inside_tree: Callable[[Parts, str], bool]) -> None:
         """Refuse or remove those links that lead outside, now that all of the tree is there."""
         for parts in links:
-            directory = self._directories.enter(parts[:-1])
+            directory = self._directories.open(parts[:-1])
             try:
                 link = os.readlink(parts[-1], dir_fd=directory)
             except OSError:
                 continue  # a later member took its place
-            if is_inside(parts[:-1], link):
+            if stays_inside_tree(parts[:-1], link):
                 continue
             if self._links == "error":
                 raise leads_outside("/".join(parts), link)
-            os.unlink(parts[-1], dir_fd=self._directories.enter(parts[:-1]))
+            os.unlink(parts[-1], dir_fd=self._directories.open(parts[:-1]))
 
-    def _is_inside(self, place: Parts, link: str) -> bool:
+    def _stays_in_tree(self, place: Parts, link: str) -> bool:
         """Say whether each ``..`` of a link's target leaves a directory of the tree, and none the tree itself."""
         if link.startswith("/"):
             return False
@@ -351,7 +361,7 @@ class Unpacking:
                 here.append(step)
                 continue
             try:
-                self._directories.enter(here)
+                self._directories.open(here)
             except OSError:
                 return False
             if not here:
@@ -359,7 +369,7 @@ class Unpacking:
             here.pop()
         return True
 
-    def _is_inside_target(self, place: Parts, link: str, old: Directories, path: str) -> bool:
+    def _stays_in_target(self, place: Parts, link: str, old: OpenDirectories, path: str) -> bool:
         """Say whether the first link of the target that a link passes, if any, leads to a place in the target."""
         here = list(place)
         for step in link.split("/"):

@@ -1,6 +1,6 @@
-"""Trees put in place on this machine: unpacked in a private directory, moved to their target when complete.
+"""Trees on this machine that are built in a private staging directory and moved to their target when complete.
 
-What lies in the target is reached by descriptors, and none of its links is followed.
+Files of the target are reached by descriptors, and none of its links is followed.
 """
 
 from __future__ import annotations
@@ -14,57 +14,64 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pytest_opensandbox.errors import UnsafeArchiveError
-from pytest_opensandbox.sandbox.archive_limits import Budget
-from pytest_opensandbox.sandbox.local_files import DIRECTORY, NOT_WRITABLE, exists, is_directory, mode_of, opened
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
+from pytest_opensandbox.sandbox.local_files import (
+    NOT_WRITABLE,
+    OPEN_DIRECTORY,
+    OWNER_BITS,
+    PERMISSION_BITS,
+    exists,
+    is_directory,
+    mode_of,
+    open_directory,
+)
 
-_OWNER = 0o700
-_PERMISSIONS = 0o777
 
-
-class NewTree:
-    """A tree that is unpacked in a private directory, and then moved to its target.
+class StagedTree:
+    """A tree that is extracted into a private staging directory, and then moved to its target.
 
     Attributes:
         root: descriptor of the new tree's root.
         target: the target's real path.
-        old_root: descriptor of the target, None where it is new.
+        old_root: descriptor of the target, None if it does not exist.
 
     Args:
-        target: what it becomes, or is merged into.
-        budget: counts what is moved.
+        target: path that the tree becomes, or a directory that it is merged into.
+        budget: counts the steps of the merge.
 
     Raises:
         FileExistsError: the target is a file, or a link that leads to no directory.
     """
 
-    def __init__(self, target: Path, budget: Budget) -> None:
+    def __init__(self, target: Path, budget: ArchiveBudget) -> None:
         self._budget = budget
-        self.target = _resolved(target)
-        self.old_root = _open_if_there(self.target)
+        self.target = _real_path(target)
+        self.old_root = _open_if_exists(self.target)
         self._name = f".opensandbox-{secrets.token_hex(8)}"
         self._descriptors: list[int] = [] if self.old_root is None else [self.old_root]
         try:
-            self._place = self._keep_open(self._make_private())
+            self._parent = self._track(self._make_staging())
             self._make_root()
         except BaseException:
             self._close_all()
             raise
 
     def move(self, root_mode: int | None) -> int:
-        """Move the tree to its target, and return the descriptor of the target, which is the caller's.
+        """Move the tree to its target, and return a descriptor of the target, which the caller closes.
 
         Args:
-            root_mode: permission bits for the root, where the target is new.
+            root_mode: permission bits of the root if the target does not exist.
 
         Raises:
             UnsafeArchiveError: a link or a directory of the target is in the way; nothing was moved.
-            OSError: the target cannot be written, or has another file system in it where the tree has a directory.
+            OSError: the target cannot be written, or another file system is mounted in it where the tree has a
+                directory.
         """
         if self.old_root is None and self._become_target():
             if root_mode is not None:
                 os.fchmod(self.root, root_mode)
             return os.dup(self.root)
-        root = os.dup(self.old_root) if self.old_root is not None else os.open(self.target, DIRECTORY)
+        root = os.dup(self.old_root) if self.old_root is not None else os.open(self.target, OPEN_DIRECTORY)
         try:
             _check_merge(self.root, root, "", self._budget)
             with _writable(root, stat.S_IMODE(os.fstat(root).st_mode)):
@@ -75,8 +82,8 @@ class NewTree:
         return root
 
     def close(self) -> None:
-        """Remove what has not been moved."""
-        # Removing takes two descriptors, and there may be no others.
+        """Remove the staging directory with everything that was not moved."""
+        # Removing takes two descriptors, and the process may have no others left.
         for descriptor in (self.root, self._spare):
             self._descriptors.remove(descriptor)
             os.close(descriptor)
@@ -90,18 +97,18 @@ class NewTree:
 
     def _remove(self) -> None:
         with suppress(OSError):
-            _remove_all(self._private)
-            os.rmdir(self._name, dir_fd=self._place)
+            _remove_all(self._staging)
+            os.rmdir(self._name, dir_fd=self._parent)
 
-    def _make_private(self) -> int:
-        """Make the private directory beside the target, where that is possible, else in it; return where it is."""
+    def _make_staging(self) -> int:
+        """Make the staging directory beside the target if possible, else in it; return the descriptor of its parent."""
         parents = (parent for parent in self.target.parents if parent.is_dir())
         beside = os.open(next(parents, self.target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         old = self.old_root
         try:
             # A rename works on one file system only.
             if old is None or os.fstat(old).st_dev == os.fstat(beside).st_dev:
-                os.mkdir(self._name, _OWNER, dir_fd=beside)
+                os.mkdir(self._name, OWNER_BITS, dir_fd=beside)
                 return beside
         except OSError as exc:
             if old is None or exc.errno not in NOT_WRITABLE:
@@ -110,7 +117,7 @@ class NewTree:
         os.close(beside)
         inside = os.dup(old)
         try:
-            os.mkdir(self._name, _OWNER, dir_fd=inside)
+            os.mkdir(self._name, OWNER_BITS, dir_fd=inside)
         except OSError:
             os.close(inside)
             raise
@@ -118,29 +125,29 @@ class NewTree:
 
     def _make_root(self) -> None:
         try:
-            self._private = self._keep_open(os.open(self._name, DIRECTORY, dir_fd=self._place))
-            os.mkdir("tree", _PERMISSIONS, dir_fd=self._private)
-            self.root = self._keep_open(os.open("tree", DIRECTORY, dir_fd=self._private))
-            self._spare = self._keep_open(os.dup(self.root))
+            self._staging = self._track(os.open(self._name, OPEN_DIRECTORY, dir_fd=self._parent))
+            os.mkdir("tree", PERMISSION_BITS, dir_fd=self._staging)
+            self.root = self._track(os.open("tree", OPEN_DIRECTORY, dir_fd=self._staging))
+            self._spare = self._track(os.dup(self.root))
         except BaseException:
             with suppress(OSError):
-                os.rmdir(f"{self._name}/tree", dir_fd=self._place)
+                os.rmdir(f"{self._name}/tree", dir_fd=self._parent)
             with suppress(OSError):
-                os.rmdir(self._name, dir_fd=self._place)
+                os.rmdir(self._name, dir_fd=self._parent)
             raise
 
     def _become_target(self) -> bool:
-        """Rename the tree to a target that does not exist; False where it exists by now."""
+        """Rename the tree to a target that does not exist; return False if it exists by now."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.rename("tree", self.target, src_dir_fd=self._private)
+            os.rename("tree", self.target, src_dir_fd=self._staging)
         except OSError as exc:
             if exc.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 return False
             raise
         return True
 
-    def _keep_open(self, descriptor: int) -> int:
+    def _track(self, descriptor: int) -> int:
         self._descriptors.append(descriptor)
         return descriptor
 
@@ -149,43 +156,43 @@ class NewTree:
             os.close(self._descriptors.pop())
 
 
-def _resolved(target: Path) -> Path:
-    """Return the real place of a target: who names a link to a directory means the directory."""
+def _real_path(target: Path) -> Path:
+    """Return the real path of a target; a link to a directory stands for that directory."""
     if os.path.lexists(target) and not target.is_dir():
-        raise FileExistsError(errno.EEXIST, "it is there and is no directory", str(target))
+        raise FileExistsError(errno.EEXIST, "it exists and is no directory", str(target))
     return Path(os.path.realpath(target))
 
 
-def _open_if_there(path: Path) -> int | None:
+def _open_if_exists(path: Path) -> int | None:
     try:
-        return os.open(path, DIRECTORY)
+        return os.open(path, OPEN_DIRECTORY)
     except FileNotFoundError:
         return None
 
 
-def _check_merge(source: int, target: int, place: str, budget: Budget) -> None:
-    """Look for what would have to be followed or lost, before anything is moved."""
+def _check_merge(source: int, target: int, prefix: str, budget: ArchiveBudget) -> None:
+    """Refuse a merge that would follow a link or lose a directory, before anything is moved."""
     for name in os.listdir(source):
-        budget.step()
-        there = mode_of(name, target)
-        if there is None:
+        budget.count_steps()
+        old_mode = mode_of(name, target)
+        if old_mode is None:
             continue
-        shown = place + name
+        path = prefix + name
         if not is_directory(name, source):
-            if stat.S_ISDIR(there):
-                raise UnsafeArchiveError(shown, "the target has a directory there, which it would replace")
-        elif stat.S_ISLNK(there):
+            if stat.S_ISDIR(old_mode):
+                raise UnsafeArchiveError(path, "the target has a directory there, which it would replace")
+        elif stat.S_ISLNK(old_mode):
             why = "the target has a symbolic link there, which is not followed, whether or not it leads outside"
-            raise UnsafeArchiveError(shown, why)
-        elif stat.S_ISDIR(there):
-            with opened(name, source) as inner, opened(name, target) as outer:
+            raise UnsafeArchiveError(path, why)
+        elif stat.S_ISDIR(old_mode):
+            with open_directory(name, source) as inner, open_directory(name, target) as outer:
                 if os.fstat(inner).st_dev != os.fstat(outer).st_dev:
-                    raise OSError(errno.EXDEV, "the target has another file system there", shown)
-                _check_merge(inner, outer, f"{shown}/", budget)
+                    raise OSError(errno.EXDEV, "the target has another file system there", path)
+                _check_merge(inner, outer, f"{path}/", budget)
 
 
 def _merge(source: int, target: int) -> None:
-    """Move everything from one directory to another; what is a directory in both is merged."""
+    """Move everything from one directory to another; directories that are in both are merged."""
     for name in os.listdir(source):
         if not is_directory(name, source):
             os.replace(name, name, src_dir_fd=source, dst_dir_fd=target)
@@ -201,7 +208,7 @@ def _move_directory(name: str, source: int, target: int) -> None:
     try:
         os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
     except OSError as exc:
-        # Another copy into the same target has just made it.
+        # Another copy into the same target has just made this directory.
         if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         _merge_directory(name, source, target)
@@ -209,8 +216,8 @@ def _move_directory(name: str, source: int, target: int) -> None:
 
 def _merge_directory(name: str, source: int, target: int) -> None:
     with (
-        opened(name, source) as inner,
-        opened(name, target) as outer,
+        open_directory(name, source) as inner,
+        open_directory(name, target) as outer,
         _writable(outer, stat.S_IMODE(os.fstat(inner).st_mode)),
     ):
         _merge(inner, outer)
@@ -218,10 +225,13 @@ def _merge_directory(name: str, source: int, target: int) -> None:
 
 @contextmanager
 def _writable(directory: int, mode: int) -> Iterator[None]:
-    """Let the owner write in a directory that has or gets a mode which forbids it."""
+    """Let the owner write in a directory during the block, and set a mode afterwards.
+
+    Neither the present mode nor the new one need allow writing.
+    """
     now = stat.S_IMODE(os.fstat(directory).st_mode)
-    if now & _OWNER != _OWNER:
-        os.fchmod(directory, now | _OWNER)
+    if now & OWNER_BITS != OWNER_BITS:
+        os.fchmod(directory, now | OWNER_BITS)
     try:
         yield
     finally:
@@ -229,16 +239,16 @@ def _writable(directory: int, mode: int) -> Iterator[None]:
             os.fchmod(directory, mode)
 
 
-def _remove_all(private: int) -> None:
-    """Remove everything in a directory, at any depth with one descriptor more: what is deep in it is moved up first."""
-    moved = max((int(name) for name in os.listdir(private) if name.isdecimal()), default=0)
-    while names := os.listdir(private):
+def _remove_all(staging: int) -> None:
+    """Remove everything in a directory of any depth with one more descriptor: deep directories are moved up first."""
+    moved = max((int(name) for name in os.listdir(staging) if name.isdecimal()), default=0)
+    while names := os.listdir(staging):
         for name in names:
-            with opened(name, private) as directory:
+            with open_directory(name, staging) as directory:
                 for inner in os.listdir(directory):
                     if is_directory(inner, directory):
                         moved += 1
-                        os.rename(inner, str(moved), src_dir_fd=directory, dst_dir_fd=private)
+                        os.rename(inner, str(moved), src_dir_fd=directory, dst_dir_fd=staging)
                     else:
                         os.unlink(inner, dir_fd=directory)
-            os.rmdir(name, dir_fd=private)
+            os.rmdir(name, dir_fd=staging)

@@ -1,14 +1,16 @@
-"""Shell scripts that put what was uploaded in its place in a sandbox, and pack what is fetched.
+"""Shell scripts that run in a sandbox: they put an upload in its place, and pack a tree for download.
 
-They need ``sh``, ``tar`` and the programs of POSIX. Root in a sandbox may have no capabilities, so that it has to open
-its own closed directories before it can write in them.
+They need ``sh``, ``tar`` and the programs of POSIX. Root in a sandbox may have no capabilities; it then has to make its
+own read-only directories writable before it can write in them.
 """
 
-KIND = 'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
-"""Says what a path is, links followed. Arguments: the path."""
+PATH_KIND = (
+    'if [ -d "$1" ]; then echo directory; elif [ -f "$1" ]; then echo file; elif [ -e "$1" ]; then echo other; fi'
+)
+"""Prints ``file``, ``directory`` or ``other``, links followed, and nothing for a missing path. Arguments: the path."""
 
-# The first of the missing directories may have to be made in a closed one.
-_MAKE = """\
+# The parent of the first missing directory may be read-only.
+_MAKE_DIRECTORY = """\
 make() {
   mkdir -p -- "$1" 2>/dev/null && return
   p=$1
@@ -27,9 +29,9 @@ make() {
 }
 """
 
-# A file that runs, or that may not be written, is replaced by one that was written beside it.
-PLACE = (
-    _MAKE
+# A running program, or a read-only file, is replaced by a new file that is written beside it.
+PLACE_FILE = (
+    _MAKE_DIRECTORY
     + """\
 make "$2" || exit
 if [ -d "$3" ]; then echo "$3 is a directory" >&2; exit 1; fi
@@ -50,11 +52,11 @@ fi
 chmod "$4" -- "$t" && rm -f -- "$1"
 """
 )
-"""Arguments: the uploaded file, its directory, its path, its mode in octal, and a name that is free everywhere."""
+"""Arguments: the uploaded file, the target's directory, the target, its mode in octal, and an unused file name."""
 
-# What is there already is merged as `docker cp` does it, but behind links to directories, which tar would replace.
-UNPACK = (
-    _MAKE
+# Merges into an existing directory as `docker cp` does, and follows links to directories, which tar would replace.
+UNPACK_TREE = (
+    _MAKE_DIRECTORY
     + """\
 LC_ALL=C
 export LC_ALL
@@ -73,7 +75,7 @@ is_empty() {
   done
 }
 
-# No subshells, because a fork for each directory takes longer than its copy: the arguments are the local variables.
+# The arguments serve as local variables, because a subshell for each directory takes longer than its copy.
 check() {
   for t in "$2"/*/ "$2"/.[!.]*/ "$2"/..?*/; do
     t=${t%/}
@@ -101,7 +103,7 @@ check() {
   done
 }
 
-# Moves what a pattern stands for into a directory, as much at once as a command may have as arguments.
+# Moves the matches of a pattern into a directory, as many at once as a command may have arguments.
 move() {
   to=$1
   shift
@@ -171,14 +173,14 @@ if [ "$opened" ]; then chmod u-w -- "$2"; fi
 exit "$status"
 """
 )
-"""Arguments: the uploaded archive, the directory that it becomes, the mode of that where it is new, and a free name.
+"""Arguments: the uploaded archive, the target directory, its mode if it is new, and an unused file name.
 
-A member with that name and ``.sh`` closes directories, after everything is in them.
+If the archive has a script of that name with ``.sh``, it runs last and makes directories read-only.
 """
 
-# Holes, or files without end, would fill the sandbox, which on Docker is the server's disk. GNU tar ends with 1 where a
-# file changed while it was read; other programs do so for every error.
-PACK = """\
+# Sparse or endless files would fill the sandbox's disk, which on Docker is the server's. GNU tar exits with 1 if a file
+# changed while it was read; other programs do so for every error.
+PACK_TREE = """\
 ulimit -f "$1" || exit
 unset TAR_OPTIONS
 LC_ALL=C tar -c -f "$2" -C "$3" . && exit
@@ -186,4 +188,4 @@ status=$?
 case $status$(tar --version 2>/dev/null) in 1*"GNU tar"*) exit 0 ;; esac
 exit "$status"
 """
-"""Arguments: most blocks of 512 bytes that the archive may have, the archive, and the directory."""
+"""Arguments: size limit of the archive in blocks of 512 bytes, the archive, and the directory."""

@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from pytest_opensandbox.errors import OpenSandboxError, ProtocolError, UnsafeArchiveError
-from pytest_opensandbox.sandbox.archive_limits import Budget
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
 
 LIMIT = 10**9
@@ -133,7 +133,7 @@ def cost(data, target, links="skip"):
     """Return how many steps were counted, and how many functions were really called."""
     (target / "of the user").mkdir(parents=True)  # so that each link is looked at twice
     calls = count()
-    budget = Budget(LIMIT)
+    budget = ArchiveBudget(LIMIT)
     sys.setprofile(lambda frame, event, argument: next(calls))
     try:
         with suppress(OpenSandboxError):
@@ -180,7 +180,7 @@ def test_memory_stays_small(tmp_path, family):
 
 def test_names_that_are_kept_have_a_limit(tmp_path):
     data = io.BytesIO(links_through_links(2000) + END)
-    budget = Budget(LIMIT, max_kept_bytes=100_000)
+    budget = ArchiveBudget(LIMIT, max_name_bytes=100_000)
 
     with pytest.raises(UnsafeArchiveError, match="100,000 bytes of memory"):
         extract_tree(data, tmp_path / "target", max_bytes=LIMIT, links="skip", budget=budget)
@@ -209,7 +209,7 @@ def test_directories_that_are_listed_may_be_many(tmp_path):
 
 
 def test_an_archive_that_takes_too_many_steps_is_refused(tmp_path):
-    budget = Budget(LIMIT, max_steps=1000)
+    budget = ArchiveBudget(LIMIT, max_steps=1000)
 
     with pytest.raises(UnsafeArchiveError, match="more than 1,000 steps"):
         extract_tree(io.BytesIO(tiny_members(2000) + END), tmp_path / "target", max_bytes=LIMIT, budget=budget)
@@ -219,7 +219,7 @@ def test_an_archive_that_takes_too_many_steps_is_refused(tmp_path):
 
 def test_an_archive_that_takes_too_long_is_refused(tmp_path):
     seconds = count(0, 100)
-    budget = Budget(LIMIT, max_seconds=3, clock=lambda: next(seconds))
+    budget = ArchiveBudget(LIMIT, max_seconds=3, clock=lambda: next(seconds))
 
     with pytest.raises(UnsafeArchiveError, match="takes too long"):
         extract_tree(io.BytesIO(tiny_members(10_000) + END), tmp_path / "target", max_bytes=LIMIT, budget=budget)

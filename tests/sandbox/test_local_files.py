@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.sandbox.local_files import replacing_file
+from pytest_opensandbox.sandbox.local_files import open_replacement
 
 NOBODY = 65534
 
@@ -36,7 +36,7 @@ def closed_directory():
 def test_a_refused_file_leaves_the_one_in_a_closed_directory_as_it_was(closed_directory):
     target = closed_directory / "file"
 
-    with suppress(ValueError), replacing_file(target, 0o666) as file:
+    with suppress(ValueError), open_replacement(target, 0o666) as file:
         file.write(b"the beginning of another")
         raise ValueError("too large")
 
@@ -47,7 +47,7 @@ def test_a_file_in_a_closed_directory_is_replaced_in_its_place(closed_directory)
     target = closed_directory / "file"
     inode = target.stat().st_ino
 
-    with replacing_file(target, 0o666) as file:
+    with open_replacement(target, 0o666) as file:
         file.write(b"new")
 
     assert (target.read_bytes(), target.stat().st_ino) == (b"new", inode)

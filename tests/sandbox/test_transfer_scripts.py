@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.sandbox.archives import pack_tree
-from pytest_opensandbox.sandbox.transfer_scripts import PACK, PLACE, UNPACK
+from pytest_opensandbox.sandbox.transfer_scripts import PACK_TREE, PLACE_FILE, UNPACK_TREE
 
 NOBODY = 65534
 APPLETS = ("sh", "tar", "mv", "rm", "mkdir", "chmod", "cat", "readlink", "ls")
@@ -73,7 +73,7 @@ class Scripts:
         """Put a tree as ``Sandbox.put`` does."""
         with (self._place / "archive").open("wb") as archive:
             pack_tree(source, archive, closing_script="free-name.sh")
-        return self.run(UNPACK, self._place / "archive", target, mode, "free-name")
+        return self.run(UNPACK_TREE, self._place / "archive", target, mode, "free-name")
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_directories_are_made_in_a_closed_one(scripts, place, tmp_path, what):
     if what == "tree":
         result = scripts.unpack(tree(tmp_path / "source", "file"), target)
     else:
-        result = scripts.run(PLACE, place / "uploaded", target, target / "file", "640", "free-name")
+        result = scripts.run(PLACE_FILE, place / "uploaded", target, target / "file", "640", "free-name")
 
     assert (result.returncode, result.stderr) == (0, "")
     assert os.listdir(target) == ["file"]
@@ -239,7 +239,7 @@ def test_a_running_program_is_replaced(scripts, place, tmp_path):
         subprocess.Popen([target / "program", "60"]) as second,
     ):
         of_tree = scripts.unpack(source, target)
-        of_file = scripts.run(PLACE, place / "uploaded", target, target / "link", "750", "free-name")
+        of_file = scripts.run(PLACE_FILE, place / "uploaded", target, target / "link", "750", "free-name")
         first.kill()
         second.kill()
 
@@ -257,7 +257,7 @@ def test_a_file_is_placed_in_a_closed_directory(scripts, place, name, bits):
     (place / "uploaded").write_text("content")
     target.chmod(0o555)
 
-    result = scripts.run(PLACE, place / "uploaded", target, target / name, bits, "free-name")
+    result = scripts.run(PLACE_FILE, place / "uploaded", target, target / name, bits, "free-name")
 
     assert (result.returncode, result.stderr) == (0, "")
     assert f"{mode(target / name):o}" == bits
@@ -273,7 +273,7 @@ def test_a_tree_that_cannot_be_read_is_not_packed(scripts, place, user):
     source = tree(place / "source", "file")
     (source / "file").chmod(0)
 
-    result = scripts.run(PACK, 10**9, place / "archive", source)
+    result = scripts.run(PACK_TREE, 10**9, place / "archive", source)
 
     assert result.returncode != 0
 
@@ -292,6 +292,6 @@ def test_a_file_that_changes_while_it_is_packed_is_no_error(place, version, stat
     tool.chmod(0o755)
     scripts = Scripts({"PATH": f"{place}:{os.environ['PATH']}"}, None, place)
 
-    result = scripts.run(PACK, 1000, place / "archive", place)
+    result = scripts.run(PACK_TREE, 1000, place / "archive", place)
 
     assert result.returncode == expected
