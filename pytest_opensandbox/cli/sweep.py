@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from pytest_opensandbox.cleanup.broom import SweepReport
-from pytest_opensandbox.cleanup.leftovers import Leftovers, OnEngine, OnServer
+from pytest_opensandbox.cleanup.sweeper import SweepReport
+from pytest_opensandbox.cleanup.targets import EngineTarget, SandboxTarget, SnapshotTarget
 from pytest_opensandbox.errors import AuthError, OpenSandboxError
 from pytest_opensandbox.plugin.run_records import last_run, other_servers, place_of_run
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
@@ -17,6 +17,8 @@ from pytest_opensandbox.settings.settings import Settings, settings_of
 from pytest_opensandbox.text import escape
 
 LAST = "last"
+
+Target = SandboxTarget | SnapshotTarget | EngineTarget
 
 _DESCRIPTION = """\
 Deletes the sandboxes that test runs have left on the server: a last step of a CI job, that always runs, and a cure for
@@ -71,35 +73,36 @@ class Sweeper:
             raise pytest.UsageError("where the url is docker, leases end with the run's own server: name a --run")
         try:
             with ExitStack() as stack:
-                leftovers = _leftovers(settings, run_id, stack)
-                nothing = _unknown(f"{leftovers.owner}: nothing of it was found at {settings.url}")
-                return self._sweep(leftovers, nothing="" if is_known or run_id is None else nothing)
+                targets = _targets(settings, run_id, stack)
+                owner = f"run {run_id}" if run_id else f"dead runs of {settings.project}"
+                nothing = _unknown(f"{owner}: nothing of it was found at {settings.url}")
+                return self._sweep(targets, owner=owner, nothing="" if is_known or run_id is None else nothing)
         except AuthError as exc:
             known = "the one that it holds is refused" if settings.api_key else "it is not set"
             return _say(f"nothing was swept: {exc}", f"the key comes from {API_KEY_ENV} only: {known}", status=1)
         except OpenSandboxError as exc:
             return _say(f"nothing was swept: {exc}", status=1)
 
-    def _sweep(self, leftovers: Leftovers, *, nothing: str) -> int:
+    def _sweep(self, targets: Sequence[Target], *, owner: str, nothing: str) -> int:
         """Sweep; return the exit status.
 
         Args:
-            leftovers: what to sweep.
+            targets: what to sweep, in this order.
+            owner: whose it is, in words.
             nothing: what to say, as of a failure, where there is nothing; "" where that is good news.
         """
+        # A server that refuses the key says so at once; a sweep would only report that it stopped.
+        found = [line for target in targets for line in target.lines()]
         if self._dry_run:
-            found = leftovers.find()
             if nothing and not found:
                 return _say(nothing, status=1)
-            return _say(f"{leftovers.owner}: {len(found)} would be deleted", *found)
-        # A server that refuses the key says so at once; a sweep would only report that it stopped.
-        leftovers.find()
-        report = leftovers.clear()
+            return _say(f"{owner}: {len(found)} would be deleted", *found)
+        report = sum((target.sweep() for target in targets), SweepReport())
         if nothing and report == SweepReport():
             return _say(nothing, status=1)
         counts = f"{len(report.deleted)} deleted, {len(report.left)} left"
         return _say(
-            f"{leftovers.owner}: {counts}",
+            f"{owner}: {counts}",
             *(f"deleted {name}" for name in report.deleted),
             *(f"left {name}" for name in report.left),
             *([f"stopped early: {report.error}"] if report.error else []),
@@ -124,16 +127,21 @@ def _unknown(what: str) -> str:
     return f"{what}; this directory knows no such run there. Name its server by --opensandbox-url, see the run's header"
 
 
-def _leftovers(settings: Settings, run_id: str | None, stack: ExitStack) -> Leftovers:
-    """Return what the settings name; what it needs is let go of with the stack."""
+def _targets(settings: Settings, run_id: str | None, stack: ExitStack) -> list[Target]:
+    """Return what the settings name; the stack closes the connection that it needs."""
     if settings.url == DOCKER:
-        return OnEngine(str(run_id), settings.docker_host)
+        return [EngineTarget(str(run_id), settings.docker_host)]
     # Lazy: only this way needs HTTP.
     from pytest_opensandbox.client.client import Client
 
     client = stack.enter_context(Client(settings.url, settings.api_key, ca_bundle=settings.ca_bundle or None))
     client.check_alive()
-    return OnServer(client, run_id=run_id, project=settings.project)
+    # The sandboxes first: they may be using the snapshots.
+    project = settings.project
+    return [
+        SandboxTarget(client, run_id=run_id, project=project),
+        SnapshotTarget(client, run_id=run_id, project=project),
+    ]
 
 
 def _say(*lines: str, status: int = 0) -> int:

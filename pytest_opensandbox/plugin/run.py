@@ -23,7 +23,7 @@ from pytest_opensandbox.settings.settings import Settings
 from pytest_opensandbox.temporary_directories import remove_abandoned
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.cleanup.broom import SweepReport
+    from pytest_opensandbox.cleanup.sweeper import SweepReport
     from pytest_opensandbox.client.client import Client
     from pytest_opensandbox.provisioning.setup_cache import SetupCache
     from pytest_opensandbox.sandbox.lifecycle import Lifecycle
@@ -200,10 +200,10 @@ class Run(Running):
             ServerStartError: no server can be had.
         """
         # Lazy: only a run that asked for a sandbox pays for HTTP.
-        from pytest_opensandbox.cleanup.sweep import sweep
+        from pytest_opensandbox.cleanup.targets import SandboxTarget
 
         client = self._lifecycle.client if self._lifecycle else self.client()
-        return sweep(client, run_id=self.run_id, worker_id=worker_id, unanswered=unanswered)
+        return SandboxTarget(client, run_id=self.run_id, worker_id=worker_id, unanswered=unanswered).sweep()
 
     def sweep_snapshots(self, tally: Tally, *, also_unheard: bool = False) -> Tally:
         """Delete the snapshots of the whole run, and return the tally with those that stay.
@@ -218,10 +218,10 @@ class Run(Running):
         if not (tally.setups.has_snapshots or also_unheard):
             return tally
         # Lazy, as above.
-        from pytest_opensandbox.cleanup.keeping import sweep_snapshots
+        from pytest_opensandbox.cleanup.targets import SnapshotTarget
 
         client = self._lifecycle.client if self._lifecycle else self.client()
-        report = sweep_snapshots(client, run_id=self.run_id)
+        report = SnapshotTarget(client, run_id=self.run_id).sweep()
         self.error = self.error or report.error
         return replace(tally, setups=tally.setups + SetupTally(left=report.left))
 

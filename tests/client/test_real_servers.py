@@ -17,7 +17,7 @@ from pytest_opensandbox import (
     SandboxOpts,
     SharedAgentError,
 )
-from pytest_opensandbox.cleanup.sweep import sweep
+from pytest_opensandbox.cleanup.targets import SandboxTarget
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.transport.transport import KEY_HEADER
@@ -208,7 +208,7 @@ class FullServer(OneBoxServer):
 def test_a_sweep_deletes_more_sandboxes_than_a_page_holds():
     server = FullServer(450)
     with serving(server=server), Client(server.url) as client:
-        report = sweep(client, run_id="r1", budget_seconds=300)
+        report = SandboxTarget(client, run_id="r1").sweep(budget_seconds=300)
 
     assert (len(report.deleted), report.left, report.error) == (450, (), "")
     assert {dict(seen.query)["pageSize"] for seen in server.seen if seen.method == "GET"} == {"200"}

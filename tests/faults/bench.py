@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxOpts
-from pytest_opensandbox.cleanup.sweep import sweep
+from pytest_opensandbox.cleanup.targets import SandboxTarget
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.servers.server_process import ManagedServer
@@ -119,7 +119,7 @@ class Bench:
 
     def swept(self) -> list[str]:
         """Do what a run does at its end, and return what lives nevertheless."""
-        sweep(self.client, run_id=self.run_id)
+        SandboxTarget(self.client, run_id=self.run_id).sweep()
         return self.alive()
 
     def shell(self, command: str) -> str:

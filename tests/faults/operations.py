@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_opensandbox import ApiError, ConflictError
-from pytest_opensandbox.cleanup.sweep import sweep
+from pytest_opensandbox.cleanup.targets import SandboxTarget
 from pytest_opensandbox.sandbox.tracking import TAG_RUN
 from tests.faults.bench import (
     COMMAND_SECONDS,
@@ -109,7 +109,7 @@ def sweep_(bench: Bench) -> Iterator[None]:
     for _ in range(2):
         bench.truth.create_sandbox(bench.opts)
     yield
-    report = sweep(bench.client, run_id=bench.run_id, budget_seconds=2.0)
+    report = SandboxTarget(bench.client, run_id=bench.run_id).sweep(budget_seconds=2.0)
     yield
     assert len(bench.alive()) == 0 if not report.error else len(bench.alive()) <= 2
 

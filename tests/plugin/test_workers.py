@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_opensandbox.cleanup.broom import SweepReport
+from pytest_opensandbox.cleanup.sweeper import SweepReport
 from pytest_opensandbox.plugin.run import Run
 from pytest_opensandbox.plugin.workers import TALLY_KEY, USAGE_ERROR_KEY, Workers, identity, report_to_controller
 from pytest_opensandbox.sandbox.tracking import Tally
