@@ -12,7 +12,7 @@ from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
 from pytest_opensandbox.transport.endpoints import Endpoint, path_segment
-from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.transport import Transport
 
@@ -224,7 +224,7 @@ class CommandsAPI:
             raise run.lost("the answer ended before the command did")
         return result
 
-    def _start(self, endpoint: Endpoint | str, run: CommandRun, seconds: float) -> Answer:
+    def _start(self, endpoint: Endpoint | str, run: CommandRun, seconds: float) -> Response:
         try:
             return self._transport.ask(
                 endpoint,

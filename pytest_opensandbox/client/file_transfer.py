@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from pytest_opensandbox.client.models import FileUpload, check_path
 from pytest_opensandbox.errors import ConfigError, ProtocolError
-from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.response import Response
 
 CHUNK_BYTES = 256 * 1024
 
@@ -186,7 +186,7 @@ class Download:
         ProtocolError: more is promised than was asked for.
     """
 
-    def __init__(self, path: str, answer: Answer, *, size: int, most: int | None = None) -> None:
+    def __init__(self, path: str, answer: Response, *, size: int, most: int | None = None) -> None:
         if most is not None and size > most:
             answer.close()
             raise ProtocolError(f"{path}: {most:,} bytes were asked for, {size:,} are promised")

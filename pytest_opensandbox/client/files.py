@@ -20,7 +20,7 @@ from pytest_opensandbox.client.file_transfer import (
 from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.transport import Query, Transport
 
@@ -155,7 +155,7 @@ class FilesAPI:
         """
         found: dict[str, FileInfo] = {}
         for query in queries(paths):
-            body = self._ask_again(endpoint, "GET", "/files/info", query, Answer.json)
+            body = self._ask_again(endpoint, "GET", "/files/info", query, Response.json)
             for _, path in query:
                 if not isinstance(body, dict) or path not in body:
                     raise ProtocolError(f"the agent says nothing of {path}, but {str(body)[:200]}")
@@ -186,7 +186,7 @@ class FilesAPI:
         check_agent_path(directory)
         query = [("path", directory), ("pattern", pattern)]
         # Nothing found is null, or an empty list, and never nothing at all.
-        read = partial(Answer.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=VALUES_OF_FILE * MAX_FOUND)
+        read = partial(Response.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=VALUES_OF_FILE * MAX_FOUND)
         found = list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
         if len(found) > MAX_FOUND:
             raise ProtocolError(f"a search found more than {MAX_FOUND:,} files: search in smaller directories")
@@ -207,7 +207,7 @@ class FilesAPI:
         Source: specs/execd-api.yaml, DELETE /files.
         """
         for query in queries(paths):
-            self._ask_again(endpoint, "DELETE", "/files", query, Answer.read)
+            self._ask_again(endpoint, "DELETE", "/files", query, Response.read)
 
     @one_call
     def make_directories(self, endpoint: Endpoint | str, paths: Iterable[str], *, mode: int = 0o755) -> None:
@@ -252,7 +252,7 @@ class FilesAPI:
             if not [part for part in PurePosixPath(path).parts[1:] if part != ".."]:
                 raise ConfigError("path", "not be the root", path)
         for query in queries(paths):
-            self._ask_again(endpoint, "DELETE", "/directories", query, Answer.read)
+            self._ask_again(endpoint, "DELETE", "/directories", query, Response.read)
 
     def _ask_again(
         self,
@@ -260,7 +260,7 @@ class FilesAPI:
         method: str,
         path: str,
         query: Query,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         *,
         headers: dict[str, str] | None = None,
     ) -> T:

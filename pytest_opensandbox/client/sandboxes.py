@@ -12,7 +12,7 @@ from pytest_opensandbox.client.sandbox_opts import SandboxOpts, check_label, che
 from pytest_opensandbox.client.server_health import Health
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.endpoints import path_segment
-from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.timeouts import RequestTimeout
 from pytest_opensandbox.transport.transport import Query, Transport
@@ -273,7 +273,7 @@ def sandbox_path(sandbox_id: str) -> str:
     return f"/sandboxes/{path_segment('sandbox_id', sandbox_id)}"
 
 
-def _read_diagnostics(answer: Answer) -> str:
+def _read_diagnostics(answer: Response) -> str:
     """Return the text inside the JSON of newer servers, or the text that older ones send."""
     if "json" not in (answer.headers.get("Content-Type") or ""):
         text = answer.read(max_bytes=_DIAGNOSTICS_BYTES).decode("utf-8", "replace")

@@ -28,11 +28,11 @@ _TEXT = re.compile(rb'"[^"]*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-class Answer:
-    """An answer with a 2xx status; as a context manager it lets go of its connection at the end.
+class Response:
+    """A response whose body is still on its way; as a context manager it closes its connection at the end.
 
     Args:
-        status: HTTP status, 200 … 299.
+        status: HTTP status, 200 … 599; ``Transport.request`` returns those up to 299 only.
         headers: headers; names ignore case.
         read_some: returns the next bytes, however few, b"" at the end; takes the seconds that it may last, or None.
         close: lets go of the connection.
@@ -51,7 +51,7 @@ class Answer:
         max_seconds: float = inf,
     ) -> None:
         self.status = status
-        """HTTP status, 200 … 299."""
+        """HTTP status, 200 … 599."""
         self.headers = headers
         """Headers; names ignore case."""
         self._read_some = read_some
@@ -137,7 +137,7 @@ class Answer:
         """Let go of the connection, without reading the rest."""
         self._close()
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> Response:
         return self
 
     def __exit__(

@@ -116,7 +116,7 @@ class _Head:
         return line
 
 
-class _Response(HTTPResponse):
+class _TimedResponse(HTTPResponse):
     """An answer whose head, and each piece of whose body with what frames it, must come in the socket's time-out.
 
     The library's own time-out starts anew with each byte, and it reads interim answers and trailers without end.
@@ -161,10 +161,10 @@ class _InTime(HTTPConnection):
     """
 
     _piece_bytes = 256 * 1024
-    _response: _Response | None = None
+    _response: _TimedResponse | None = None
 
     def response_class(self, *args: Any, **kwargs: Any) -> HTTPResponse:  # type: ignore[override]  # called the same
-        self._response = _Response(*args, **kwargs)
+        self._response = _TimedResponse(*args, **kwargs)
         return self._response
 
     def getresponse(self) -> Any:

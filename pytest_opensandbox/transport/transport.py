@@ -39,7 +39,7 @@ from pytest_opensandbox.transport.failures import (
     is_unsent,
     read_date,
 )
-from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import time_left
 from pytest_opensandbox.transport.sockets import POOLS, TooSlowError, has_more
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
@@ -114,7 +114,7 @@ class Transport:
         timeout: RequestTimeout | None = None,
         with_key: bool = False,
         secrets: Sequence[str] = (),
-    ) -> Answer:
+    ) -> Response:
         """Send one request and return its answer, the body unread.
 
         Args:
@@ -158,7 +158,7 @@ class Transport:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: RequestTimeout | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send one request to a port of a sandbox; arguments as for ``request``.
 
         The endpoint's headers go with it. The key does only where the endpoint is the server's own proxy, because
@@ -203,7 +203,7 @@ class Transport:
     def __reduce__(self) -> Any:
         raise TypeError("a transport holds connections and a key: make another one where it is needed")
 
-    def _exchange(self, request: requests.Request, timeouts: RequestTimeout, secrets: Sequence[str]) -> Answer:
+    def _exchange(self, request: requests.Request, timeouts: RequestTimeout, secrets: Sequence[str]) -> Response:
         def fail(error: Exception, silence: float | None = None) -> TransportError:
             reason, timed_out = explain(error, timeouts if silence is None else (timeouts[0], silence))
             said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
@@ -214,7 +214,7 @@ class Transport:
         except TROUBLE as exc:
             # From None: the frames below hold the request with its key, and pytest -l would print them.
             raise fail(exc) from None
-        return Answer(
+        return Response(
             response.status_code,
             response.headers,
             read_some=_reader(response, fail, timeouts[1]),
@@ -244,7 +244,7 @@ class Transport:
         del route["stream"]
         return route
 
-    def _refusal(self, answer: Answer, method: str, url: str, secrets: Sequence[str]) -> ApiError:
+    def _refusal(self, answer: Response, method: str, url: str, secrets: Sequence[str]) -> ApiError:
         body = bytearray()
         deadline = time.monotonic() + self.timeouts.error_body_seconds
         with answer:

@@ -25,7 +25,7 @@ from pytest_opensandbox.errors import (
     SkippedFileWarning,
     TransportError,
 )
-from pytest_opensandbox.transport.response import Answer
+from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.timeouts import Timeouts
 from pytest_opensandbox.transport.transport import Transport
 from tests.scripted_servers import Pause, Reply, as_events, as_json, serving
@@ -180,7 +180,7 @@ def test_a_compressed_body_is_never_unpacked():
 
 @pytest.mark.parametrize("length", ["-5", "1e3", "0x10", "5, 5", "٣"])
 def test_a_length_that_is_none_is_no_length(length):
-    answer = Answer(200, {"Content-Length": length}, read_some=lambda _: b"", close=lambda: None)
+    answer = Response(200, {"Content-Length": length}, read_some=lambda _: b"", close=lambda: None)
 
     assert answer.length is None
 
