@@ -24,6 +24,7 @@ from pytest_opensandbox.errors import (
     OpenSandboxError,
 )
 from pytest_opensandbox.sandbox.archive_checks import Links
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree, pack_tree
 from pytest_opensandbox.sandbox.local_files import add_path_to_errors, open_replacement, temporary_archive
 from pytest_opensandbox.sandbox.transfer_scripts import PACK_TREE, PATH_KIND, PLACE_FILE, UNPACK_TREE
@@ -37,7 +38,7 @@ Run = Callable[[Sequence[str]], CommandResult]
 """Runs an argument list in the sandbox and returns the result."""
 
 _MAX_HEADERS_BYTES = 320 * 1024**2
-"""Room for the headers and the padding of a tar with the most entries allowed; added to the limit of the files."""
+"""Size limit of the headers and the padding of a tar, in addition to that of its files."""
 _ULIMIT_BLOCK_BYTES = 512
 
 _KERNEL_FILES = ("/proc/", "/sys/")
@@ -187,7 +188,7 @@ class Transfer:
             self._download_to(scratch, archive, max_bytes + _MAX_HEADERS_BYTES)
             archive.seek(0)
             with add_path_to_errors(dst):
-                extract_tree(archive, dst, max_bytes=max_bytes, links=links)
+                extract_tree(archive, dst, ArchiveBudget(max_bytes), links=links)
         return dst
 
     def _pack(self, path: str, archive: str, max_bytes: int) -> None:

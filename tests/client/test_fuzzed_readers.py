@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
 
 MAX_BYTES = 100_000
@@ -24,7 +25,7 @@ NAMES = st.one_of(
 
 
 @st.composite
-def members(draw):
+def entries(draw):
     """Return one header with its content: any type, any name, any link, a size that may be a lie."""
     member = tarfile.TarInfo(draw(NAMES))
     member.type = draw(st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, *TYPES]))
@@ -38,8 +39,8 @@ def members(draw):
 
 @st.composite
 def archives(draw):
-    """Return such members, some of their bytes changed."""
-    data = bytearray(b"".join(draw(st.lists(members(), max_size=5))) + b"\0" * 1024)
+    """Return such entries, some of their bytes changed."""
+    data = bytearray(b"".join(draw(st.lists(entries(), max_size=5))) + b"\0" * 1024)
     for place, byte in draw(st.lists(st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255)), max_size=4)):
         data[place] = byte
     return bytes(data)
@@ -52,7 +53,7 @@ def test_an_archive_is_refused_or_stays_in_its_directory(data):
         target = Path(directory, "here", "target")
 
         with suppress(UnsafeArchiveError, FileTooLargeError, ProtocolError):
-            extract_tree(io.BytesIO(data), target, max_bytes=MAX_BYTES)
+            extract_tree(io.BytesIO(data), target, ArchiveBudget(MAX_BYTES))
 
         around = {path for path in Path(directory).rglob("*") if target not in path.parents}
         inside = list(target.rglob("*"))

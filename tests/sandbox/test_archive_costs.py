@@ -1,4 +1,4 @@
-"""A hostile tar costs no more than an honest one of its size: steps are counted, and memory is measured."""
+"""The cost of hostile archives: no more steps and memory than an honest archive of the same size."""
 
 import io
 import sys
@@ -12,19 +12,14 @@ import pytest
 from pytest_opensandbox.errors import OpenSandboxError, ProtocolError, UnsafeArchiveError
 from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
+from tests.sandbox.tars import entry, padded
 
 LIMIT = 10**9
 END = bytes(1024)
 
 
-def padded(data):
-    return data + bytes(-len(data) % 512)
-
-
 def header(name, kind=tarfile.REGTYPE, link="", size=0, mode=0o644):
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname, entry.size, entry.mode = kind, link, size, mode
-    return entry.tobuf(tarfile.GNU_FORMAT)
+    return entry(name, kind, link, size, mode).tobuf(tarfile.GNU_FORMAT)
 
 
 def extended(kind, data):
@@ -69,7 +64,7 @@ def deep_names_turn_by_turn(n):
     return b"".join(header(f"{'ab'[i % 2]}/{deep}/f{i}") for i in range(n // 4))
 
 
-def tiny_members(n):
+def tiny_entries(n):
     return b"".join(header(f"f{i}", size=1) + padded(b"x") for i in range(n))
 
 
@@ -91,7 +86,7 @@ def records_in_pax(n):
 
 def global_records(n):
     first = extended(tarfile.XGLTYPE, b"".join(record(f"comment{i}", "c") for i in range(20 * n)))
-    return first + tiny_members(n)
+    return first + tiny_entries(n)
 
 
 def sparse_map(n):
@@ -117,7 +112,7 @@ FAMILIES = [
     links_down_a_deep_tree,
     deep_names,
     deep_names_turn_by_turn,
-    tiny_members,
+    tiny_entries,
     one_name_again_and_again,
     digits_in_pax,
     digits_everywhere_in_pax,
@@ -130,14 +125,14 @@ FAMILIES = [
 
 
 def cost(data, target, links="skip"):
-    """Return how many steps were counted, and how many functions were really called."""
-    (target / "of the user").mkdir(parents=True)  # so that each link is looked at twice
+    """Return how many steps were counted, and how many functions were called."""
+    (target / "of the user").mkdir(parents=True)  # so that each link is validated twice
     calls = count()
     budget = ArchiveBudget(LIMIT)
     sys.setprofile(lambda frame, event, argument: next(calls))
     try:
         with suppress(OpenSandboxError):
-            extract_tree(io.BytesIO(data + END), target, max_bytes=LIMIT, links=links, budget=budget)
+            extract_tree(io.BytesIO(data + END), target, budget, links=links)
     finally:
         sys.setprofile(None)
     return budget.steps, next(calls)
@@ -171,7 +166,7 @@ def test_memory_stays_small(tmp_path, family):
     tracemalloc.start()
 
     with suppress(OpenSandboxError):
-        extract_tree(data, tmp_path / "target", max_bytes=LIMIT, links="skip")
+        extract_tree(data, tmp_path / "target", ArchiveBudget(LIMIT), links="skip")
 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -183,7 +178,7 @@ def test_names_that_are_kept_have_a_limit(tmp_path):
     budget = ArchiveBudget(LIMIT, max_name_bytes=100_000)
 
     with pytest.raises(UnsafeArchiveError, match="100,000 bytes of memory"):
-        extract_tree(data, tmp_path / "target", max_bytes=LIMIT, links="skip", budget=budget)
+        extract_tree(data, tmp_path / "target", budget, links="skip")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -194,7 +189,7 @@ def test_names_that_stand_for_hundreds_of_directories_are_refused(tmp_path):
     )
 
     with pytest.raises(UnsafeArchiveError, match="directories that it does not list"):
-        extract_tree(io.BytesIO(deep + END), tmp_path / "target", max_bytes=LIMIT)
+        extract_tree(io.BytesIO(deep + END), tmp_path / "target", ArchiveBudget(LIMIT))
 
     assert list(tmp_path.iterdir()) == []
 
@@ -203,7 +198,7 @@ def test_directories_that_are_listed_may_be_many(tmp_path):
     names = [f"d{number % 2}/{number}" for number in range(12_000)]
     listed = b"".join(header(name, kind=tarfile.DIRTYPE, mode=0o755) for name in names)
 
-    extract_tree(io.BytesIO(listed + END), tmp_path / "target", max_bytes=LIMIT)
+    extract_tree(io.BytesIO(listed + END), tmp_path / "target", ArchiveBudget(LIMIT))
 
     assert sum(1 for path in tmp_path.glob("target/*/*")) == len(names)
 
@@ -212,7 +207,7 @@ def test_an_archive_that_takes_too_many_steps_is_refused(tmp_path):
     budget = ArchiveBudget(LIMIT, max_steps=1000)
 
     with pytest.raises(UnsafeArchiveError, match="more than 1,000 steps"):
-        extract_tree(io.BytesIO(tiny_members(2000) + END), tmp_path / "target", max_bytes=LIMIT, budget=budget)
+        extract_tree(io.BytesIO(tiny_entries(2000) + END), tmp_path / "target", budget)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -222,7 +217,7 @@ def test_an_archive_that_takes_too_long_is_refused(tmp_path):
     budget = ArchiveBudget(LIMIT, max_seconds=3, clock=lambda: next(seconds))
 
     with pytest.raises(UnsafeArchiveError, match="takes too long"):
-        extract_tree(io.BytesIO(tiny_members(10_000) + END), tmp_path / "target", max_bytes=LIMIT, budget=budget)
+        extract_tree(io.BytesIO(tiny_entries(10_000) + END), tmp_path / "target", budget)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -230,11 +225,11 @@ def test_an_archive_that_takes_too_long_is_refused(tmp_path):
 @pytest.mark.parametrize("family", [digits_in_pax, digits_everywhere_in_pax])
 def test_digits_without_end_are_no_number(tmp_path, family):
     with pytest.raises(ProtocolError, match="no complete tar"):
-        extract_tree(io.BytesIO(family(1000) + END), tmp_path / "target", max_bytes=LIMIT)
+        extract_tree(io.BytesIO(family(1000) + END), tmp_path / "target", ArchiveBudget(LIMIT))
 
 
 @pytest.mark.parametrize("family", [sparse_map, sparse_map_in_content])
 def test_a_file_with_holes_has_its_content_in_its_place(tmp_path, family):
-    extract_tree(io.BytesIO(family(10) + END), tmp_path / "target", max_bytes=LIMIT)
+    extract_tree(io.BytesIO(family(10) + END), tmp_path / "target", ArchiveBudget(LIMIT))
 
     assert (tmp_path / "target" / "f").read_bytes() == b"x\0" * 200

@@ -1,4 +1,4 @@
-"""Whatever a tar and its target hold, unpacking changes the target alone, or nothing."""
+"""Extracting into a target that exists: any tar changes nothing or the target only."""
 
 import io
 import os
@@ -6,7 +6,6 @@ import resource
 import stat
 import subprocess
 import sys
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,46 +13,20 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
+from tests.sandbox.tars import archive_of, directory, entry, hard_link, link
 
 LIMIT = 10_000_000
 
 
-def member(name, kind=tarfile.REGTYPE, link="", mode=0o644):
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname, entry.mode = kind, link, mode
-    return entry
-
-
-def directory(name, mode=0o755):
-    return member(name, tarfile.DIRTYPE, mode=mode)
-
-
-def link(name, target):
-    return member(name, tarfile.SYMTYPE, target)
-
-
-def hard(name, target):
-    return member(name, tarfile.LNKTYPE, target)
-
-
-def archive(*members, content=b"from the sandbox"):
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for entry in members:
-            entry.size = len(content) if entry.isreg() else 0
-            tar.addfile(entry, io.BytesIO(content))
-    data.seek(0)
-    return data
-
-
-def extract(target, *members, **options):
-    extract_tree(archive(*members), target, max_bytes=LIMIT, **options)
+def extract(target, *entries, **options):
+    extract_tree(archive_of(*entries), target, ArchiveBudget(LIMIT), **options)
     return target
 
 
 def picture(directory):
-    """Say of everything below a directory what it is: content, permissions and inode."""
+    """Return permissions, content and inode of everything below a directory."""
     return {str(path.relative_to(directory)): _about(path) for path in [directory, *sorted(directory.rglob("*"))]}
 
 
@@ -67,7 +40,7 @@ def _about(path):
 
 @pytest.fixture
 def host(tmp_path) -> Path:
-    """A directory of the host beside the target, with what a sandbox would like to change."""
+    """A directory of the host beside the target, with a file that a hostile sandbox would like to change."""
     host = tmp_path / "host"
     host.mkdir()
     (host / "file").write_text("of the host")
@@ -75,7 +48,7 @@ def host(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "members",
+    "entries",
     [
         pytest.param(
             [link("c", "x/x/x"), directory("x/x/x"), link("report", "c/../../../../host/file"), directory("c")],
@@ -84,17 +57,17 @@ def host(tmp_path) -> Path:
         pytest.param(
             [directory("c"), link("report", "c/../../host/file"), link("c", "x/x")], id="a directory, then a link"
         ),
-        pytest.param([link("c", "a/b"), link("report", "c/../../host/file"), member("c")], id="a link, then a file"),
-        pytest.param([link("d/l", "../x"), hard("l", "d/l")], id="a hard link that takes a link elsewhere"),
+        pytest.param([link("c", "a/b"), link("report", "c/../../host/file"), entry("c")], id="a link, then a file"),
+        pytest.param([link("d/l", "../x"), hard_link("l", "d/l")], id="a hard link that takes a link elsewhere"),
         pytest.param([link("l", "missing/../../host/file")], id="a way back from what is not there"),
-        pytest.param([member("f"), link("l", "f/../../host/file")], id="a way back from a file"),
+        pytest.param([entry("f"), link("l", "f/../../host/file")], id="a way back from a file"),
     ],
 )
-def test_a_link_is_judged_by_what_the_tree_holds_at_the_end(tmp_path, host, members):
+def test_a_link_is_validated_against_the_complete_tree(tmp_path, host, entries):
     before = picture(tmp_path)
 
     with pytest.raises(UnsafeArchiveError):
-        extract(tmp_path / "target", *members)
+        extract(tmp_path / "target", *entries)
 
     assert picture(tmp_path) == before
 
@@ -109,7 +82,7 @@ def test_two_trees_in_one_directory_do_not_lead_out_together(tmp_path, host):
     assert picture(tmp_path) == before
 
 
-def test_a_later_tree_cannot_bend_a_link_of_an_earlier_one(tmp_path, host):
+def test_a_later_tree_cannot_redirect_a_link_of_an_earlier_one(tmp_path, host):
     target = extract(tmp_path / "target", directory("d/e"), link("safe", "d/e/../../file"))
 
     with pytest.raises(UnsafeArchiveError, match="a directory there"):
@@ -125,7 +98,7 @@ def test_a_refusal_leaves_no_trace_behind_a_link_of_the_user(tmp_path, host):
     before = picture(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="leads outside"):
-        extract(target, member("first"), member("mine/new/evil"))
+        extract(target, entry("first"), entry("mine/new/evil"))
 
     assert picture(tmp_path) == before
 
@@ -149,7 +122,7 @@ def test_a_file_of_the_target_is_not_what_a_hard_link_names(tmp_path, host):
     before = picture(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="no file before it"):
-        extract(target, hard("copy", "secret"))
+        extract(target, hard_link("copy", "secret"))
 
     assert picture(tmp_path) == before
 
@@ -159,7 +132,7 @@ def test_a_hard_link_of_the_target_keeps_its_other_name(tmp_path, host):
     target.mkdir()
     os.link(host / "file", target / "file")
 
-    extract(target, member("file"))
+    extract(target, entry("file"))
 
     assert (host / "file").read_text() == "of the host"
     assert (target / "file").read_text() == "from the sandbox"
@@ -171,9 +144,9 @@ def test_a_directory_of_the_target_is_not_replaced(tmp_path):
     (target / "name" / "file").write_text("of the user")
     before = picture(tmp_path)
 
-    for evil in (member("name"), link("name", "x")):
+    for evil in (entry("name"), link("name", "x")):
         with pytest.raises(UnsafeArchiveError, match="a directory there"):
-            extract(target, member("first"), evil)
+            extract(target, entry("first"), evil)
 
     assert picture(tmp_path) == before
 
@@ -183,7 +156,7 @@ def test_a_file_of_the_target_gives_way_to_a_directory(tmp_path):
     target.mkdir()
     (target / "name").write_text("old")
 
-    extract(target, member("name/file"))
+    extract(target, entry("name/file"))
 
     assert (target / "name" / "file").read_text() == "from the sandbox"
 
@@ -192,7 +165,7 @@ def test_a_target_that_is_a_link_to_a_directory_is_that_directory(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "target").symlink_to("real")
 
-    extract(tmp_path / "target", member("file"))
+    extract(tmp_path / "target", entry("file"))
 
     assert (tmp_path / "target").is_symlink()
     assert (tmp_path / "real" / "file").read_text() == "from the sandbox"
@@ -204,13 +177,13 @@ def test_a_target_that_is_a_link_to_something_else_is_refused(tmp_path, host, le
     before = picture(tmp_path)
 
     with pytest.raises(FileExistsError):
-        extract(tmp_path / "target", member("file"))
+        extract(tmp_path / "target", entry("file"))
 
     assert picture(tmp_path) == before
 
 
 def test_hard_linked_links_are_links(tmp_path):
-    target = extract(tmp_path / "target", link("l1", "a"), hard("l2", "l1"), member("d/f"), hard("f", "d/f"))
+    target = extract(tmp_path / "target", link("l1", "a"), hard_link("l2", "l1"), entry("d/f"), hard_link("f", "d/f"))
 
     assert [os.readlink(target / name) for name in ("l1", "l2")] == ["a", "a"]
     assert os.path.samefile(target / "f", target / "d/f")
@@ -219,23 +192,23 @@ def test_hard_linked_links_are_links(tmp_path):
 @pytest.mark.parametrize("name", ["self", "./self"])
 def test_a_hard_link_to_itself_is_refused(tmp_path, name):
     with pytest.raises(UnsafeArchiveError, match="hard link"):
-        extract(tmp_path / "target", member("self"), hard("self", name))
+        extract(tmp_path / "target", entry("self"), hard_link("self", name))
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_later_member_takes_the_place_of_an_earlier_one(tmp_path):
-    target = extract(tmp_path / "target", link("x", "y"), member("x"), member("z"), link("z", "x"))
+def test_a_later_entry_replaces_an_earlier_one(tmp_path):
+    target = extract(tmp_path / "target", link("x", "y"), entry("x"), entry("z"), link("z", "x"))
 
     assert (target / "x").read_bytes() == b"from the sandbox"
     assert os.readlink(target / "z") == "x"
 
 
 def test_a_closed_directory_is_filled_again(tmp_path):
-    tree = [directory("d", 0o555), member("d/file", mode=0o444)]
+    tree = [directory("d", 0o555), entry("d/file", mode=0o444)]
     target = extract(tmp_path / "target", *tree)
 
-    extract(target, *tree, member("d/new"))
+    extract(target, *tree, entry("d/new"))
 
     assert sorted(os.listdir(target / "d")) == ["file", "new"]
     assert stat.S_IMODE((target / "d").stat().st_mode) == 0o555
@@ -246,27 +219,27 @@ def test_a_target_in_a_closed_directory_is_filled_from_within(tmp_path):
     target.mkdir(parents=True)
     (tmp_path / "closed").chmod(0o555)
 
-    extract(target, member("file"))
+    extract(target, entry("file"))
 
     assert os.listdir(target) == ["file"]
 
 
 def test_a_content_that_breaks_off_leaves_no_trace(tmp_path):
-    whole = archive(member("a"), member("b"), content=b"x" * 5000).getvalue()
+    whole = archive_of(entry("a"), entry("b"), content=b"x" * 5000).getvalue()
     (tmp_path / "target").mkdir()
     before = picture(tmp_path)
 
     with pytest.raises(ProtocolError):
-        extract_tree(io.BytesIO(whole[:9000]), tmp_path / "target", max_bytes=LIMIT)
+        extract_tree(io.BytesIO(whole[:9000]), tmp_path / "target", ArchiveBudget(LIMIT))
     with pytest.raises(FileTooLargeError):
-        extract_tree(io.BytesIO(whole), tmp_path / "target", max_bytes=9_000)
+        extract_tree(io.BytesIO(whole), tmp_path / "target", ArchiveBudget(9_000))
 
     assert picture(tmp_path) == before
 
 
 @contextmanager
 def few_descriptors(more):
-    """Let this process open so many files more, and no others."""
+    """Let this process open ``more`` additional files only."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/dev/fd")))
     fillers = [os.open(os.devnull, os.O_RDONLY)]
@@ -284,13 +257,13 @@ def few_descriptors(more):
 @pytest.mark.parametrize("more", [0, 1, 2, 3, 20])
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_lack_of_descriptors_leaves_no_trace(tmp_path, more, is_there):
-    tree = archive(member("a/" * 200 + "file"))
+    tree = archive_of(entry("a/" * 200 + "file"))
     if is_there:
         (tmp_path / "target").mkdir()
     before = picture(tmp_path)
 
     with few_descriptors(more), pytest.raises(OSError, match="Too many open files"):
-        extract_tree(tree, tmp_path / "target", max_bytes=LIMIT)
+        extract_tree(tree, tmp_path / "target", ArchiveBudget(LIMIT))
 
     assert picture(tmp_path) == before
 
@@ -298,18 +271,19 @@ def test_a_lack_of_descriptors_leaves_no_trace(tmp_path, more, is_there):
 MOUNTED = """
 import io, os, sys
 from pathlib import Path
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
 
 try:
-    extract_tree(io.BytesIO(sys.stdin.buffer.read()), Path(sys.argv[1]), max_bytes=1000)
+    extract_tree(io.BytesIO(sys.stdin.buffer.read()), Path(sys.argv[1]), ArchiveBudget(1000))
 except OSError as error:
     print(error.strerror, error.filename, sorted(os.listdir(sys.argv[1])), oct(os.stat(sys.argv[1] + "/m").st_mode))
 """
 
 
-def test_another_file_system_in_the_target_is_seen_before_anything_is_moved(tmp_path):
+def test_a_mount_in_the_target_is_found_before_anything_is_moved(tmp_path):
     (tmp_path / "target" / "m").mkdir(parents=True)
-    tree = archive(directory("m", 0o700), member("m/file"), *(member(name) for name in "abcxyz"))
+    tree = archive_of(directory("m", 0o700), entry("m/file"), *(entry(name) for name in "abcxyz"))
     mount = 'mount -t tmpfs -o mode=755 none "$3/m" && exec "$1" -c "$2" "$3"'
 
     result = subprocess.run(
@@ -324,8 +298,8 @@ def test_another_file_system_in_the_target_is_seen_before_anything_is_moved(tmp_
 
 def test_many_copies_into_one_directory_at_once_all_arrive(tmp_path):
     def copy(number):
-        tree = [member("both"), member(f"sub/{number}"), member(f"{number}")]
-        closed = [directory("closed", 0o555), directory("closed/too", 0o555), member(f"closed/too/{number}")]
+        tree = [entry("both"), entry(f"sub/{number}"), entry(f"{number}")]
+        closed = [directory("closed", 0o555), directory("closed/too", 0o555), entry(f"closed/too/{number}")]
         return extract(tmp_path / "new" / "target", *tree, *closed)
 
     with ThreadPoolExecutor(8) as pool:
@@ -346,10 +320,10 @@ def test_a_link_does_not_lead_out_through_a_link_of_the_user(tmp_path, host, evi
     before = picture(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="links outside"):
-        extract(target, member("first"), THROUGH[3], evil)
+        extract(target, entry("first"), THROUGH[3], evil)
     assert picture(tmp_path) == before
 
-    extract(target, member("first"), THROUGH[3], evil, links="skip")
+    extract(target, entry("first"), THROUGH[3], evil, links="skip")
     assert sorted(path.name for path in target.iterdir()) == ["d", "first", "mine"]
     assert list((target / "d").iterdir()) == []
 
@@ -374,17 +348,17 @@ def test_a_link_may_lead_through_a_link_of_the_user_that_stays_inside(tmp_path):
     assert os.path.realpath(target / "y") == str(target / "v1" / "file")
 
 
-OUTSIDE = [link("python", "/usr/bin/python3"), link("up", "../up"), hard("again", "python"), link("in", "file")]
+OUTSIDE = [link("python", "/usr/bin/python3"), link("up", "../up"), hard_link("again", "python"), link("in", "file")]
 
 
 def test_links_that_lead_outside_are_left_out_where_asked(tmp_path):
-    target = extract(tmp_path / "target", member("file"), *OUTSIDE, links="skip")
+    target = extract(tmp_path / "target", entry("file"), *OUTSIDE, links="skip")
 
     assert sorted(os.listdir(target)) == ["file", "in"]
 
 
 def test_links_that_lead_outside_are_kept_where_asked(tmp_path):
-    target = extract(tmp_path / "target", member("file"), *OUTSIDE, links="keep")
+    target = extract(tmp_path / "target", entry("file"), *OUTSIDE, links="keep")
 
     assert os.readlink(target / "python") == os.readlink(target / "again") == "/usr/bin/python3"
     assert os.readlink(target / "up") == "../up"
@@ -392,9 +366,9 @@ def test_links_that_lead_outside_are_kept_where_asked(tmp_path):
 
 def test_a_kept_link_is_not_written_through(tmp_path, host):
     with pytest.raises(UnsafeArchiveError, match="goes through"):
-        extract(tmp_path / "target", link("out", str(host)), member("out/file"), links="keep")
+        extract(tmp_path / "target", link("out", str(host)), entry("out/file"), links="keep")
 
     target = extract(tmp_path / "target", link("out", str(host)), links="keep")
     with pytest.raises(UnsafeArchiveError, match="not followed"):
-        extract(target, member("out/file"), links="keep")
+        extract(target, entry("out/file"), links="keep")
     assert (host / "file").read_text() == "of the host"

@@ -1,4 +1,4 @@
-"""A tree survives the way through a tar, and a hostile tar touches nothing."""
+"""Packing and extracting: a tree comes back unchanged, and a hostile tar changes nothing."""
 
 import io
 import os
@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, SkippedFileWarning, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree, pack_tree
+from tests.sandbox.tars import archive_of, entry
 
 MEBIBYTE = 1024 * 1024
 
@@ -25,25 +27,8 @@ def packed(source: Path) -> io.BytesIO:
     return archive
 
 
-def archive_of(*members: tarfile.TarInfo, content: bytes = b"") -> io.BytesIO:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for member in members:
-            member.size = len(content) if member.isreg() else 0
-            tar.addfile(member, io.BytesIO(content))
-    archive.seek(0)
-    return archive
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    info.linkname = link
-    return info
-
-
 def description(root: Path) -> dict[str, tuple[str, int, bytes]]:
-    """Say of everything below a directory what it is, its permissions and its content."""
+    """Return kind, permissions and content of everything below a directory."""
     return {str(path.relative_to(root)): _describe(path) for path in sorted(root.rglob("*"))}
 
 
@@ -86,7 +71,7 @@ def test_a_tree_comes_back_as_it_was(tmp_path_factory, entries):
     plant(source, ("directory", entries))
     target = source.parent / "target"
 
-    extract_tree(packed(source), target, max_bytes=MEBIBYTE)
+    extract_tree(packed(source), target, ArchiveBudget(MEBIBYTE))
 
     assert description(target) == description(source)
 
@@ -97,7 +82,7 @@ def test_a_directory_without_write_permission_gets_its_content(tmp_path):
     (source / "closed/file").write_text("x")
     (source / "closed").chmod(0o555)
 
-    extract_tree(packed(source), tmp_path / "target", max_bytes=MEBIBYTE)
+    extract_tree(packed(source), tmp_path / "target", ArchiveBudget(MEBIBYTE))
 
     assert (tmp_path / "target/closed/file").read_text() == "x"
     assert stat.S_IMODE((tmp_path / "target/closed").stat().st_mode) == 0o555
@@ -129,7 +114,7 @@ def test_archives_of_real_programs_are_read(tmp_path, program):
 
     subprocess.run([*program.split(), "-c", "-f", tmp_path / "archive", "-C", source, "."], check=True)
     with (tmp_path / "archive").open("rb") as archive:
-        extract_tree(archive, tmp_path / "target", max_bytes=10 * MEBIBYTE)
+        extract_tree(archive, tmp_path / "target", ArchiveBudget(10 * MEBIBYTE))
 
     assert description(tmp_path / "target") == description(source)
     assert (tmp_path / "target" / "hard").samefile(tmp_path / "target" / "d" / "a b")
@@ -148,7 +133,7 @@ def test_special_files_are_left_out_with_a_warning(tmp_path):
         assert tar.getnames() == ["file"]
 
 
-def test_what_is_removed_while_a_tree_is_packed_is_left_out(tmp_path):
+def test_files_removed_while_a_tree_is_packed_are_left_out(tmp_path):
     source, data = tmp_path / "source", io.BytesIO()
     for name in ("a", "b/c"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +160,7 @@ def test_a_target_that_exists_is_merged_into(tmp_path):
     (target / "both").write_text("from before")
     (target / "old").write_text("old")
 
-    extract_tree(packed(source), target, max_bytes=MEBIBYTE)
+    extract_tree(packed(source), target, ArchiveBudget(MEBIBYTE))
 
     assert {path.name: path.read_text() for path in target.iterdir()} == {
         "new": "new",
@@ -185,75 +170,75 @@ def test_a_target_that_exists_is_merged_into(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "members",
+    "entries",
     [
-        pytest.param([member("/etc/evil")], id="absolute name"),
-        pytest.param([member("../evil")], id="climbing name"),
-        pytest.param([member("a/../../evil")], id="name that climbs in the middle"),
-        pytest.param([member("out", tarfile.SYMTYPE, "/etc"), member("out/evil")], id="through an absolute link"),
-        pytest.param([member("in", tarfile.SYMTYPE, "sub"), member("in/evil")], id="through a link that stays inside"),
-        pytest.param([member("out", tarfile.SYMTYPE, "/etc/passwd")], id="absolute link"),
-        pytest.param([member("out", tarfile.SYMTYPE, "../outside")], id="climbing link"),
-        pytest.param([member("a/out", tarfile.SYMTYPE, "b/../../../outside")], id="link that climbs late"),
-        pytest.param([member("out", tarfile.LNKTYPE, "/etc/passwd")], id="absolute hard link"),
-        pytest.param([member("out", tarfile.LNKTYPE, "../outside")], id="climbing hard link"),
-        pytest.param([member("disk", tarfile.BLKTYPE)], id="block device"),
-        pytest.param([member("null", tarfile.CHRTYPE)], id="character device"),
-        pytest.param([member("pipe", tarfile.FIFOTYPE)], id="FIFO"),
+        pytest.param([entry("/etc/evil")], id="absolute name"),
+        pytest.param([entry("../evil")], id="name with .."),
+        pytest.param([entry("a/../../evil")], id="name with .. in the middle"),
+        pytest.param([entry("out", tarfile.SYMTYPE, "/etc"), entry("out/evil")], id="through an absolute link"),
+        pytest.param([entry("in", tarfile.SYMTYPE, "sub"), entry("in/evil")], id="through a link that stays inside"),
+        pytest.param([entry("out", tarfile.SYMTYPE, "/etc/passwd")], id="absolute link"),
+        pytest.param([entry("out", tarfile.SYMTYPE, "../outside")], id="link with .."),
+        pytest.param([entry("a/out", tarfile.SYMTYPE, "b/../../../outside")], id="link with a late .."),
+        pytest.param([entry("out", tarfile.LNKTYPE, "/etc/passwd")], id="absolute hard link"),
+        pytest.param([entry("out", tarfile.LNKTYPE, "../outside")], id="hard link with .."),
+        pytest.param([entry("disk", tarfile.BLKTYPE)], id="block device"),
+        pytest.param([entry("null", tarfile.CHRTYPE)], id="character device"),
+        pytest.param([entry("pipe", tarfile.FIFOTYPE)], id="FIFO"),
     ],
 )
-def test_a_hostile_member_stops_everything(tmp_path, members):
+def test_a_hostile_entry_stops_everything(tmp_path, entries):
     target = tmp_path / "target"
 
     with pytest.raises(UnsafeArchiveError, match="refused to extract"):
-        extract_tree(archive_of(member("innocent"), *members), target, max_bytes=MEBIBYTE)
+        extract_tree(archive_of(entry("innocent"), *entries), target, ArchiveBudget(MEBIBYTE))
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_that_was_in_the_target_before_leads_nobody_out(tmp_path):
+def test_an_existing_link_of_the_target_is_not_followed(tmp_path):
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.mkdir()
     target.mkdir()
     (target / "cache").symlink_to(outside)
 
     with pytest.raises(UnsafeArchiveError, match="leads outside"):
-        extract_tree(archive_of(member("cache/evil")), target, max_bytes=MEBIBYTE)
+        extract_tree(archive_of(entry("cache/evil")), target, ArchiveBudget(MEBIBYTE))
 
     assert list(outside.iterdir()) == []
 
 
-def test_a_file_link_that_was_in_the_target_before_is_replaced(tmp_path):
+def test_an_existing_link_to_a_file_is_replaced(tmp_path):
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.write_text("mine")
     target.mkdir()
     (target / "file").symlink_to(outside)
 
-    extract_tree(archive_of(member("file"), content=b"theirs"), target, max_bytes=MEBIBYTE)
+    extract_tree(archive_of(entry("file"), content=b"theirs"), target, ArchiveBudget(MEBIBYTE))
 
     assert (outside.read_text(), (target / "file").read_text()) == ("mine", "theirs")
 
 
 def test_setuid_bits_are_dropped(tmp_path):
-    info = member("tool")
+    info = entry("tool")
     info.mode = 0o6755
 
-    extract_tree(archive_of(info, content=b"#!/bin/sh\n"), tmp_path / "target", max_bytes=MEBIBYTE)
+    extract_tree(archive_of(info, content=b"#!/bin/sh\n"), tmp_path / "target", ArchiveBudget(MEBIBYTE))
 
     assert stat.S_IMODE((tmp_path / "target/tool").stat().st_mode) == 0o755
 
 
 def test_more_bytes_than_allowed_are_refused_before_any_is_written(tmp_path):
-    archive = archive_of(member("a"), member("b"), content=b"x" * 600)
+    archive = archive_of(entry("a"), entry("b"), content=b"x" * 600)
 
     with pytest.raises(FileTooLargeError, match="1,000"):
-        extract_tree(archive, tmp_path / "target", max_bytes=1000)
+        extract_tree(archive, tmp_path / "target", ArchiveBudget(1000))
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cut_archive_is_no_archive(tmp_path):
-    whole = archive_of(member("file"), content=b"x" * 5000).getvalue()
+    whole = archive_of(entry("file"), content=b"x" * 5000).getvalue()
 
     with pytest.raises(ProtocolError, match="no complete tar archive"):
-        extract_tree(io.BytesIO(whole[:3000]), tmp_path / "target", max_bytes=MEBIBYTE)
+        extract_tree(io.BytesIO(whole[:3000]), tmp_path / "target", ArchiveBudget(MEBIBYTE))

@@ -1,4 +1,4 @@
-"""Random tars into random targets: nothing outside changes, and what is accepted is what tar makes of it."""
+"""Random archives and random targets: nothing outside changes, and the result is the same as that of GNU tar."""
 
 import errno
 import io
@@ -16,7 +16,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
+from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
+from tests.sandbox.tars import padded
 
 NOBODY = 65534
 LIMIT = 1_000_000
@@ -43,8 +45,8 @@ MODES = st.sampled_from([0o644, 0o755, 0o600, 0o444, 0o555, 0o700, 0o500, 0o777,
 
 
 @st.composite
-def members(draw):
-    """Return the bytes of one member: most of them such that tar makes something of them."""
+def entries(draw):
+    """Return the bytes of one entry, which tar can mostly extract."""
     kind = draw(st.sampled_from("ffffddddddssssshhpPG" + "kS01"))
     name, target, content = draw(NAMES), draw(TARGETS), draw(st.binary(max_size=700))
     entry = tarfile.TarInfo(name.rstrip("/") or ".")
@@ -94,11 +96,7 @@ def sparse(entry, kind, pieces):
     return entry.tobuf(tarfile.PAX_FORMAT) + padded(data)
 
 
-def padded(data):
-    return data + bytes(-len(data) % 512)
-
-
-archives = st.lists(members(), max_size=10).map(lambda found: b"".join(found) + bytes(1024))
+archives = st.lists(entries(), max_size=10).map(lambda found: b"".join(found) + bytes(1024))
 
 things = st.one_of(
     st.just(("file",)),
@@ -110,10 +108,10 @@ targets = st.none() | st.dictionaries(st.lists(PARTS, min_size=1, max_size=2).ma
 
 
 @contextmanager
-def world():
-    """Yield a directory with a canary in it and room for a target beside it."""
+def host_directory():
+    """Yield a directory with a canary in it, and without a target."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        root = Path(directory, "world")
+        root = Path(directory, "host")
         (root / "canary" / "sub").mkdir(parents=True)
         (root / "canary" / "file").write_text("of the host")
         (root / "canary" / "link").symlink_to("file")
@@ -122,7 +120,7 @@ def world():
 
 
 def prepare(target, things):
-    """Put things into a target as a user may have them."""
+    """Fill a target as a user may have filled it."""
     if things is None:
         return
     target.mkdir()
@@ -146,7 +144,7 @@ def prepare(target, things):
 
 
 def picture(root, *, inodes=True):
-    """Say of everything from a directory on what it is; links are not followed."""
+    """Return permissions and content of a directory and everything below it; links are not followed."""
     found = {}
     for path in [root, *sorted(root.rglob("*"))] if root.exists() else []:
         status = path.lstat()
@@ -159,7 +157,7 @@ def picture(root, *, inodes=True):
 def extract(data, target, links):
     """Return whether the archive was accepted."""
     try:
-        extract_tree(io.BytesIO(data), target, max_bytes=LIMIT, links=links)
+        extract_tree(io.BytesIO(data), target, ArchiveBudget(LIMIT), links=links)
     except (UnsafeArchiveError, FileTooLargeError, ProtocolError):
         return False
     return True
@@ -185,7 +183,7 @@ def is_loop(path):
 @given(archives, targets, st.sampled_from(["error", "skip", "keep"]))
 @settings(max_examples=200, deadline=None)
 def test_nothing_outside_changes_and_a_refusal_leaves_no_trace(data, things, links):
-    with world() as root:
+    with host_directory() as root:
         target = root / "target"
         prepare(target, things)
         canary, before = picture(root / "canary"), picture(root)
@@ -202,7 +200,7 @@ def test_nothing_outside_changes_and_a_refusal_leaves_no_trace(data, things, lin
 @given(st.lists(archives, min_size=1, max_size=3), st.sampled_from(["error", "skip"]))
 @settings(max_examples=200, deadline=None)
 def test_links_stay_inside_however_many_trees_are_copied_into_one_place(several, links):
-    with world() as root:
+    with host_directory() as root:
         target = root / "target"
 
         accepted = [extract(data, target, links) for data in several]
@@ -214,8 +212,8 @@ def test_links_stay_inside_however_many_trees_are_copied_into_one_place(several,
 @pytest.mark.skipif(not GNU_TAR, reason="needs GNU tar")
 @given(archives)
 @settings(max_examples=100, deadline=None)
-def test_what_is_accepted_is_what_tar_makes_of_it(data):
-    with world() as root:
+def test_an_accepted_tree_is_what_tar_makes_of_it(data):
+    with host_directory() as root:
         accepted = extract(data, root / "target", "keep")
 
         event(f"accepted: {accepted}")
@@ -226,7 +224,7 @@ def test_what_is_accepted_is_what_tar_makes_of_it(data):
 
 
 def has_twins(data):
-    """Say whether two members have one name, directories included: a closed one may be closed before its content."""
+    """Return whether two entries have one name; a read-only directory may become so before its content is there."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         names = [os.path.normpath(name) for name in tar.getnames()]
     return len(set(names)) < len(names)
@@ -249,7 +247,7 @@ def unpacked_by_tar(data, root):
 
 
 def described(root):
-    """Say of everything below a directory what it is, and which files are one; set-id bits do not count."""
+    """Return kind, permissions without set-id bits, content and hard links of everything below a directory."""
     first_names = {}
     found = {}
     for path in sorted(root.rglob("*")):

@@ -1,4 +1,4 @@
-"""Tars made to get out of their directory, to fill the memory, or to confuse the reader."""
+"""Archives made to get out of their directory, to fill the memory, or to confuse the reader."""
 
 import io
 import os
@@ -11,33 +11,23 @@ import pytest
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
 from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
+from tests.sandbox.tars import entry, link, padded
 
 LIMIT = 10_000_000
 
 
-def member(name, kind=tarfile.REGTYPE, link="", size=0, **pax):
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname, entry.size, entry.pax_headers = kind, link, size, pax
-    return entry
+def raw_archive(*entries, content=b"", kind=tarfile.PAX_FORMAT):
+    """Write headers unchecked, with the same content after each."""
+    return io.BytesIO(b"".join(info.tobuf(kind) + padded(content) for info in entries) + bytes(1024))
 
 
-def link(name, target):
-    return member(name, tarfile.SYMTYPE, target)
-
-
-def archive(*members, content=b"", kind=tarfile.PAX_FORMAT):
-    """Write headers as they are, sense or not, with the same content behind each."""
-    padded = content + b"\0" * (-len(content) % 512)
-    return io.BytesIO(b"".join(entry.tobuf(kind) + padded for entry in members) + b"\0" * 1024)
-
-
-def extract(data, tmp_path, max_bytes=LIMIT):
+def extract(data, tmp_path, budget=None, **options):
     target = tmp_path / "target"
-    extract_tree(data, target, max_bytes=max_bytes)
+    extract_tree(data, target, budget or ArchiveBudget(LIMIT), **options)
     return target
 
 
-# Each of them points inside as long as nobody follows the others.
+# Each of these links stays inside as long as the others are not followed.
 @pytest.mark.parametrize(
     "links",
     [
@@ -50,7 +40,7 @@ def extract(data, tmp_path, max_bytes=LIMIT):
 )
 def test_links_that_only_together_lead_outside_are_refused(tmp_path, links):
     with pytest.raises(UnsafeArchiveError, match="links outside the tree"):
-        extract(archive(*links), tmp_path)
+        extract(raw_archive(*links), tmp_path)
 
     assert not (tmp_path / "target").exists()
 
@@ -66,7 +56,7 @@ def test_links_that_only_together_lead_outside_are_refused(tmp_path, links):
     ],
 )
 def test_links_that_lead_nowhere_are_harmless(tmp_path, links):
-    target = extract(archive(*links), tmp_path)
+    target = extract(raw_archive(*links), tmp_path)
 
     assert all(os.path.realpath(path).startswith(str(target)) for path in target.rglob("*"))
 
@@ -77,44 +67,44 @@ def test_a_hard_link_does_not_go_through_a_link_that_was_there_before(tmp_path):
     (tmp_path / "target" / "out").symlink_to(tmp_path)
 
     with pytest.raises(UnsafeArchiveError):
-        extract(archive(member("mine", tarfile.LNKTYPE, "out/secret")), tmp_path)
+        extract(raw_archive(entry("mine", tarfile.LNKTYPE, "out/secret")), tmp_path)
 
     assert not (tmp_path / "target" / "mine").exists()
 
 
 @pytest.mark.parametrize(
-    "members",
+    "entries",
     [
-        pytest.param([member("x", path="a\0b")], id="NUL in a name"),
-        pytest.param([member("x" * 256)], id="a name that is too long"),
-        pytest.param([member("/".join("d" * 300))], id="too deep"),
-        pytest.param([member("a"), member("a/b")], id="through a file"),
-        pytest.param([member("a/b"), member("a")], id="in place of a directory"),
-        pytest.param([member("a/b"), link("a", "c")], id="a link in place of a directory"),
+        pytest.param([entry("x", path="a\0b")], id="NUL in a name"),
+        pytest.param([entry("x" * 256)], id="a name that is too long"),
+        pytest.param([entry("/".join("d" * 300))], id="too deep"),
+        pytest.param([entry("a"), entry("a/b")], id="through a file"),
+        pytest.param([entry("a/b"), entry("a")], id="in place of a directory"),
+        pytest.param([entry("a/b"), link("a", "c")], id="a link in place of a directory"),
         pytest.param([link(".", "c")], id="a link in place of the root"),
         pytest.param([link("a", "")], id="a link to nothing"),
         pytest.param([link("a", "b" * 5000)], id="a link that is too long"),
     ],
 )
-def test_a_member_that_no_file_system_takes_is_refused_before_anything_is_written(tmp_path, members):
+def test_an_impossible_entry_is_refused_before_anything_is_written(tmp_path, entries):
     with pytest.raises(UnsafeArchiveError):
-        extract(archive(*members), tmp_path)
+        extract(raw_archive(*entries), tmp_path)
 
     assert not list(tmp_path.rglob("*"))
 
 
 def test_a_negative_size_does_not_send_the_reader_back(tmp_path):
-    backwards = member("a")
+    backwards = entry("a")
     backwards.pax_headers = {"size": "-1024"}
 
     with pytest.raises((UnsafeArchiveError, ProtocolError)):
-        extract(archive(backwards), tmp_path)
+        extract(raw_archive(backwards), tmp_path)
 
     assert not list(tmp_path.rglob("*"))
 
 
 def sparse(**keys):
-    return member("x", **{f"GNU.sparse.{key}": value for key, value in keys.items()})
+    return entry("x", **{f"GNU.sparse.{key}": value for key, value in keys.items()})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +118,7 @@ def sparse(**keys):
 )
 def test_holes_count_as_what_they_would_take(tmp_path, entry):
     with pytest.raises((FileTooLargeError, ProtocolError, UnsafeArchiveError)):
-        extract(archive(entry, content=b"0\n"), tmp_path)
+        extract(raw_archive(entry, content=b"0\n"), tmp_path)
 
     assert not list(tmp_path.rglob("*"))
 
@@ -143,32 +133,32 @@ def test_holes_count_as_what_they_would_take(tmp_path, entry):
 )
 def test_a_header_as_long_as_a_disk_is_not_read_into_memory(tmp_path, kind):
     with tempfile.TemporaryFile() as file:
-        file.write(member("long", kind, size=8 * 1024**3).tobuf(tarfile.GNU_FORMAT))
-        file.truncate(9 * 1024**3)  # a hole, which takes no room
+        file.write(entry("long", kind, size=8 * 1024**3).tobuf(tarfile.GNU_FORMAT))
+        file.truncate(9 * 1024**3)  # a hole, which takes no space
         file.seek(0)
 
         with pytest.raises(ProtocolError, match="header of"):
-            extract(file, tmp_path, max_bytes=2**40)
+            extract(file, tmp_path, ArchiveBudget(2**40))
 
 
 def test_headers_upon_headers_are_no_archive(tmp_path):
-    headers = [member("long", tarfile.GNUTYPE_LONGNAME, size=5)] * 3000
+    headers = [entry("long", tarfile.GNUTYPE_LONGNAME, size=5)] * 3000
 
     with pytest.raises(ProtocolError):
-        extract(archive(*headers, content=b"name\0", kind=tarfile.GNU_FORMAT), tmp_path)
+        extract(raw_archive(*headers, content=b"name\0", kind=tarfile.GNU_FORMAT), tmp_path)
 
 
 def test_entries_are_counted(tmp_path):
     budget = ArchiveBudget(LIMIT, max_entries=10)
 
     with pytest.raises(UnsafeArchiveError, match="more than 10 entries"):
-        extract_tree(archive(*[member(f"f{number}") for number in range(11)]), tmp_path, max_bytes=LIMIT, budget=budget)
+        extract(raw_archive(*[entry(f"f{number}") for number in range(11)]), tmp_path, budget)
 
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 10_240, b"\x1f\x8b" + b"\0" * 1000, b"\0" * 512 + b"x" * 512])
-def test_what_is_no_tar_writes_nothing(tmp_path, data):
+def test_data_that_is_no_tar_writes_nothing(tmp_path, data):
     with suppress(ProtocolError):
         extract(io.BytesIO(data), tmp_path)
 
@@ -176,26 +166,26 @@ def test_what_is_no_tar_writes_nothing(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    "members",
+    "entries",
     [
-        pytest.param([member("a"), member("A")], id="two files"),
-        pytest.param([member("a/x"), member("A/y")], id="two directories"),
-        pytest.param([member("straße"), member("STRASSE")], id="letters that fold"),
-        pytest.param([member("e\u0301"), member("\u00e9")], id="accents"),
-        # Git's old hole: to the reader A is a directory, to the file system the link.
-        pytest.param([link("a", "."), member("A/b")], id="through a link"),
+        pytest.param([entry("a"), entry("A")], id="two files"),
+        pytest.param([entry("a/x"), entry("A/y")], id="two directories"),
+        pytest.param([entry("straße"), entry("STRASSE")], id="letters that fold"),
+        pytest.param([entry("e\u0301"), entry("\u00e9")], id="accents"),
+        # An old vulnerability of Git: A is a directory to the reader, and the link to the file system.
+        pytest.param([link("a", "."), entry("A/b")], id="through a link"),
         pytest.param([link("d/UP", ".."), link("d/out", "up/../x")], id="a link's way through another"),
     ],
 )
-def test_names_that_are_one_to_the_file_system_are_refused(tmp_path, members):
+def test_names_that_are_one_to_the_file_system_are_refused(tmp_path, entries):
     with pytest.raises(UnsafeArchiveError):
-        extract_tree(archive(*members), tmp_path / "target", max_bytes=LIMIT, folds_names=True)
+        extract(raw_archive(*entries), tmp_path, folds_names=True)
 
     assert not (tmp_path / "target").exists()
 
 
-def test_names_that_differ_in_case_are_two_files_where_the_file_system_says_so(tmp_path):
-    target = extract(archive(member("a"), member("A")), tmp_path)
+def test_names_that_differ_in_case_are_two_files_by_default(tmp_path):
+    target = extract(raw_archive(entry("a"), entry("A")), tmp_path)
 
     assert {path.name for path in target.iterdir()} == {"a", "A"}
 
@@ -205,9 +195,7 @@ def two_files():
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in ("a", "b"):
-            member = tarfile.TarInfo(name)
-            member.size = 1024
-            tar.addfile(member, io.BytesIO(b"x" * 1024))
+            tar.addfile(entry(name, size=1024), io.BytesIO(b"x" * 1024))
     return archive.getvalue()
 
 
@@ -224,6 +212,6 @@ def two_files():
 )
 def test_an_archive_that_is_not_whole_is_not_taken_for_a_smaller_one(spoil, tmp_path):
     with pytest.raises(ProtocolError, match="no complete tar"):
-        extract_tree(io.BytesIO(spoil(two_files())), tmp_path / "tree", max_bytes=10**6)
+        extract_tree(io.BytesIO(spoil(two_files())), tmp_path / "tree", ArchiveBudget(10**6))
 
     assert not (tmp_path / "tree").exists()

@@ -1,4 +1,4 @@
-"""What a real sandbox can throw at the test that looks into it: more than fits, and what changes under the eye."""
+"""Hostile output and files of a real sandbox: too large, too deep, or changing while they are read."""
 
 import resource
 
@@ -50,7 +50,7 @@ def test_a_line_without_end_ends_a_callback_in_bounded_memory(box):
         pytest.param("head -c 3M /dev/zero >/var/tmp/big/file", "/var/tmp/big", id="a tree that is a little too large"),
     ],
 )
-def test_more_bytes_than_asked_for_are_refused_and_nothing_of_them_stays(box, tmp_path, prepare, path):
+def test_more_bytes_than_allowed_are_refused_and_leave_nothing(box, tmp_path, prepare, path):
     box.run(f"rm -rf /var/tmp/big && mkdir /var/tmp/big && {prepare}", check=True)
 
     with pytest.raises(FileTooLargeError):

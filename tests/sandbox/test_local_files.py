@@ -1,4 +1,4 @@
-"""A single file takes the place of another when it is complete, and not before."""
+"""Replacing a single file: the new one appears when it is complete, and not before."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def closed_directory():
-    """A directory with a file in it that may be written, and into which no other may be put."""
+    """A directory with a writable file, in which no other file can be created."""
     directory = Path(tempfile.mkdtemp(dir="/var/tmp"))
     target = directory / "file"
     target.write_bytes(b"as it was")

@@ -1,4 +1,4 @@
-"""Files and trees go in and come out as they were, whatever their names are."""
+"""Files and trees are copied into a sandbox and out of it unchanged, with any name."""
 
 import os
 import stat
@@ -82,7 +82,7 @@ def test_permissions_are_set_as_given(box, name, mode):
 
 
 @pytest.mark.parametrize("name", ["bad", "$bad"])
-def test_what_is_no_permission_is_refused(box, name):
+def test_a_mode_that_is_no_permission_is_refused(box, name):
     with pytest.raises(ConfigError, match="mode must be permission bits"):
         box.put("x", f"/workspace/{name}", mode=0o1755)
 
@@ -138,7 +138,7 @@ def test_a_link_is_followed(box):
     assert box.get("/workspace/alias") == b"target"
 
 
-def test_the_kernels_own_files_are_read_although_they_say_they_are_empty(box, tmp_path):
+def test_files_of_proc_are_read_although_their_size_is_zero(box, tmp_path):
     assert box.get("/proc/self/status").startswith(b"Name:")
     assert box.get("/proc/version", tmp_path / "version").read_bytes() == box.get("/proc/version") != b""
 
@@ -234,7 +234,7 @@ def test_a_file_does_not_replace_a_directory(box, name):
     "make",
     [
         pytest.param("ln -s /etc/passwd out", id="absolute link"),
-        pytest.param("ln -s ../../../../outside out", id="climbing link"),
+        pytest.param("ln -s ../../../../outside out", id="link with .."),
         pytest.param("mkfifo pipe", id="FIFO"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_hostile_tree_is_refused(box, tmp_path, make):
 
 
 def test_a_hostile_tar_program_is_refused_too(sandbox, tmp_path):
-    # The sandbox may replace its own tar: what comes out is judged here, not there.
+    # The sandbox may replace its own tar, so its output is validated on the host.
     forged = "import sys, tarfile\nt = tarfile.open(sys.argv[sys.argv.index('-f') + 1], 'w')\n"
     forged += "i = tarfile.TarInfo('../../evil')\nt.addfile(i)\nt.close()\n"
     sandbox.put(f"#!/usr/bin/env python3\n{forged}", "/usr/local/bin/tar", mode=0o755)
@@ -378,7 +378,7 @@ def test_links_that_lead_outside_are_treated_as_asked(box, made, tmp_path, links
     box.run(["rm", "-r", made], check=True)
 
 
-def test_links_that_lead_outside_refuse_the_tree_where_nothing_is_said(box, made, tmp_path):
+def test_links_that_lead_outside_refuse_the_tree_by_default(box, made, tmp_path):
     box.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
 
     with pytest.raises(UnsafeArchiveError, match="links='skip'"):
@@ -387,7 +387,7 @@ def test_links_that_lead_outside_refuse_the_tree_where_nothing_is_said(box, made
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_treatment_of_links_is_refused(box, tmp_path):
+def test_an_unknown_policy_for_links_is_refused(box, tmp_path):
     with pytest.raises(ConfigError, match="links must be one of error, skip, keep"):
         box.get("/srv", tmp_path / "copy", links="follow")
 
@@ -434,7 +434,7 @@ def test_a_device_and_a_link_to_one_are_left_alone(box, tmp_path):
     ],
 )
 def test_a_file_that_vanished_from_a_tree_is_no_error(sandbox, tmp_path, complaint, is_usable):
-    # As BusyBox says it, which has one status for everything.
+    # Like BusyBox, whose tar has one status for every error.
     sandbox.run(["mkdir", "/srv/tree"], check=True)
     tool = f'#!/bin/sh\n[ "$1" = --version ] && exit 1\n/usr/bin/tar "$@"\nprintf %b {complaint!r} >&2\nexit 1\n'
     sandbox.put(tool, "/usr/local/bin/tar", mode=0o755)

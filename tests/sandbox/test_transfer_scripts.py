@@ -1,4 +1,4 @@
-"""The scripts of a copy, with the shells and programs that this machine has, as root and as an ordinary user."""
+"""The transfer scripts with each shell of this machine, as root and as an ordinary user."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 @pytest.fixture
 def public() -> Iterator[Path]:
     """A directory that every user may enter, unlike pytest's own."""
-    public = Path(tempfile.mkdtemp(prefix="scripts-for-everybody-", dir="/var/tmp"))
+    public = Path(tempfile.mkdtemp(prefix="public-scripts-", dir="/var/tmp"))
     public.chmod(0o755)
     yield public
     subprocess.run(["chmod", "-R", "u+rwx", public], check=True)
@@ -61,7 +61,7 @@ class Scripts:
         self._environment, self._user, self._place = environment, user, place
 
     def run(self, script, *arguments):
-        """Run one as the user, to whom everything in the place belongs by then."""
+        """Run a script as the user, after giving the user everything in the place."""
         if self._user is not None:
             for path in [self._place, *self._place.rglob("*")]:
                 os.chown(path, self._user, self._user, follow_symlinks=False)
@@ -82,7 +82,7 @@ def scripts(shell, user, place) -> Scripts:
 
 
 def tree(root, *paths):
-    """Make files with their own names as content; what ends with a slash is a directory."""
+    """Make files with their own names as content; a path with a final slash is a directory."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         if path.endswith("/"):
