@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="module")
-def box(sandbox_factory) -> Iterator[Sandbox]:
+def shared_sandbox(sandbox_factory) -> Iterator[Sandbox]:
     """A sandbox for all tests of a module; each test leaves it as it was."""
     with sandbox_factory() as sandbox:
         yield sandbox

@@ -188,8 +188,8 @@ COMMAND = r"printf 'steers\\033]0;pwned\\007b\\033[2Jd'"
     assert STEERING.findall(result.stdout.str()) == []
 
 
-def test_output_stays_exact_whatever_is_shown_of_it(box):
-    result = box.run(r"printf 'a\033[2J\r\n\000'")
+def test_output_stays_exact_whatever_is_shown_of_it(shared_sandbox):
+    result = shared_sandbox.run(r"printf 'a\033[2J\r\n\000'")
 
     assert result.stdout == "a\x1b[2J\r\n\x00"
     assert type(result.stdout) is str

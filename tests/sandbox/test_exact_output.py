@@ -57,10 +57,10 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_text_gives_what_subprocess_gives(box, command):
+def test_text_gives_what_subprocess_gives(shared_sandbox, command):
     here = subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
-    there = box.run(command)
+    there = shared_sandbox.run(command)
 
     assert there.exact
     assert (there.exit_code, there.stdout_bytes, there.stderr_bytes) == (here.returncode, here.stdout, here.stderr)
@@ -77,10 +77,10 @@ def test_text_gives_what_subprocess_gives(box, command):
         pytest.param(["true"], id="no output"),
     ],
 )
-def test_a_list_gives_what_subprocess_gives(box, argv):
+def test_a_list_gives_what_subprocess_gives(shared_sandbox, argv):
     here = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
-    there = box.run(argv)
+    there = shared_sandbox.run(argv)
 
     assert (there.exit_code, there.stdout_bytes, there.stderr_bytes) == (here.returncode, here.stdout, here.stderr)
 
@@ -90,8 +90,8 @@ words = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categori
 
 @settings(max_examples=25, deadline=None)
 @given(words=words)
-def test_any_words_arrive_as_they_are(box, words):
-    result = box.run(["printf", "%s\\0", *words])
+def test_any_words_arrive_as_they_are(shared_sandbox, words):
+    result = shared_sandbox.run(["printf", "%s\\0", *words])
 
     assert result.stdout.split("\0")[:-1] == (words or [""])
 
@@ -104,8 +104,8 @@ def test_any_words_arrive_as_they_are(box, words):
         pytest.param("exit 137", 137, None, id="only looks like it"),
     ],
 )
-def test_a_signal_is_told_from_an_exit_code(box, command, code, signal):
-    result = box.run(command)
+def test_a_signal_is_told_from_an_exit_code(shared_sandbox, command, code, signal):
+    result = shared_sandbox.run(command)
 
     assert (result.exit_code, result.signal) == (code, signal)
 
@@ -119,43 +119,43 @@ def test_a_signal_is_told_from_an_exit_code(box, command, code, signal):
         pytest.param("grün\n", id="text"),
     ],
 )
-def test_input_arrives_as_it_is(box, given):
-    result = box.run("cat", input=given)
+def test_input_arrives_as_it_is(shared_sandbox, given):
+    result = shared_sandbox.run("cat", input=given)
 
     assert result.stdout_bytes == (given.encode() if isinstance(given, str) else given)
 
 
-def test_a_timeout_raises_with_what_was_written(box):
+def test_a_timeout_raises_with_what_was_written(shared_sandbox):
     with pytest.raises(CommandTimeoutError) as caught:
-        box.run("echo started; echo warned >&2; sleep 30", timeout=1)
+        shared_sandbox.run("echo started; echo warned >&2; sleep 30", timeout=1)
 
     assert (caught.value.stdout, caught.value.stderr, caught.value.timeout_seconds) == ("started\n", "warned\n", 1)
     assert "was ended after 1 s" in str(caught.value)
 
 
-def test_what_is_left_running_is_not_waited_for_where_its_output_is_redirected(box):
-    started = box.run("setsid sleep 31.5 >/dev/null 2>&1 &")
+def test_what_is_left_running_is_not_waited_for_where_its_output_is_redirected(shared_sandbox):
+    started = shared_sandbox.run("setsid sleep 31.5 >/dev/null 2>&1 &")
 
     assert started.ok
-    assert box.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.[5]'").stdout == "1\n"
+    assert shared_sandbox.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.[5]'").stdout == "1\n"
 
 
-def test_what_is_left_running_with_the_output_is_waited_for_and_the_error_says_what_to_do(box):
+def test_what_is_left_running_with_the_output_is_waited_for_and_the_error_says_what_to_do(shared_sandbox):
     with pytest.raises(CommandTimeoutError, match="redirect the output of what it leaves running") as caught:
-        box.run("echo left behind; cd / && sleep 31.75 >/dev/null 2>&1 &", timeout=1)
+        shared_sandbox.run("echo left behind; cd / && sleep 31.75 >/dev/null 2>&1 &", timeout=1)
 
     assert caught.value.stdout == "left behind\n"
 
 
-def test_a_timeout_ends_the_children_too(box):
+def test_a_timeout_ends_the_children_too(shared_sandbox):
     with pytest.raises(CommandTimeoutError):
-        box.run("sleep 31.25 & sleep 31.25", timeout=0.5)
+        shared_sandbox.run("sleep 31.25 & sleep 31.25", timeout=0.5)
 
-    assert box.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.2[5]'").stdout == "0\n"
+    assert shared_sandbox.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.2[5]'").stdout == "0\n"
 
 
-def test_the_middle_of_too_much_output_is_left_out(box):
-    result = box.run("seq 100000; echo end >&2", max_bytes=1000)
+def test_the_middle_of_too_much_output_is_left_out(shared_sandbox):
+    result = shared_sandbox.run("seq 100000; echo end >&2", max_bytes=1000)
 
     assert result.truncated
     assert (len(result.stdout_bytes), result.stderr) == (1000, "end\n")
@@ -163,27 +163,27 @@ def test_the_middle_of_too_much_output_is_left_out(box):
     assert result.stdout.endswith("99999\n100000\n")
 
 
-def test_a_command_that_never_stops_writing_fills_nothing(box):
+def test_a_command_that_never_stops_writing_fills_nothing(shared_sandbox):
     # Generated code loops; what it writes must not grow in the sandbox, whose /tmp may be this machine's memory.
     with pytest.raises(CommandTimeoutError) as caught:
-        box.run("yes", timeout=1, max_bytes=100_000)
+        shared_sandbox.run("yes", timeout=1, max_bytes=100_000)
 
     assert len(caught.value.stdout) == 100_000
-    assert int(box.run("du -sk /tmp 2>/dev/null | cut -f1").stdout) < 64 * 1024
+    assert int(shared_sandbox.run("du -sk /tmp 2>/dev/null | cut -f1").stdout) < 64 * 1024
 
 
-def test_more_than_the_sandbox_keeps_still_has_its_end(box):
-    result = box.run("seq 2000000; sleep 0.1; echo the end", max_bytes=100_000)
+def test_more_than_the_sandbox_keeps_still_has_its_end(shared_sandbox):
+    result = shared_sandbox.run("seq 2000000; sleep 0.1; echo the end", max_bytes=100_000)
 
     assert (result.truncated, len(result.stdout_bytes), result.exit_code) == (True, 100_000, 0)
     assert result.stdout.startswith("1\n2\n")
     assert result.stdout.endswith("the end\n")
 
 
-def test_lines_are_handed_on_while_the_command_runs(box):
+def test_lines_are_handed_on_while_the_command_runs(shared_sandbox):
     seen = []
 
-    result = box.run(
+    result = shared_sandbox.run(
         "echo one; echo two >&2; read x; echo $x", input="three\n", on_stdout=seen.append, on_stderr=seen.append
     )
 
@@ -201,22 +201,24 @@ def test_lines_are_handed_on_while_the_command_runs(box):
         pytest.param(dict.fromkeys("abcfs", "mine"), id="short ones, as a script of ours might have"),
     ],
 )
-def test_variables_arrive_whatever_their_names(box, env):
+def test_variables_arrive_whatever_their_names(shared_sandbox, env):
     shown = "; ".join(f'echo "${name}"' for name in env)
 
-    result = box.run(shown, env=env)
+    result = shared_sandbox.run(shown, env=env)
 
     assert result.stdout == "".join(f"{value}\n" for value in env.values())
 
 
-def test_nothing_of_ours_stays_in_the_sandbox(box):
-    box.run("seq 100000; echo x >&2")
-    box.run("cat", input=b"x" * 100_000)
+def test_nothing_of_ours_stays_in_the_sandbox(shared_sandbox):
+    shared_sandbox.run("seq 100000; echo x >&2")
+    shared_sandbox.run("cat", input=b"x" * 100_000)
     with pytest.raises(CommandTimeoutError):
-        box.run("sleep 30", timeout=0.5)
+        shared_sandbox.run("sleep 30", timeout=0.5)
 
     # Files go behind the answer's back; the two that stay are those of the command that looks.
-    assert box.run("until [ $(find /tmp /var/tmp -name '.opensandbox-*' | wc -l) -eq 2 ]; do sleep 0.05; done").ok
+    assert shared_sandbox.run(
+        "until [ $(find /tmp /var/tmp -name '.opensandbox-*' | wc -l) -eq 2 ]; do sleep 0.05; done"
+    ).ok
 
 
 def test_a_command_finds_nothing_of_ours_in_tmp(sandbox):
@@ -272,29 +274,29 @@ def test_a_sandbox_without_cat_falls_back_to_events(sandbox_factory):
     assert (result.stdout, result.exact) == ("hi", False)
 
 
-def test_a_command_whose_shell_is_killed_is_lost_and_never_exit_code_0(box):
+def test_a_command_whose_shell_is_killed_is_lost_and_never_exit_code_0(shared_sandbox):
     with pytest.raises(CommandLostError, match=r"'kill -9 \$PPID': the shell around it was ended"):
-        box.run("kill -9 $PPID")
+        shared_sandbox.run("kill -9 $PPID")
 
 
-def test_a_command_that_cannot_be_started_is_named_as_it_was_given(box, opensandbox_settings):
+def test_a_command_that_cannot_be_started_is_named_as_it_was_given(shared_sandbox, opensandbox_settings):
     if opensandbox_settings.url != EMBEDDED:
         pytest.skip("in a container the agent can be any user")
 
     # Beyond the 65,536 users that a sandbox has where the server is root.
     with pytest.raises(ApiError, match="user 123456") as caught:
-        box.run("echo hi", uid=123_456)
+        shared_sandbox.run("echo hi", uid=123_456)
 
     assert "ulimit" not in str(caught.value)
 
 
-def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(box, monkeypatch):
+def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(shared_sandbox, monkeypatch):
     # The agent is frozen by nobody here, so the time is kept from it: it gets no limit, and we give up.
     monkeypatch.setattr(CommandRequest, "to_wire", lambda request: {"command": request.command})
     monkeypatch.setattr(commands, "GRACE_SECONDS", 0.0)
 
     with pytest.raises(CommandTimeoutError) as caught:
-        box.run("echo begun; echo trouble >&2; sleep 60", timeout=1)
+        shared_sandbox.run("echo begun; echo trouble >&2; sleep 60", timeout=1)
 
     assert (caught.value.command, caught.value.stdout, caught.value.stderr) == (
         "echo begun; echo trouble >&2; sleep 60",
@@ -313,22 +315,22 @@ def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(box,
         pytest.param("/workspace/-grün", id="leading dash and not ASCII"),
     ],
 )
-def test_a_command_runs_where_it_is_told(box, directory):
-    box.run(["mkdir", "-p", directory], check=True)
+def test_a_command_runs_where_it_is_told(shared_sandbox, directory):
+    shared_sandbox.run(["mkdir", "-p", directory], check=True)
 
-    assert box.run("pwd", cwd=directory).stdout == f"{directory}\n"
-    assert box.run(["pwd"], cwd=directory, on_stdout=lambda line: None).stdout == directory
+    assert shared_sandbox.run("pwd", cwd=directory).stdout == f"{directory}\n"
+    assert shared_sandbox.run(["pwd"], cwd=directory, on_stdout=lambda line: None).stdout == directory
 
 
-def test_a_missing_directory_with_a_variable_in_its_name_is_told_by_the_shell(box):
-    result = box.run("pwd", cwd="/workspace/$none")
+def test_a_missing_directory_with_a_variable_in_its_name_is_told_by_the_shell(shared_sandbox):
+    result = shared_sandbox.run("pwd", cwd="/workspace/$none")
 
     assert not result.ok
     assert "/workspace/$none" in result.stderr
 
 
-def test_the_command_that_failed_is_shown_as_it_was_given(box):
-    result = box.run(["sh", "-c", "echo out; echo err >&2; exit 2"])
+def test_the_command_that_failed_is_shown_as_it_was_given(shared_sandbox):
+    result = shared_sandbox.run(["sh", "-c", "echo out; echo err >&2; exit 2"])
 
     assert shlex.join(result.command) == "sh -c 'echo out; echo err >&2; exit 2'"
     assert repr(result).startswith("<CommandResult ['sh', '-c'")

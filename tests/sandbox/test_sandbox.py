@@ -15,10 +15,10 @@ from pytest_opensandbox import (
 )
 
 
-def lines_of(box, command):
+def lines_of(sandbox, command):
     """Return what a command writes to standard output, as it is called back."""
     lines = []
-    box.run(command, on_stdout=lines.append)
+    sandbox.run(command, on_stdout=lines.append)
     return lines
 
 
@@ -27,59 +27,59 @@ def test_a_handle_says_what_it_is(sandbox, opensandbox_settings):
 
 
 def test_leaving_the_context_deletes_the_sandbox(sandbox_factory, opensandbox_client):
-    with sandbox_factory() as box:
+    with sandbox_factory() as sandbox:
         pass
 
     with pytest.raises(NotFoundError):
-        opensandbox_client.get_sandbox(box.id)
-    assert repr(box).endswith("closed>")
+        opensandbox_client.get_sandbox(sandbox.id)
+    assert repr(sandbox).endswith("closed>")
 
 
 def test_a_second_close_does_nothing(sandbox_factory):
-    box = sandbox_factory()
+    sandbox = sandbox_factory()
     told = []
-    box.call_on_close(told.append)
+    sandbox.call_on_close(told.append)
 
-    box.close()
-    box.close()
+    sandbox.close()
+    sandbox.close()
 
-    assert told == [box]
+    assert told == [sandbox]
 
 
 @pytest.mark.parametrize(
     "use",
     [
-        pytest.param(lambda box: box.run("true"), id="run"),
-        pytest.param(lambda box: box.put(b"", "/x"), id="put"),
-        pytest.param(lambda box: box.get("/x"), id="get"),
-        pytest.param(lambda box: box.endpoint(80), id="endpoint"),
+        pytest.param(lambda sandbox: sandbox.run("true"), id="run"),
+        pytest.param(lambda sandbox: sandbox.put(b"", "/x"), id="put"),
+        pytest.param(lambda sandbox: sandbox.get("/x"), id="get"),
+        pytest.param(lambda sandbox: sandbox.endpoint(80), id="endpoint"),
     ],
 )
 def test_a_closed_handle_refuses(sandbox_factory, use):
-    box = sandbox_factory()
-    box.close()
+    sandbox = sandbox_factory()
+    sandbox.close()
 
     with pytest.raises(SandboxClosedError, match="is closed"):
-        use(box)
+        use(sandbox)
 
 
-def test_check_raises_with_command_code_and_tails(box):
+def test_check_raises_with_command_code_and_tails(shared_sandbox):
     with pytest.raises(CommandError) as caught:
-        box.run("echo seen; echo why >&2; exit 7", check=True)
+        shared_sandbox.run("echo seen; echo why >&2; exit 7", check=True)
 
     assert str(caught.value) == (
         "'echo seen; echo why >&2; exit 7' exited with 7\n--- stdout ---\nseen\n--- stderr ---\nwhy"
     )
-    assert (caught.value.exit_code, caught.value.sandbox_id) == (7, box.id)
+    assert (caught.value.exit_code, caught.value.sandbox_id) == (7, shared_sandbox.id)
 
 
-def test_check_of_a_result_does_the_same(box):
+def test_check_of_a_result_does_the_same(shared_sandbox):
     with pytest.raises(CommandError, match="exited with 1"):
-        box.run("false").check()
+        shared_sandbox.run("false").check()
 
 
-def test_a_result_says_how_long_the_command_took_and_that_it_is_exact(box):
-    result = box.run("sleep 0.2")
+def test_a_result_says_how_long_the_command_took_and_that_it_is_exact(shared_sandbox):
+    result = shared_sandbox.run("sleep 0.2")
 
     assert result.duration >= 0.2
     assert (result.ok, result.exact, result.timed_out, result.truncated, result.signal) == (
@@ -94,12 +94,12 @@ def test_a_result_says_how_long_the_command_took_and_that_it_is_exact(box):
 @pytest.mark.parametrize(
     "run",
     [
-        pytest.param(lambda box, command: box.run(command).stdout.splitlines(), id="exact"),
-        pytest.param(lambda box, command: lines_of(box, command), id="live"),
+        pytest.param(lambda sandbox, command: sandbox.run(command).stdout.splitlines(), id="exact"),
+        pytest.param(lambda sandbox, command: lines_of(sandbox, command), id="live"),
     ],
 )
-def test_commands_begin_in_the_workspace_and_in_utf_8(box, run):
-    assert run(box, "pwd; echo $LANG; env | grep -c ^OLDPWD=") == ["/workspace", "C.UTF-8", "0"]
+def test_commands_begin_in_the_workspace_and_in_utf_8(shared_sandbox, run):
+    assert run(shared_sandbox, "pwd; echo $LANG; env | grep -c ^OLDPWD=") == ["/workspace", "C.UTF-8", "0"]
 
 
 def test_the_workspace_can_be_named_by_the_first_command(sandbox):
@@ -135,12 +135,12 @@ def test_a_service_is_reached_wherever_it_listens(sandbox, opensandbox_settings,
     assert (answer.status_code, answer.text) == (200, "hello")
 
 
-def test_history_tells_the_last_commands(box):
-    box.run("echo first")
-    box.run(["sh", "-c", "exit 2"])
+def test_history_tells_the_last_commands(shared_sandbox):
+    shared_sandbox.run("echo first")
+    shared_sandbox.run(["sh", "-c", "exit 2"])
 
-    assert [record.outcome for record in box.history][-2:] == ["exit 0", "exit 2"]
-    assert box.history[-2].stdout_tail == "first\n"
+    assert [record.outcome for record in shared_sandbox.history][-2:] == ["exit 0", "exit 2"]
+    assert shared_sandbox.history[-2].stdout_tail == "first\n"
 
 
 @pytest.mark.parametrize(
@@ -158,43 +158,43 @@ def test_history_tells_the_last_commands(box):
         pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="no room"),
     ],
 )
-def test_a_bad_argument_is_named(box, arguments, field):
+def test_a_bad_argument_is_named(shared_sandbox, arguments, field):
     with pytest.raises(ConfigError, match=field):
-        box.run(**arguments)
+        shared_sandbox.run(**arguments)
 
 
 def test_the_environment_of_a_sandbox_is_that_of_its_creation(sandbox_factory):
-    with sandbox_factory(env={"GREETING": "hello"}) as box:
-        assert box.run("echo $GREETING").stdout == "hello\n"
+    with sandbox_factory(env={"GREETING": "hello"}) as sandbox:
+        assert sandbox.run("echo $GREETING").stdout == "hello\n"
 
 
 def test_a_paused_sandbox_goes_on_where_it_was_once_it_is_resumed(sandbox_factory):
-    with sandbox_factory() as box:
-        box.run("echo kept > /var/tmp/file")
-        box.pause()
-        paused = repr(box)
+    with sandbox_factory() as sandbox:
+        sandbox.run("echo kept > /var/tmp/file")
+        sandbox.pause()
+        paused = repr(sandbox)
         with pytest.raises(PauseError, match=r"resume\(\) it first"):
-            box.run("true")
+            sandbox.run("true")
 
-        box.resume()
+        sandbox.resume()
 
         assert paused.endswith("paused>")
-        assert box.run("cat /var/tmp/file").stdout == "kept\n"
+        assert sandbox.run("cat /var/tmp/file").stdout == "kept\n"
 
 
 def test_a_paused_sandbox_can_be_closed(sandbox_factory, opensandbox_client):
-    box = sandbox_factory()
-    box.pause()
+    sandbox = sandbox_factory()
+    sandbox.pause()
 
-    box.close()
+    sandbox.close()
 
     with pytest.raises(NotFoundError):
-        opensandbox_client.get_sandbox(box.id)
+        opensandbox_client.get_sandbox(sandbox.id)
 
 
-def test_what_is_not_paused_is_not_resumed(box):
+def test_what_is_not_paused_is_not_resumed(shared_sandbox):
     with pytest.raises(ConflictError):
-        box.resume()
+        shared_sandbox.resume()
 
 
 ODD = (3, 1.5, True, b"x", "\ud800", "a\0b", {"a": 1}, [3], object(), print, 10**30)
@@ -203,14 +203,18 @@ ODD = (3, 1.5, True, b"x", "\ud800", "a\0b", {"a": 1}, [3], object(), print, 10*
 @pytest.mark.parametrize(
     ("field", "call", "fitting"),
     [
-        pytest.param("command", lambda box, odd: box.run(odd), ({"a": 1},), id="run"),
-        pytest.param("command", lambda box, odd: box.run(["true", odd]), (), id="a word"),
-        pytest.param("input", lambda box, odd: box.run("true", input=odd), (b"x", "a\0b"), id="input"),
-        pytest.param("max_bytes", lambda box, odd: box.run("true", max_bytes=odd), (3, 10**30), id="run, max_bytes"),
-        pytest.param("src", lambda box, odd: box.put(odd, "/tmp/x"), (b"x", "a\0b"), id="src"),
-        pytest.param("mode", lambda box, odd: box.put("x", "/tmp/x", mode=odd), (3, True), id="mode"),
-        pytest.param("dst", lambda box, odd: box.get("/etc/passwd", odd), (), id="dst"),
-        pytest.param("max_bytes", lambda box, odd: box.get("/etc/passwd", max_bytes=odd), (3, 10**30), id="get"),
+        pytest.param("command", lambda sandbox, odd: sandbox.run(odd), ({"a": 1},), id="run"),
+        pytest.param("command", lambda sandbox, odd: sandbox.run(["true", odd]), (), id="a word"),
+        pytest.param("input", lambda sandbox, odd: sandbox.run("true", input=odd), (b"x", "a\0b"), id="input"),
+        pytest.param(
+            "max_bytes", lambda sandbox, odd: sandbox.run("true", max_bytes=odd), (3, 10**30), id="run, max_bytes"
+        ),
+        pytest.param("src", lambda sandbox, odd: sandbox.put(odd, "/tmp/x"), (b"x", "a\0b"), id="src"),
+        pytest.param("mode", lambda sandbox, odd: sandbox.put("x", "/tmp/x", mode=odd), (3, True), id="mode"),
+        pytest.param("dst", lambda sandbox, odd: sandbox.get("/etc/passwd", odd), (), id="dst"),
+        pytest.param(
+            "max_bytes", lambda sandbox, odd: sandbox.get("/etc/passwd", max_bytes=odd), (3, 10**30), id="get"
+        ),
     ],
 )
 def test_any_value_of_another_kind_is_refused_by_the_name_of_its_argument(sandbox, field, call, fitting):

@@ -34,24 +34,24 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_a_file_keeps_its_name(box, tmp_path, name):
+def test_a_file_keeps_its_name(shared_sandbox, tmp_path, name):
     path = f"/workspace/names/{name}"
 
-    box.put("content", path)
+    shared_sandbox.put("content", path)
 
-    assert box.run(["cat", "--", path]).stdout == "content"
-    assert box.get(path) == b"content"
-    assert box.get(path, tmp_path / "copy").read_text() == "content"
+    assert shared_sandbox.run(["cat", "--", path]).stdout == "content"
+    assert shared_sandbox.get(path) == b"content"
+    assert shared_sandbox.get(path, tmp_path / "copy").read_text() == "content"
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_a_tree_keeps_its_name(box, tmp_path, name):
+def test_a_tree_keeps_its_name(shared_sandbox, tmp_path, name):
     source = tmp_path / "source"
     (source / name).mkdir(parents=True)
     (source / name / name).write_text("content")
 
-    box.put(source, f"/workspace/trees/{name}")
-    box.get(f"/workspace/trees/{name}", tmp_path / "back")
+    shared_sandbox.put(source, f"/workspace/trees/{name}")
+    shared_sandbox.get(f"/workspace/trees/{name}", tmp_path / "back")
 
     assert (tmp_path / "back" / name / name).read_text() == "content"
 
@@ -65,41 +65,41 @@ def test_a_tree_keeps_its_name(box, tmp_path, name):
         pytest.param(os.urandom(3_000_000), id="3 MB"),
     ],
 )
-def test_content_is_kept(box, content):
-    box.put(content, "/workspace/content")
+def test_content_is_kept(shared_sandbox, content):
+    shared_sandbox.put(content, "/workspace/content")
 
-    assert box.get("/workspace/content") == (content.encode() if isinstance(content, str) else content)
+    assert shared_sandbox.get("/workspace/content") == (content.encode() if isinstance(content, str) else content)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o444, 0o77, 0], ids=oct)
 @pytest.mark.parametrize("name", ["mode", "$mode"])
-def test_permissions_are_set_as_given(box, name, mode):
+def test_permissions_are_set_as_given(shared_sandbox, name, mode):
     path = f"/workspace/{name}{mode:o}"
 
-    box.put("x", path, mode=mode)
+    shared_sandbox.put("x", path, mode=mode)
 
-    assert box.run(["stat", "-c", "%a", path]).stdout == f"{mode:o}\n"
+    assert shared_sandbox.run(["stat", "-c", "%a", path]).stdout == f"{mode:o}\n"
 
 
 @pytest.mark.parametrize("name", ["bad", "$bad"])
-def test_a_mode_that_is_no_permission_is_refused(box, name):
+def test_a_mode_that_is_no_permission_is_refused(shared_sandbox, name):
     with pytest.raises(ConfigError, match="mode must be permission bits"):
-        box.put("x", f"/workspace/{name}", mode=0o1755)
+        shared_sandbox.put("x", f"/workspace/{name}", mode=0o1755)
 
 
-def test_a_local_file_keeps_its_permissions_both_ways(box, tmp_path):
+def test_a_local_file_keeps_its_permissions_both_ways(shared_sandbox, tmp_path):
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\necho ran\n")
     script.chmod(0o750)
 
-    box.put(script, "/workspace/script")
-    copy = box.get("/workspace/script", tmp_path / "copy")
+    shared_sandbox.put(script, "/workspace/script")
+    copy = shared_sandbox.get("/workspace/script", tmp_path / "copy")
 
-    assert box.run(["/workspace/script"]).stdout == "ran\n"
+    assert shared_sandbox.run(["/workspace/script"]).stdout == "ran\n"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o750
 
 
-def test_a_tree_keeps_modes_links_and_empty_directories(box, tmp_path):
+def test_a_tree_keeps_modes_links_and_empty_directories(shared_sandbox, tmp_path):
     source = tmp_path / "source"
     (source / "empty").mkdir(parents=True)
     (source / "tool").write_text("#!/bin/sh\n")
@@ -107,8 +107,8 @@ def test_a_tree_keeps_modes_links_and_empty_directories(box, tmp_path):
     (source / "link").symlink_to("tool")
     (source / "dangling").symlink_to("nowhere")
 
-    box.put(source, "/workspace/tree")
-    back = box.get("/workspace/tree", tmp_path / "back")
+    shared_sandbox.put(source, "/workspace/tree")
+    back = shared_sandbox.get("/workspace/tree", tmp_path / "back")
 
     assert sorted(path.name for path in back.iterdir()) == ["dangling", "empty", "link", "tool"]
     assert (back / "empty").is_dir()
@@ -116,118 +116,124 @@ def test_a_tree_keeps_modes_links_and_empty_directories(box, tmp_path):
     assert stat.S_IMODE((back / "tool").stat().st_mode) == 0o755
 
 
-def test_a_tree_is_merged_into_a_directory_that_exists(box, tmp_path):
+def test_a_tree_is_merged_into_a_directory_that_exists(shared_sandbox, tmp_path):
     (tmp_path / "new").write_text("new")
-    box.run("mkdir -p /workspace/merge && echo old >/workspace/merge/old && chmod 700 /workspace/merge", check=True)
+    shared_sandbox.run(
+        "mkdir -p /workspace/merge && echo old >/workspace/merge/old && chmod 700 /workspace/merge", check=True
+    )
 
-    box.put(tmp_path, "/workspace/merge")
+    shared_sandbox.put(tmp_path, "/workspace/merge")
 
-    assert box.run("cd /workspace/merge && ls && stat -c %a .").stdout == "new\nold\n700\n"
-
-
-def test_a_file_goes_into_a_local_directory_under_its_own_name(box, tmp_path):
-    box.put("x", "/workspace/named")
-
-    assert box.get("/workspace/named", tmp_path) == tmp_path / "named"
+    assert shared_sandbox.run("cd /workspace/merge && ls && stat -c %a .").stdout == "new\nold\n700\n"
 
 
-def test_a_link_is_followed(box):
-    box.put("target", "/workspace/target")
-    box.run("ln -sf target /workspace/alias", check=True)
+def test_a_file_goes_into_a_local_directory_under_its_own_name(shared_sandbox, tmp_path):
+    shared_sandbox.put("x", "/workspace/named")
 
-    assert box.get("/workspace/alias") == b"target"
+    assert shared_sandbox.get("/workspace/named", tmp_path) == tmp_path / "named"
 
 
-def test_files_of_proc_are_read_although_their_size_is_zero(box, tmp_path):
-    assert box.get("/proc/self/status").startswith(b"Name:")
-    assert box.get("/proc/version", tmp_path / "version").read_bytes() == box.get("/proc/version") != b""
+def test_a_link_is_followed(shared_sandbox):
+    shared_sandbox.put("target", "/workspace/target")
+    shared_sandbox.run("ln -sf target /workspace/alias", check=True)
+
+    assert shared_sandbox.get("/workspace/alias") == b"target"
+
+
+def test_files_of_proc_are_read_although_their_size_is_zero(shared_sandbox, tmp_path):
+    assert shared_sandbox.get("/proc/self/status").startswith(b"Name:")
+    assert (
+        shared_sandbox.get("/proc/version", tmp_path / "version").read_bytes()
+        == shared_sandbox.get("/proc/version")
+        != b""
+    )
 
 
 @pytest.mark.parametrize("path", ["/workspace/none", "/workspace/$none"])
-def test_a_missing_path_is_not_found(box, path):
+def test_a_missing_path_is_not_found(shared_sandbox, path):
     with pytest.raises(NotFoundError, match="none"):
-        box.get(path)
+        shared_sandbox.get(path)
 
 
-def test_a_directory_has_no_bytes(box):
+def test_a_directory_has_no_bytes(shared_sandbox):
     with pytest.raises(ConfigError, match="dst must be given"):
-        box.get("/usr")
+        shared_sandbox.get("/usr")
 
 
-def test_a_device_is_not_read(box):
+def test_a_device_is_not_read(shared_sandbox):
     with pytest.raises(ConfigError, match="device"):
-        box.get("/dev/zero")
+        shared_sandbox.get("/dev/zero")
 
 
-def test_a_file_beyond_the_limit_is_refused(box):
-    box.put(b"x" * 100, "/workspace/large")
+def test_a_file_beyond_the_limit_is_refused(shared_sandbox):
+    shared_sandbox.put(b"x" * 100, "/workspace/large")
 
     with pytest.raises(FileTooLargeError, match="100 bytes"):
-        box.get("/workspace/large", max_bytes=99)
+        shared_sandbox.get("/workspace/large", max_bytes=99)
 
 
-def test_the_limit_of_a_tree_is_for_its_files_alone(box, tmp_path):
-    box.run("mkdir -p /var/tmp/limit && cd /var/tmp/limit && echo 1234 | tee a b >/dev/null", check=True)
+def test_the_limit_of_a_tree_is_for_its_files_alone(shared_sandbox, tmp_path):
+    shared_sandbox.run("mkdir -p /var/tmp/limit && cd /var/tmp/limit && echo 1234 | tee a b >/dev/null", check=True)
 
-    assert sorted(os.listdir(box.get("/var/tmp/limit", tmp_path / "fits", max_bytes=10))) == ["a", "b"]
+    assert sorted(os.listdir(shared_sandbox.get("/var/tmp/limit", tmp_path / "fits", max_bytes=10))) == ["a", "b"]
     with pytest.raises(FileTooLargeError, match="10 bytes"):
-        box.get("/var/tmp/limit", tmp_path / "too-large", max_bytes=9)
+        shared_sandbox.get("/var/tmp/limit", tmp_path / "too-large", max_bytes=9)
 
 
 @pytest.mark.parametrize("path", ["relative", "", "~/x", "/nul\0", "/not-utf8\udcff"])
-def test_a_path_must_be_absolute_text(box, path):
+def test_a_path_must_be_absolute_text(shared_sandbox, path):
     with pytest.raises(ConfigError, match=r"absolute|UTF-8"):
-        box.put("x", path)
+        shared_sandbox.put("x", path)
     with pytest.raises(ConfigError, match=r"absolute|UTF-8"):
-        box.get(path)
+        shared_sandbox.get(path)
 
 
-def test_a_mode_for_a_tree_is_refused(box, tmp_path):
+def test_a_mode_for_a_tree_is_refused(shared_sandbox, tmp_path):
     with pytest.raises(ConfigError, match="mode must be left out"):
-        box.put(tmp_path, "/workspace/tree", mode=0o644)
+        shared_sandbox.put(tmp_path, "/workspace/tree", mode=0o644)
 
 
-def test_a_missing_local_file_is_the_usual_error(box, tmp_path):
+def test_a_missing_local_file_is_the_usual_error(shared_sandbox, tmp_path):
     with pytest.raises(FileNotFoundError):
-        box.put(tmp_path / "none", "/workspace/none")
+        shared_sandbox.put(tmp_path / "none", "/workspace/none")
 
 
-def test_a_local_fifo_is_refused_and_not_waited_for(box, tmp_path):
+def test_a_local_fifo_is_refused_and_not_waited_for(shared_sandbox, tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(ConfigError, match="FIFO"):
-        box.put(tmp_path / "pipe", "/workspace/pipe")
+        shared_sandbox.put(tmp_path / "pipe", "/workspace/pipe")
 
 
-def test_special_files_of_a_tree_are_left_out_with_a_warning(box, tmp_path):
+def test_special_files_of_a_tree_are_left_out_with_a_warning(shared_sandbox, tmp_path):
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.warns(SkippedFileWarning, match="pipe: not a file"):
-        box.put(tmp_path, "/workspace/special")
+        shared_sandbox.put(tmp_path, "/workspace/special")
 
-    assert box.run("ls /workspace/special").stdout == "file\n"
+    assert shared_sandbox.run("ls /workspace/special").stdout == "file\n"
 
 
-def test_a_tree_does_not_replace_a_file(box, tmp_path):
+def test_a_tree_does_not_replace_a_file(shared_sandbox, tmp_path):
     with pytest.raises(CommandError, match=r"File exists|[Nn]ot a directory"):
-        box.put(tmp_path, "/etc/passwd")
+        shared_sandbox.put(tmp_path, "/etc/passwd")
 
 
-def test_the_root_of_a_copied_tree_is_made_with_its_parents(box, tmp_path):
-    box.run("mkdir -p /workspace/copied/sub", check=True)
+def test_the_root_of_a_copied_tree_is_made_with_its_parents(shared_sandbox, tmp_path):
+    shared_sandbox.run("mkdir -p /workspace/copied/sub", check=True)
 
-    back = box.get("/workspace/copied", tmp_path / "deep" / "down")
+    back = shared_sandbox.get("/workspace/copied", tmp_path / "deep" / "down")
 
     assert [path.name for path in back.iterdir()] == ["sub"]
 
 
 @pytest.mark.parametrize("name", ["taken", "ta$ken"])
-def test_a_file_does_not_replace_a_directory(box, name):
-    box.run(["mkdir", "-p", f"/workspace/{name}"], check=True)
+def test_a_file_does_not_replace_a_directory(shared_sandbox, name):
+    shared_sandbox.run(["mkdir", "-p", f"/workspace/{name}"], check=True)
 
     with pytest.raises((ApiError, CommandError), match="is a directory"):
-        box.put("x", f"/workspace/{name}")
+        shared_sandbox.put("x", f"/workspace/{name}")
 
 
 @pytest.mark.parametrize(
@@ -238,11 +244,13 @@ def test_a_file_does_not_replace_a_directory(box, name):
         pytest.param("mkfifo pipe", id="FIFO"),
     ],
 )
-def test_a_hostile_tree_is_refused(box, tmp_path, make):
-    box.run(f"rm -rf /workspace/evil && mkdir -p /workspace/evil && cd /workspace/evil && {make}", check=True)
+def test_a_hostile_tree_is_refused(shared_sandbox, tmp_path, make):
+    shared_sandbox.run(
+        f"rm -rf /workspace/evil && mkdir -p /workspace/evil && cd /workspace/evil && {make}", check=True
+    )
 
     with pytest.raises(UnsafeArchiveError):
-        box.get("/workspace/evil", tmp_path / "target")
+        shared_sandbox.get("/workspace/evil", tmp_path / "target")
 
     assert not (tmp_path / "target").exists()
 
@@ -259,29 +267,29 @@ def test_a_hostile_tar_program_is_refused_too(sandbox, tmp_path):
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_a_file_is_written_into_local_directories_that_are_not_there_yet(box, tmp_path):
-    box.put("x", "/var/tmp/parents")
+def test_a_file_is_written_into_local_directories_that_are_not_there_yet(shared_sandbox, tmp_path):
+    shared_sandbox.put("x", "/var/tmp/parents")
 
-    assert box.get("/var/tmp/parents", tmp_path / "new" / "deep" / "file").read_text() == "x"
-
-
-def test_a_path_object_names_a_path_in_the_sandbox(box):
-    box.put("x", PurePosixPath("/var/tmp/pure"))
-
-    assert box.get(PurePosixPath("/var/tmp/pure")) == b"x"
-    assert box.run(["cat", PurePosixPath("/var/tmp/pure")]).stdout == "x"
+    assert shared_sandbox.get("/var/tmp/parents", tmp_path / "new" / "deep" / "file").read_text() == "x"
 
 
-def test_a_source_that_is_nothing_to_copy_is_refused(box):
+def test_a_path_object_names_a_path_in_the_sandbox(shared_sandbox):
+    shared_sandbox.put("x", PurePosixPath("/var/tmp/pure"))
+
+    assert shared_sandbox.get(PurePosixPath("/var/tmp/pure")) == b"x"
+    assert shared_sandbox.run(["cat", PurePosixPath("/var/tmp/pure")]).stdout == "x"
+
+
+def test_a_source_that_is_nothing_to_copy_is_refused(shared_sandbox):
     with pytest.raises(ConfigError, match="src must be bytes"):
-        box.put(123, "/var/tmp/x")
+        shared_sandbox.put(123, "/var/tmp/x")
 
 
 @pytest.fixture
-def made(box, request) -> str:
+def made(shared_sandbox, request) -> str:
     """A directory in the sandbox for one test."""
     path = f"/var/tmp/{request.node.name.partition('[')[0]}"
-    box.run(["mkdir", path], check=True)
+    shared_sandbox.run(["mkdir", path], check=True)
     return path
 
 
@@ -310,16 +318,16 @@ def test_a_file_in_place_of_a_systems_directory_is_refused_by_name(sandbox, tmp_
 
 
 @pytest.mark.parametrize("name", ["file", "$file"])
-def test_a_read_only_file_is_replaced(box, made, name):
+def test_a_read_only_file_is_replaced(shared_sandbox, made, name):
     for content in (b"1", b"2"):
-        box.put(content, f"{made}/{name}", mode=0o444)
+        shared_sandbox.put(content, f"{made}/{name}", mode=0o444)
 
-    assert box.get(f"{made}/{name}") == b"2"
-    assert box.run(["stat", "-c", "%a", f"{made}/{name}"]).stdout == "444\n"
-    box.run(["rm", "-r", made], check=True)
+    assert shared_sandbox.get(f"{made}/{name}") == b"2"
+    assert shared_sandbox.run(["stat", "-c", "%a", f"{made}/{name}"]).stdout == "444\n"
+    shared_sandbox.run(["rm", "-r", made], check=True)
 
 
-def test_read_only_trees_can_be_put_again(box, made, tmp_path):
+def test_read_only_trees_can_be_put_again(shared_sandbox, made, tmp_path):
     source = tmp_path / "source"
     (source / "mod").mkdir(parents=True)
     (source / "mod" / "go.mod").write_text("m")
@@ -327,11 +335,11 @@ def test_read_only_trees_can_be_put_again(box, made, tmp_path):
     (source / "mod").chmod(0o555)
 
     for _ in range(2):
-        box.put(source, f"{made}/cache")
+        shared_sandbox.put(source, f"{made}/cache")
 
-    box.put("new", f"{made}/cache/mod/new")
-    box.put(b"changed", f"{made}/cache/mod/go.mod")
-    assert box.run(f"cd {made}/cache/mod && cat go.mod new && stat -c %a .").stdout == "changednew555\n"
+    shared_sandbox.put("new", f"{made}/cache/mod/new")
+    shared_sandbox.put(b"changed", f"{made}/cache/mod/go.mod")
+    assert shared_sandbox.run(f"cd {made}/cache/mod && cat go.mod new && stat -c %a .").stdout == "changednew555\n"
 
 
 @pytest.mark.parametrize("way", ["file", "tree"])
@@ -360,67 +368,67 @@ def test_a_tree_that_changes_meanwhile_is_copied(sandbox, tmp_path):
     assert all((copy / "log").exists() for copy in copies)
 
 
-def test_hard_linked_links_are_copied(box, made, tmp_path):
-    box.run(f"cd {made} && ln -s a l1 && ln l1 l2", check=True)
+def test_hard_linked_links_are_copied(shared_sandbox, made, tmp_path):
+    shared_sandbox.run(f"cd {made} && ln -s a l1 && ln l1 l2", check=True)
 
-    copy = box.get(made, tmp_path / "copy")
+    copy = shared_sandbox.get(made, tmp_path / "copy")
 
     assert [os.readlink(copy / name) for name in ("l1", "l2")] == ["a", "a"]
 
 
 @pytest.mark.parametrize(("links", "names"), [("skip", ["file"]), ("keep", ["absolute", "file"])])
-def test_links_that_lead_outside_are_treated_as_asked(box, made, tmp_path, links, names):
-    box.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
+def test_links_that_lead_outside_are_treated_as_asked(shared_sandbox, made, tmp_path, links, names):
+    shared_sandbox.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
 
-    copy = box.get(made, tmp_path / "copy", links=links)
+    copy = shared_sandbox.get(made, tmp_path / "copy", links=links)
 
     assert sorted(os.listdir(copy)) == names
-    box.run(["rm", "-r", made], check=True)
+    shared_sandbox.run(["rm", "-r", made], check=True)
 
 
-def test_links_that_lead_outside_refuse_the_tree_by_default(box, made, tmp_path):
-    box.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
+def test_links_that_lead_outside_refuse_the_tree_by_default(shared_sandbox, made, tmp_path):
+    shared_sandbox.run(f"cd {made} && echo x >file && ln -s /usr/bin/env absolute", check=True)
 
     with pytest.raises(UnsafeArchiveError, match="links='skip'"):
-        box.get(made, tmp_path / "copy")
+        shared_sandbox.get(made, tmp_path / "copy")
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_policy_for_links_is_refused(box, tmp_path):
+def test_an_unknown_policy_for_links_is_refused(shared_sandbox, tmp_path):
     with pytest.raises(ConfigError, match="links must be one of error, skip, keep"):
-        box.get("/srv", tmp_path / "copy", links="follow")
+        shared_sandbox.get("/srv", tmp_path / "copy", links="follow")
 
 
-def test_a_single_file_takes_the_place_of_a_link(box, tmp_path):
-    box.put("from the sandbox", "/var/tmp/single")
+def test_a_single_file_takes_the_place_of_a_link(shared_sandbox, tmp_path):
+    shared_sandbox.put("from the sandbox", "/var/tmp/single")
     (tmp_path / "host").write_text("of the host")
     (tmp_path / "copy").symlink_to("host")
     (tmp_path / "hard").hardlink_to(tmp_path / "host")
 
-    copies = [box.get("/var/tmp/single", tmp_path / name) for name in ("copy", "hard")]
+    copies = [shared_sandbox.get("/var/tmp/single", tmp_path / name) for name in ("copy", "hard")]
 
     assert [copy.read_text() for copy in copies] == ["from the sandbox"] * 2
     assert (tmp_path / "host").read_text() == "of the host"
 
 
-def test_a_file_that_is_refused_leaves_the_local_one_as_it_was(box, tmp_path):
+def test_a_file_that_is_refused_leaves_the_local_one_as_it_was(shared_sandbox, tmp_path):
     (tmp_path / "copy").write_text("of the host")
-    box.put(b"x" * 100, "/var/tmp/longer")
+    shared_sandbox.put(b"x" * 100, "/var/tmp/longer")
 
     with pytest.raises(FileTooLargeError):
-        box.get("/var/tmp/longer", tmp_path / "copy", max_bytes=99)
+        shared_sandbox.get("/var/tmp/longer", tmp_path / "copy", max_bytes=99)
 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("copy", "of the host")]
 
 
-def test_a_device_and_a_link_to_one_are_left_alone(box, tmp_path):
-    box.put("x", "/var/tmp/for-a-device")
+def test_a_device_and_a_link_to_one_are_left_alone(shared_sandbox, tmp_path):
+    shared_sandbox.put("x", "/var/tmp/for-a-device")
     (tmp_path / "link").symlink_to("/dev/null")
 
     for target in ("/dev/null", tmp_path / "link"):
         with pytest.raises(FileExistsError, match="it is a device"):
-            box.get("/var/tmp/for-a-device", target)
+            shared_sandbox.get("/var/tmp/for-a-device", target)
 
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert (tmp_path / "link").is_symlink()
