@@ -10,7 +10,7 @@ import pytest
 
 from pytest_opensandbox.cleanup.sweeper import SweepReport
 from pytest_opensandbox.cleanup.targets import EngineTarget, SandboxTarget, SnapshotTarget
-from pytest_opensandbox.errors import AuthError, OpenSandboxError
+from pytest_opensandbox.errors import AuthError, ConfigError, OpenSandboxError
 from pytest_opensandbox.plugin.run_records import last_run, other_servers, place_of_run
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
 from pytest_opensandbox.settings.settings import Settings, settings_of
@@ -62,7 +62,7 @@ class Sweeper:
             run_id = last_run(config)
             if not run_id:
                 return _say("pytest's cache knows of no run with a sandbox in this directory")
-        settings = settings_of(config)
+        settings = _settings(config)
         place = place_of_run(config, run_id) if run_id else None
         if place is not None:
             settings = place.applied_to(settings)
@@ -108,6 +108,13 @@ class Sweeper:
             *([f"stopped early: {report.error}"] if report.error else []),
             status=1 if report.left or report.error else 0,
         )
+
+
+def _settings(config: pytest.Config) -> Settings:
+    try:
+        return settings_of(config)
+    except ConfigError as exc:
+        raise pytest.UsageError(f"opensandbox: {exc}") from None
 
 
 def _say_of_embedded(config: pytest.Config, settings: Settings, run_id: str | None, *, is_known: bool) -> int:

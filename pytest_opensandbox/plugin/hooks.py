@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_opensandbox.errors import SandboxError, TransportError
+from pytest_opensandbox.errors import ConfigError, SandboxError, TransportError
 from pytest_opensandbox.plugin import hookspecs
 from pytest_opensandbox.plugin.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.plugin.marker import check_items, parameter_id
@@ -61,9 +61,13 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and read the settings; nothing is started."""
     config.addinivalue_line("markers", MARKER_HELP)
+    try:
+        settings = settings_of(config)
+    except ConfigError as exc:
+        raise pytest.UsageError(f"opensandbox: {exc}") from None
     run_id, worker_id = identity(config)
     server, store = shared_server(config), shared_store(config)
-    run = Run(config, settings_of(config), run_id=run_id, worker_id=worker_id, server=server, store=store)
+    run = Run(config, settings, run_id=run_id, worker_id=worker_id, server=server, store=store)
     run.tell = _teller(config, is_worker=run.is_worker)
     config.stash[RUN] = run
     config.stash[_WORKERS] = Workers(run)

@@ -23,8 +23,8 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.provisioning.refused_images import RefusedImages, image_advice, is_about_image
-from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED, OPTIONS
-from pytest_opensandbox.settings.settings import Settings, place_of
+from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
+from pytest_opensandbox.settings.settings import Settings
 from pytest_opensandbox.transport.api_key import MaskedKey, masked
 
 if TYPE_CHECKING:
@@ -266,14 +266,9 @@ class Connection:
             self._refusal = _first_line(exc)
             raise
 
-    def _place(self) -> str:
-        """Return where the url comes from, as a user knows it."""
-        option = next(option for option in OPTIONS if option.name == "url")
-        return place_of(option, self.settings.sources.get("url", "default"))
-
     def _choice(self) -> str:
         """Return how the user asked for a server of this run's own."""
-        place, url = self._place(), self.settings.url
+        place, url = self.settings.place_of("url"), self.settings.url
         return f"{url}, which stands where no url is given," if place == "default" else f"{place}={url}"
 
     def _advice(self, error: OpenSandboxError) -> str:
@@ -287,7 +282,7 @@ class Connection:
             return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
         if self._given:
             return "It was started for this run by the controller of its workers, and seems to have ended."
-        place = self._place()
+        place = self.settings.place_of("url")
         if isinstance(error, ApiError) and has_no_route(error):
             return (
                 f"The url {self.settings.url} comes from {place}, and no OpenSandbox server is there: write"

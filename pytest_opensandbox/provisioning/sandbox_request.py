@@ -18,8 +18,7 @@ from pytest_opensandbox.client.sandbox_opts import (
 )
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.provisioning.setup import Put, SandboxSetup, Setup, commands_of, targets_of
-from pytest_opensandbox.settings.options import OPTIONS
-from pytest_opensandbox.settings.settings import Settings, place_of
+from pytest_opensandbox.settings.settings import Settings
 
 MARKER = "sandbox"
 MARKER_ARGUMENTS = ("image", "env", "resources", "timeout", "network", "pool", "setup", "put")
@@ -112,7 +111,7 @@ class SandboxRequest:
             commands=commands if self.setup is None else commands_of(self.setup),
             files=tuple((root / Path(source).expanduser(), target) for source, target in targets.items()),
             timeout=settings.setup_timeout_seconds,
-            put_name="put" if self.put is not None else _name_of_put(settings),
+            put_name="put" if self.put is not None else settings.place_of("put"),
         )
 
     @property
@@ -164,12 +163,6 @@ def read_parameter(value: object) -> Mapping[str, Any]:
         if name not in MARKER_ARGUMENTS:
             raise ConfigError(f"a key in {field}", f"be one of {known}", name)
     return value
-
-
-def _name_of_put(settings: Settings) -> str:
-    """Return the flag, variable or ini key that says which files every sandbox has."""
-    option = next(option for option in OPTIONS if option.name == "put")
-    return place_of(option, settings.sources.get("put", "default"))
 
 
 def _check_timeout(timeout: object) -> None:

@@ -32,7 +32,6 @@ _COMMANDS_SHOWN = 10
 _LINES_SHOWN = 20
 _FAILURES_SHOWN = 5
 _COMMAND_CHARACTERS = 500
-_VALUE_CHARACTERS = 60
 _ALWAYS_SHOWN = ("url", "image")
 _FILTERED_MACHINES = ("x86_64", "aarch64")
 _UNENDED = "did not end when the embedded server ended them; see whether `ps -ef` still shows a bwrap of theirs"
@@ -48,14 +47,13 @@ class Markup(TypedDict, total=False):
 
 def header(run: Run) -> str:
     """Return the header line: where sandboxes come from, what is not the default, and who said so."""
-    shown = _shown_values(run.settings)
     parts = []
     for option in OPTIONS:
         source = run.settings.sources[option.name]
         if option.name in _ALWAYS_SHOWN or source != "default":
             name = "" if option.name == "url" else f"{option.name}="
             place = option.env if source == "environment" else source
-            parts.append(f"{name}{escape(shown[option.name])} ({place})")
+            parts.append(f"{name}{escape(option.shown(getattr(run.settings, option.field)))} ({place})")
     return f"opensandbox: {', '.join(parts)}, isolation={_isolation(run.settings)}, run={run.run_id}"
 
 
@@ -244,30 +242,6 @@ def _links_of_users(trace: TracebackType | None) -> Iterator[TracebackType]:
         is_behind = is_behind or own
         if not own and not (is_behind and link.tb_frame.f_code.co_filename.startswith(libraries)):
             yield link
-
-
-def _shown_values(settings: Settings) -> dict[str, str]:
-    return {
-        "url": settings.url,
-        "image": settings.image,
-        "pool": settings.pool or "none",
-        "resources": ",".join(f"{name}={value}" for name, value in settings.resources.items()) or "none",
-        "setup": _shortened("; ".join(settings.setup)) or "none",
-        "put": _shortened(",".join(f"{source}={target}" for source, target in settings.put.items())) or "none",
-        "setup_timeout": f"{settings.setup_timeout_seconds:g} s",
-        "lease": f"{settings.lease_seconds} s",
-        "ready_timeout": f"{settings.ready_timeout_seconds:g} s",
-        "command_timeout": f"{settings.command_timeout_seconds:g} s",
-        "server_proxy": "yes" if settings.server_proxy else "no",
-        "ca_bundle": settings.ca_bundle or "none",
-        "execd_image": settings.execd_image or "",
-        "egress_image": settings.egress_image or "",
-        "signals": "yes" if settings.signals else "no",
-    }
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _VALUE_CHARACTERS else f"{text[: _VALUE_CHARACTERS - 1]}…"
 
 
 def _isolation(settings: Settings) -> str:

@@ -1,13 +1,18 @@
-"""Text that users typed as an option, read into values; the ValueError says what the text must be, after "must"."""
+"""How each kind of option is read and shown.
+
+The ValueError of a parser says what the value must be, as a phrase that follows "must".
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _DAY_SECONDS = 86_400
+_SHOWN_CHARACTERS = 60
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
 _PUT = re.compile(r"(?P<source>[^=]+?)\s*=\s*(?P<target>/.*)")
@@ -35,89 +40,73 @@ def parse_pool(text: str) -> str:
     return text
 
 
-def parse_resources(text: str) -> Mapping[str, str]:
-    """Read ``cpu=1,memory=512Mi``; the empty text is no limit at all.
+def parse_resources(value: str | list[Any] | dict[str, Any]) -> Mapping[str, str]:
+    """Read ``cpu=1,memory=512Mi``, a list of ``"name=value"``, or a table, whose values may be numbers.
+
+    The empty text, list or table is no limit at all.
 
     Raises:
         ValueError: a part is not name=value, or a name comes twice.
     """
+    if isinstance(value, dict):
+        value = [f"{name}={limit}" for name, limit in value.items()]
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
     limits: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and value) or name in limits:
+        name, equals, limit = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and limit) or name in limits:
             raise ValueError("be name=value pairs with commas between them, each name once, such as cpu=1,memory=512Mi")
-        limits[name] = value
+        limits[name] = limit
     return limits
 
 
-def parse_setup(text: str) -> tuple[str, ...]:
-    """Read commands for a sandbox's shell, one a line; the empty text is none.
+def parse_setup(value: str | list[Any] | dict[str, Any]) -> tuple[str, ...]:
+    """Read commands for a sandbox's shell: text with one a line, or a list, whose commands may have several lines.
 
     Raises:
-        ValueError: it holds NUL.
+        ValueError: a command holds NUL or is no text, or it is a table.
     """
-    if "\0" in text:
-        raise ValueError("be commands for the shell, one a line, without NUL")
-    return tuple(filter(None, (line.strip() for line in text.splitlines())))
-
-
-def parse_put(text: str) -> Mapping[str, str]:
-    """Read ``requirements.txt=/workspace/requirements.txt``; the empty text is nothing at all.
-
-    Raises:
-        ValueError: a part is not path=/path, or a path comes twice.
-    """
-    targets: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in re.split(r"[\n,]", text))):
-        found = _PUT.fullmatch(part)
-        if found is None or "\0" in part or found["source"] in targets:
-            raise ValueError(
-                "be path=/path pairs with commas or line breaks between them, each path once, such as"
-                " requirements.txt=/workspace/requirements.txt"
-            )
-        targets[found["source"]] = found["target"]
-    return targets
-
-
-def setup_of_toml(value: object) -> tuple[str, ...]:
-    """Read a list of commands for a sandbox's shell, each of one line or more.
-
-    Raises:
-        ValueError: something else.
-    """
-    if not isinstance(value, list) or not all(isinstance(one, str) and "\0" not in one for one in value):
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("be commands for the shell, one a line, without NUL")
+        value = value.splitlines()
+    elif isinstance(value, dict) or not all(isinstance(one, str) and "\0" not in one for one in value):
         raise ValueError("be text with a command a line, or a list of commands, each in quotes and without NUL")
     return tuple(filter(None, (one.strip() for one in value)))
 
 
-def put_of_toml(value: object) -> Mapping[str, str]:
-    """Read a list of ``"path=/path"``, or a table of paths.
+def parse_put(value: str | list[Any] | dict[str, Any]) -> Mapping[str, str]:
+    """Read ``requirements.txt=/workspace/requirements.txt``, a list of such pairs, or a table.
+
+    The empty text, list or table is no file at all.
 
     Raises:
-        ValueError: something else.
+        ValueError: a part is not path=/path, or a path comes twice.
     """
-    rule = 'be text, a list of "path=/path", or a table such as {"requirements.txt" = "/workspace/requirements.txt"}'
-    pairs: list[tuple[object, object]] = list(value.items()) if isinstance(value, Mapping) else []
-    for one in value if isinstance(value, list) else ():
-        found = _PUT.fullmatch(one.strip()) if isinstance(one, str) else None
-        pairs.append((found["source"], found["target"]) if found else ("", ""))
-    targets = {source: target for source, target in pairs if isinstance(source, str) and isinstance(target, str)}
-    if len(targets) < len(pairs) or not all(
-        source and target.startswith("/") and "\0" not in source + target for source, target in targets.items()
-    ):
+    if isinstance(value, str):
+        pairs = [_pair(part) for part in filter(None, (part.strip() for part in re.split(r"[\n,]", value)))]
+        rule = (
+            "be path=/path pairs with commas or line breaks between them, each path once, such as"
+            " requirements.txt=/workspace/requirements.txt"
+        )
+    else:
+        pairs = [_pair(part) for part in value] if isinstance(value, list) else list(value.items())
+        rule = (
+            'be text, a list of "path=/path", or a table such as {"requirements.txt" = "/workspace/requirements.txt"}'
+        )
+    if len(dict(pairs)) < len(pairs) or not all(_is_legal(*pair) for pair in pairs):
         raise ValueError(rule)
-    return targets
+    return dict(pairs)
 
 
-def resources_of_toml(value: object) -> Mapping[str, str]:
-    """Read a list of ``"name=value"``, or a table of limits, whose values may be numbers.
+def _pair(part: object) -> tuple[str, str]:
+    """Return source and target of ``path=/path``; two empty texts for something else."""
+    found = _PUT.fullmatch(part.strip()) if isinstance(part, str) else None
+    return (found["source"], found["target"]) if found else ("", "")
 
-    Raises:
-        ValueError: something else.
-    """
-    if isinstance(value, Mapping):
-        return parse_resources(",".join(f"{name}={limit}" for name, limit in value.items()))
-    return parse_resources(",".join(map(str, value)) if isinstance(value, list) else str(value))
+
+def _is_legal(source: str, target: object) -> bool:
+    return bool(source) and isinstance(target, str) and target.startswith("/") and "\0" not in source + target
 
 
 def parse_lease(text: str) -> int:
@@ -172,3 +161,32 @@ def parse_ca_bundle(text: str) -> str:
     if text and not path.is_file():
         raise ValueError("be a file with certificates (PEM)")
     return str(path.absolute()) if text else ""
+
+
+def show_resources(limits: Mapping[str, str]) -> str:
+    """Return limits as ``parse_resources`` reads them."""
+    return ",".join(f"{name}={limit}" for name, limit in limits.items())
+
+
+def show_setup(commands: Sequence[str]) -> str:
+    """Return the commands of a setup on one line, truncated."""
+    return _truncated("; ".join(commands))
+
+
+def show_put(targets: Mapping[str, str]) -> str:
+    """Return the paths of files on one line, truncated."""
+    return _truncated(",".join(f"{source}={target}" for source, target in targets.items()))
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a time with its unit."""
+    return f"{seconds:g} s"
+
+
+def show_switch(value: bool) -> str:
+    """Return yes or no."""
+    return "yes" if value else "no"
+
+
+def _truncated(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"

@@ -1,4 +1,4 @@
-"""Turns the text that users typed into one frozen Settings, and knows which place each value came from."""
+"""The frozen Settings of a run, read from its flags, the environment and the ini file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from pytest_opensandbox.client.sandbox_opts import check_resources, label_value
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.settings.ini_file import read_inis
+from pytest_opensandbox.settings.ini_file import read_ini
 from pytest_opensandbox.settings.options import (
     API_KEY_ENV,
+    DOCKER,
     DOCKER_HOST_ENV,
     EMBEDDED,
     EMBEDDED_IMAGE,
@@ -26,10 +25,13 @@ from pytest_opensandbox.settings.options import (
 )
 from pytest_opensandbox.transport.api_key import MaskedKey, masked
 
+if TYPE_CHECKING:
+    import pytest
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that one run was told, read and checked once."""
+    """The values of all options in one run, read and checked once."""
 
     url: str
     """``embedded``, ``docker``, or the http(s) URL of a server, without a slash at its end."""
@@ -50,13 +52,13 @@ class Settings:
     ready_timeout_seconds: float
     """How long a sandbox may take to become ready; > 0."""
     command_timeout_seconds: float
-    """How long a command may take unless something nearer says otherwise; > 0."""
+    """How long a command may take where neither the call nor the marker sets a limit; > 0."""
     server_proxy: bool
     """Whether the sandboxes are reached through the server's proxy."""
     execd_image: str | None = None
-    """Image of the agent where the url is ``docker``; None for what the server's own example names."""
+    """Image of the agent where the url is ``docker``; None for the one in the server's own example."""
     egress_image: str | None = None
-    """Image of the network guard where the url is ``docker``; None as above."""
+    """Image of the egress sidecar where the url is ``docker``; None as above."""
     signals: bool = True
     """Whether SIGTERM, SIGHUP and SIGQUIT end a run as Ctrl-C does."""
     project: str
@@ -70,20 +72,25 @@ class Settings:
     sources: Mapping[str, str] = field(default_factory=dict)
     """``flag``, ``environment``, ``ini`` or ``default`` for each option's name."""
 
+    def place_of(self, name: str) -> str:
+        """Return the flag, the variable or the ini key that set an option; "default" for none of them."""
+        option = next(option for option in OPTIONS if option.name == name)
+        return option.place(self.sources.get(name, "default"))
+
 
 def settings_of(config: pytest.Config) -> Settings:
-    """Read the settings of a run from its flags, its ini file and the environment.
+    """Read the settings of a run from its flags, the environment and its ini file.
 
     Raises:
-        pytest.UsageError: a value breaks a rule; names the place it was read from.
+        ConfigError: a value breaks a rule; names the flag, variable or ini key.
     """
-    try:
-        flags = {option.name: config.getoption(option.dest) for option in OPTIONS}
-        found = read_inis(config, [option.ini for option in OPTIONS])
-        inis = {option.name: _from_ini_file(config, option, found[option.ini]) for option in OPTIONS}
-        return read_settings(flags=flags, environ=os.environ, inis=inis, project=config.rootpath.name)
-    except ConfigError as exc:
-        raise pytest.UsageError(f"opensandbox: {exc}") from None
+    written = read_ini(config, [option.ini for option in OPTIONS])
+    return read_settings(
+        flags={option.name: config.getoption(option.dest) for option in OPTIONS},
+        environ=os.environ,
+        inis={option.name: _absolute(config.inipath, option, written[option.ini]) for option in OPTIONS},
+        project=config.rootpath.name,
+    )
 
 
 def read_settings(
@@ -107,44 +114,32 @@ def read_settings(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for option in OPTIONS:
-        text, source = _first_present(option, flags, environ, inis)
-        values[option.name] = None if text is None else _parse(option, text, source)
+        written, source = _first_present(option, flags, environ, inis)
+        values[option.field] = None if written is None else _read(option, written, source)
         sources[option.name] = source
-    if values["image"] is None:
-        values["image"] = EMBEDDED_IMAGE if values["url"] == EMBEDDED else SERVER_IMAGE
-    _check_limits(values["resources"], sources["resources"])
-    return Settings(
-        url=values["url"],
-        image=values["image"],
-        pool=values["pool"],
-        resources=values["resources"],
-        setup=values["setup"],
-        put=values["put"],
-        setup_timeout_seconds=values["setup_timeout"],
-        lease_seconds=values["lease"],
-        ready_timeout_seconds=values["ready_timeout"],
-        command_timeout_seconds=values["command_timeout"],
-        server_proxy=values["server_proxy"],
-        ca_bundle=values["ca_bundle"],
+    values["image"] = values["image"] or (EMBEDDED_IMAGE if values["url"] == EMBEDDED else SERVER_IMAGE)
+    settings = Settings(
+        **values,
         docker_host=environ.get(DOCKER_HOST_ENV, ""),
-        execd_image=values["execd_image"],
-        egress_image=values["egress_image"],
-        signals=values["signals"],
         project=label_value(project) if project else "",
-        api_key=_key(environ),
+        api_key=_api_key(environ),
         sources=sources,
     )
+    check_resources(settings.resources, field=settings.place_of("resources"))
+    return settings
 
 
-def place_of(option: Option, source: str) -> str:
-    """Return the name by which a user knows the place: the flag, the variable, the ini key or "default"."""
-    return {"flag": option.flag, "environment": option.env, "ini": option.ini}.get(source, source)
+def _absolute(ini_file: Path | None, option: Option, value: object) -> object:
+    if value and option.metavar == FILE and ini_file is not None:
+        # A run may begin in any directory; the ini file stays where it is.
+        return str(ini_file.parent / Path(str(value)).expanduser())
+    return value
 
 
 def _first_present(
     option: Option, flags: Mapping[str, str | None], environ: Mapping[str, str], inis: Mapping[str, object]
 ) -> tuple[object, str]:
-    # An empty flag or ini key is somebody's word; an empty variable is how CI systems spell "not set".
+    # An empty flag or ini key is a value; an empty variable is how CI systems spell "not set".
     places = (
         ("flag", flags.get(option.name)),
         ("environment", _environment_text(option, environ) or None),
@@ -155,7 +150,7 @@ def _first_present(
 
 def _environment_text(option: Option, environ: Mapping[str, str]) -> str:
     text = environ.get(option.env, "")
-    if option.name != "url" or not text or "://" in text or text in (EMBEDDED, "docker"):
+    if option.field != "url" or not text or "://" in text or text in (EMBEDDED, DOCKER):
         return text
     protocol = (environ.get(PROTOCOL_ENV) or "http").lower()
     if protocol not in ("http", "https"):
@@ -163,34 +158,16 @@ def _environment_text(option: Option, environ: Mapping[str, str]) -> str:
     return f"{protocol}://{text}"
 
 
-def _key(environ: Mapping[str, str]) -> MaskedKey | None:
+def _read(option: Option, value: object, source: str) -> Any:
+    try:
+        return option.read(value)
+    except ValueError as exc:
+        shown = "***" if "@" in str(value) else value
+        raise ConfigError(option.place(source), str(exc), shown) from None
+
+
+def _api_key(environ: Mapping[str, str]) -> MaskedKey | None:
     try:
         return masked(environ.get(API_KEY_ENV)) or None
     except ConfigError as exc:
         raise ConfigError(API_KEY_ENV, exc.rule, "***") from None
-
-
-def _from_ini_file(config: pytest.Config, option: Option, value: object) -> object:
-    if value and option.metavar == FILE and config.inipath is not None:
-        # A run may begin in any directory; the ini file stays where it is.
-        return str(config.inipath.parent / Path(str(value)).expanduser())
-    return value
-
-
-def _parse(option: Option, value: object, source: str) -> Any:
-    try:
-        return option.parse(str(value)) if not isinstance(value, (list, dict)) else _of_toml(option, value)
-    except ValueError as exc:
-        shown = "***" if "@" in str(value) else value
-        raise ConfigError(place_of(option, source), str(exc), shown) from None
-
-
-def _of_toml(option: Option, value: object) -> Any:
-    if option.of_toml is None:
-        raise ValueError("be one value, not a list or a table")
-    return option.of_toml(value)
-
-
-def _check_limits(resources: Mapping[str, str], source: str) -> None:
-    option = next(option for option in OPTIONS if option.name == "resources")
-    check_resources(resources, field=place_of(option, source))

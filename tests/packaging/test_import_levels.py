@@ -44,7 +44,7 @@ OWNERS = {
     "requests": {"transport"},
     "urllib3": {"transport"},
     "tenacity": {"transport"},
-    "pytest": {"plugin", "reporting", "cli", "settings"},
+    "pytest": {"plugin", "reporting", "cli"},
     "_pytest": set(),
     "argparse": {"cli", "servers.docker_supervisor", "embedded.__main__", "embedded.agent.__main__"},
     "subprocess": {"servers", "embedded"},

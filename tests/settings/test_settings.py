@@ -32,12 +32,6 @@ VALUES = {
     ),
 }
 RULES = {"image": "host"}  # what stands where a rule, not a text, is the default
-FIELDS = {
-    "lease": "lease_seconds",
-    "ready_timeout": "ready_timeout_seconds",
-    "setup_timeout": "setup_timeout_seconds",
-    "command_timeout": "command_timeout_seconds",
-}
 
 
 def settings(*, flags=None, environ=None, inis=None, project=""):
@@ -56,7 +50,7 @@ def test_a_flag_beats_the_environment_which_beats_ini_which_beats_the_default(op
     read.append((settings(), option.default, "default"))
 
     for found, text, source in read:
-        value = getattr(found, FIELDS.get(option.name, option.name))
+        value = getattr(found, option.field)
         assert found.sources[option.name] == source
         assert value == (RULES.get(option.name) if text is None else option.parse(text))
 
