@@ -37,12 +37,6 @@ from pytest_opensandbox.transport.retry import time_limit
 
 T = TypeVar("T")
 
-ASKING_SECONDS = 5.0
-"""How long the server may take to say where an agent is that does not answer."""
-
-_COPY_SECONDS = 600.0
-"""Time limit of a command that is part of a copy: a sandbox may make it wait for ever, by a FIFO for example."""
-
 
 class Agent:
     """Runs commands in one sandbox and copies files, wherever its agent is.
@@ -166,7 +160,7 @@ class Agent:
     def _find_new_address(self) -> bool:
         """Ask for the address once; where it is another, wait until the agent answers there."""
         try:
-            with time_limit(ASKING_SECONDS):
+            with time_limit(self._client.timeouts.diagnosis_seconds):
                 if self._client.discover_execd(self.endpoint.sandbox_id) == self.endpoint:
                     return False
         except OpenSandboxError as exc:
@@ -188,7 +182,9 @@ class Agent:
 
     def _run_quietly(self, endpoint: Endpoint, command: Sequence[str]) -> CommandResult:
         """Run a command that a copy needs: as root of the sandbox, and outside the history."""
-        invocation = Invocation(command=command, timeout=_COPY_SECONDS, max_bytes=MAX_STREAM_BYTES)
+        # A sandbox may make it wait for ever, by a FIFO for example.
+        seconds = self._client.timeouts.copy_seconds
+        invocation = Invocation(command=command, timeout=seconds, max_bytes=MAX_STREAM_BYTES)
         return self._begin(endpoint, invocation, run_exact)
 
     def _begin(

@@ -19,12 +19,6 @@ from pytest_opensandbox.errors import (
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
 
-ASKING_SECONDS = 5.0
-"""How long the server may take to say what became of a sandbox."""
-NOTICING_SECONDS = 2.0
-"""How long it is asked again where it says that a sandbox runs whose agent does not answer; it may not know yet."""
-
-_PING_SECONDS = 0.5
 # A server tells its time in whole seconds.
 _CLOCK = timedelta(seconds=2)
 _LOG_CHARACTERS = 4_000
@@ -64,15 +58,17 @@ def diagnose(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
         return OpenSandboxError("it runs, and its agent does not answer")
 
     try:
-        with time_limit(ASKING_SECONDS):
-            return poll_until_ready(look, budget_seconds=NOTICING_SECONDS, on_timeout=give_up)[0]
+        with time_limit(client.timeouts.diagnosis_seconds):
+            # The server may report Running for a moment after the sandbox has ended.
+            budget = client.timeouts.noticing_seconds
+            return poll_until_ready(look, budget_seconds=budget, on_timeout=give_up, timeouts=client.timeouts)[0]
     except OpenSandboxError:
         return None
 
 
 def _answers(client: Client, endpoint: Endpoint) -> bool:
     try:
-        client.ping(endpoint, timeout=_PING_SECONDS)
+        client.ping(endpoint, timeout=client.timeouts.first_ping_seconds)
     except OpenSandboxError:
         return False
     return True

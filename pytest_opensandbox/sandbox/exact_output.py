@@ -44,12 +44,8 @@ from pytest_opensandbox.transport.retry import retry_idempotent, time_limit
 
 _REPORT = re.compile(r"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
 _REPORT_BYTES = 4 * INLINE_BYTES
-FETCH_SECONDS = 10.0
-"""How long it may take, besides what its bytes need, to hand over input, and to fetch what a command has written."""
-FETCHED_BYTES_A_SECOND = 256 * 1024
-"""How fast those bytes must go; two megabits a second."""
-_LAST_WORDS_SECONDS = 5.0  # for what a command had written that the agent did not end in time
-_TIDY_SECONDS = 2.0
+# Two megabits per second: the lowest speed at which input and output are waited for.
+_LOWEST_BYTES_PER_SECOND = 256 * 1024
 
 
 class _Report(NamedTuple):
@@ -170,7 +166,7 @@ def _stdin_file(client: Client, endpoint: Endpoint, invocation: Invocation, path
         return
     # Another user's command must be able to read it; the name cannot be guessed.
     mode = 0o600 if invocation.uid is None else 0o644
-    with time_limit(_seconds_for(len(invocation.stdin))):
+    with time_limit(_seconds_for(client, len(invocation.stdin))):
         client.upload_files(endpoint, [FileUpload(path, invocation.stdin, mode)])
     try:
         yield path
@@ -256,7 +252,7 @@ def _with_output(
 ) -> CommandTimeoutError:
     """Return the error with what had been written, where the agent that did not keep the time can still tell."""
     try:
-        with time_limit(_LAST_WORDS_SECONDS):
+        with time_limit(client.timeouts.last_output_seconds):
             (stdout, _), (stderr, _) = _streams(client, endpoint, _Report(None, None, None), name, max_bytes)
     except OpenSandboxError:
         return error
@@ -273,7 +269,7 @@ def _fetch(client: Client, endpoint: Endpoint, name: str, max_bytes: int, *, may
     """Download one stream, without its middle where it is longer than ``max_bytes``."""
     for path in (f"{place}/{name}" for place in DIRECTORIES):
         try:
-            with time_limit(FETCH_SECONDS):
+            with time_limit(client.timeouts.fetch_seconds):
                 size = client.files_info(endpoint, [path])[path].size
             if size <= max_bytes:
                 return _read(client, endpoint, path, (0, size)), False
@@ -295,12 +291,12 @@ def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) 
         with client.download_file(endpoint, path, byte_range=span, known_file=True) as download:
             return download.read()
 
-    with time_limit(_seconds_for(span[1] - span[0])):
+    with time_limit(_seconds_for(client, span[1] - span[0])):
         return retry_idempotent(read, timeouts=client.timeouts)
 
 
-def _seconds_for(size: int) -> float:
-    return FETCH_SECONDS + size / FETCHED_BYTES_A_SECOND
+def _seconds_for(client: Client, size: int) -> float:
+    return client.timeouts.fetch_seconds + size / _LOWEST_BYTES_PER_SECOND
 
 
 def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
@@ -311,7 +307,7 @@ def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
 def _tidy(client: Client, endpoint: Endpoint, *paths: str) -> None:
     """Remove what was in the way; a sandbox that cannot do it any more must not hide the command's result."""
     try:
-        with time_limit(_TIDY_SECONDS):
+        with time_limit(client.timeouts.tidy_seconds):
             client.remove_files(endpoint, paths)
     except OpenSandboxError:
         return

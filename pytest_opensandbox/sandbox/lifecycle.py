@@ -18,16 +18,6 @@ from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.failures import advised, may_pass
 from pytest_opensandbox.transport.retry import poll_until_ready, retry_create, time_limit
 
-DELETE_SECONDS = 30.0
-"""How long a server may take to delete a sandbox."""
-SILENT_SECONDS = 2.0
-"""How long it may take for the next one when it has not answered in that time, until it answers again."""
-
-SETTLING_SECONDS = 1.5
-"""How long listings must stay empty until nothing is expected any more; a server may list a sandbox a moment later."""
-LOOKING_SECONDS = 5.0
-"""How long a server that cannot be asked is asked again."""
-
 _AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
 _NO_ROOM_STATUS = 429
 _NOT_PLACED = "POD_READY_TIMEOUT"
@@ -72,7 +62,7 @@ class Lifecycle:
         self.ledger = Ledger()
         self.lease = Lease(client, seconds=lease_seconds)
         self.progress = Progress(tell)
-        self._delete_seconds = DELETE_SECONDS
+        self._is_silent = False
 
     def launch(self, opts: SandboxOpts, *, test: str = "") -> ReadySandbox:
         """Create a sandbox and wait until commands can run in it; what does not become ready is deleted.
@@ -106,14 +96,15 @@ class Lifecycle:
         self.lease.release(sandbox_id)
         if self.ledger.is_gone(sandbox_id):
             return
+        timeouts = self.client.timeouts
         try:
-            with time_limit(self._delete_seconds):
+            with time_limit(timeouts.silent_delete_seconds if self._is_silent else timeouts.delete_seconds):
                 self.client.delete_sandbox(sandbox_id)
         except TransportError as exc:
-            # A server that has stopped makes us wait for its answer once, not once for each sandbox.
-            self._delete_seconds = SILENT_SECONDS if exc.timed_out else DELETE_SECONDS
+            # A server that has stopped is waited for once, not once for each sandbox.
+            self._is_silent = exc.timed_out
             raise
-        self._delete_seconds = DELETE_SECONDS
+        self._is_silent = False
         self.ledger.mark_deleted([sandbox_id])
 
     def close(self) -> None:
@@ -199,9 +190,9 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
     Args:
         client: asks the server.
         label: unique to one create.
-        settling: how long the listings must stay empty; seconds, default ``SETTLING_SECONDS``.
+        settling: how long the listings must stay empty; seconds, default ``Timeouts.settling_seconds``.
     """
-    settled = time.monotonic() + (SETTLING_SECONDS if settling is None else settling)
+    settled = time.monotonic() + (client.timeouts.settling_seconds if settling is None else settling)
 
     def look() -> list[SandboxResponse] | None:
         try:
@@ -216,8 +207,9 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
         return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {counted(attempts, 'look')}")
 
     try:
-        with time_limit(LOOKING_SECONDS):
-            return poll_until_ready(look, budget_seconds=LOOKING_SECONDS, on_timeout=give_up)
+        seconds = client.timeouts.lost_create_seconds
+        with time_limit(seconds):
+            return poll_until_ready(look, budget_seconds=seconds, on_timeout=give_up, timeouts=client.timeouts)
     except OpenSandboxError:
         return []
 

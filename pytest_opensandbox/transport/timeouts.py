@@ -78,7 +78,7 @@ class Timeouts:
     """How long an agent's address is tried before the server is asked again: Kubernetes moves what it restarts."""
 
     diagnosis_seconds: float = 5.0
-    """For all requests that find out why a sandbox is gone."""
+    """For all requests that find out why an agent does not answer: whether it has moved, or its sandbox is gone."""
     noticing_seconds: float = 2.0
     """For the server to notice that a sandbox ended whose agent does not answer."""
     settling_seconds: float = 1.5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxOpts
 from pytest_opensandbox.cleanup.targets import SandboxTarget
-from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.servers.server_process import ManagedServer
 from pytest_opensandbox.transport.timeouts import Timeouts
@@ -29,6 +29,11 @@ SHORT_TIMEOUTS = Timeouts(
     body_seconds=2 * REQUEST_SECONDS,
     first_retry_seconds=0.01,
     longest_retry_seconds=0.05,
+    diagnosis_seconds=2 * REQUEST_SECONDS,
+    noticing_seconds=REQUEST_SECONDS,
+    settling_seconds=REQUEST_SECONDS,
+    lost_create_seconds=LOOKING_SECONDS,
+    copy_seconds=COMMAND_SECONDS,
 )
 """Time limits short enough to be waited for."""
 
@@ -74,8 +79,7 @@ class Bench:
             self._box = self.launch("faults-shared")
             files = [FileUpload(f"/tmp/kept/{name}", CONTENT) for name in ("one.bin", "deep/two.bin")]
             self.truth.upload_files(self.direct, files)
-        # What an earlier case made doubtful would be looked into first.
-        self.box._agent.move(self.agent)
+        self._box = self._fresh_handle()
         self.proxy.rng.seed(seed)
 
     @property
@@ -87,7 +91,7 @@ class Bench:
     @property
     def agent(self) -> Endpoint:
         """The agent of the shared sandbox, by way of the proxy."""
-        return self.box._agent.endpoint
+        return self.client.discover_execd(self.box.id)
 
     @property
     def direct(self) -> Endpoint:
@@ -112,6 +116,13 @@ class Bench:
             return Sandbox.launch(lifecycle, self.opts, command_timeout=COMMAND_SECONDS)
         finally:
             lifecycle.close()
+
+    def _fresh_handle(self) -> Sandbox:
+        """Return a handle on the shared sandbox that knows nothing of earlier cases, and has found its agent."""
+        known = ReadySandbox(self.client.get_sandbox(self.box.id), self.agent, self.box.image)
+        handle = Sandbox(self.lifecycle("faults-shared"), known, command_timeout=COMMAND_SECONDS)
+        handle.run("true")
+        return handle
 
     def alive(self) -> list[str]:
         """Return the sandboxes of this case that live."""

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_opensandbox.client import commands, file_transfer, files
-from pytest_opensandbox.sandbox import agent, diagnosis, lifecycle
 from pytest_opensandbox.servers.server_process import ManagedServer, start_embedded
-from tests.faults.bench import COMMAND_SECONDS, LOOKING_SECONDS, REQUEST_SECONDS, Bench
+from tests.faults.bench import REQUEST_SECONDS, Bench
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +39,4 @@ def short_limits(monkeypatch) -> None:
     monkeypatch.setattr(commands, "_INTERRUPT_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
     monkeypatch.setattr(commands, "_STATUS_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
     monkeypatch.setattr(files, "TRANSFER_TIMEOUTS", (REQUEST_SECONDS, REQUEST_SECONDS))
-    monkeypatch.setattr(agent, "_COPY_SECONDS", COMMAND_SECONDS)
     monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 2 * REQUEST_SECONDS)
-    monkeypatch.setattr(diagnosis, "ASKING_SECONDS", 2 * REQUEST_SECONDS)
-    monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(lifecycle, "SETTLING_SECONDS", REQUEST_SECONDS)
-    monkeypatch.setattr(lifecycle, "LOOKING_SECONDS", LOOKING_SECONDS)

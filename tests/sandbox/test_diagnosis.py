@@ -17,12 +17,12 @@ from pytest_opensandbox import (
     SandboxOpts,
     TransportError,
 )
-from pytest_opensandbox.sandbox import diagnosis
 from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.history import record_end
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.servers.server_process import start_embedded
+from pytest_opensandbox.transport.timeouts import Timeouts
 from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
 
 KILL_ALL = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || [ $p = $PPID ] || kill -9 $p; done; kill -9 $PPID"
@@ -44,27 +44,32 @@ def server():
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "server proxy"])
-def mortal(request, server):
-    """A sandbox that a test may end, and the client that its handle has."""
+def client(request, server):
+    """The client that the handle has."""
     with Client(server.url, server.api_key, use_server_proxy=request.param) as client:
-        lifecycle = Lifecycle(client, tags=RunTags("endings"), ready_timeout=30)
-        box = Sandbox.launch(lifecycle, SandboxOpts(image="host"))
-        yield box
-        lifecycle.close()
-        box.close()
+        yield client
 
 
-def expire(box):
+@pytest.fixture
+def mortal(client):
+    """A sandbox that a test may end."""
+    lifecycle = Lifecycle(client, tags=RunTags("endings"), ready_timeout=30)
+    box = Sandbox.launch(lifecycle, SandboxOpts(image="host"))
+    yield box
+    lifecycle.close()
+    box.close()
+
+
+def expire(client, box):
     """Let a sandbox's time run out, and return when it is gone."""
-    client = box._lifecycle.client
     client.renew(box.id, 1.5)
     while client.list_sandboxes(box.metadata):
         pass
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_sandbox_whose_time_was_up_has_expired(mortal, use, tmp_path):
-    expire(mortal)
+def test_a_sandbox_whose_time_was_up_has_expired(client, mortal, use, tmp_path):
+    expire(client, mortal)
 
     with pytest.raises(SandboxGoneError, match=r"is gone, expired; its time was up at [\d:]+ UTC;.*-lease"):
         use(mortal, tmp_path / "tree")
@@ -155,10 +160,9 @@ def test_what_became_of_a_sandbox_is_told_in_a_few_words(script, why):
         pytest.param({"state": [Reply(200, b"nonsense")]}, id="nobody can tell"),
     ],
 )
-def test_what_may_live_is_not_called_gone(script, monkeypatch):
-    monkeypatch.setattr(diagnosis, "NOTICING_SECONDS", 0.2)
+def test_what_may_live_is_not_called_gone(script):
     server = OneBoxServer(**script)
-    with serving(server=server), Client(server.url) as client:
+    with serving(server=server), Client(server.url, timeouts=Timeouts(noticing_seconds=0.2)) as client:
         assert diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1")) is None
 
 

@@ -14,8 +14,6 @@ from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, S
 from pytest_opensandbox.client import commands as execd_room
 from pytest_opensandbox.client import file_transfer as downloads_room
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
-from pytest_opensandbox.sandbox import exact_output as capture_room
-from pytest_opensandbox.sandbox import lifecycle as lifecycle_room
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.transport import sockets
@@ -30,6 +28,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 FOR_EVER = 10**9
 HURRIED = Timeouts(connect_seconds=0.1, request_seconds=0.1, create_seconds=0.3)
+HURRIED_OUTPUT = Timeouts(fetch_seconds=0.2, last_output_seconds=0.2, tidy_seconds=0.2)
+HURRIED_DELETES = Timeouts(delete_seconds=0.6, silent_delete_seconds=0.05)
 HURRIED_HEALTH = Timeouts(health_seconds=0.1, silent_health_seconds=0.1)
 HANGS_SECONDS = 15.0
 """What takes longer has no end: each server here goes on for hours, and each limit of a test is below a second."""
@@ -117,8 +117,6 @@ def hurried(monkeypatch):
     monkeypatch.setattr(execd_room, "ENDING_SECONDS", 0.2)
     monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.4)
     monkeypatch.setattr("pytest_opensandbox.client.files.TRANSFER_TIMEOUTS", (0.3, 0.3))
-    for name in ("FETCH_SECONDS", "_LAST_WORDS_SECONDS", "_TIDY_SECONDS"):
-        monkeypatch.setattr(capture_room, name, 0.2)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -152,8 +150,8 @@ def box_at():
     """Make a handle on the one sandbox of a server."""
     made = []
 
-    def make(server, **options):
-        client = Client(server.url, **options)
+    def make(server):
+        client = Client(server.url, timeouts=HURRIED_OUTPUT)
         lifecycle = Lifecycle(client, tags=RunTags("run"), ready_timeout=1)
         made.append(client)
         endpoint = Endpoint(f"{server.url}/agent", sandbox_id="s1")
@@ -198,10 +196,8 @@ def test_output_that_does_not_come_is_not_waited_for(box_at):
 
 
 @pytest.mark.usefixtures("ends")
-def test_a_server_that_has_stopped_is_waited_for_once_and_not_for_each_sandbox(box_at, monkeypatch):
-    monkeypatch.setattr(lifecycle_room, "DELETE_SECONDS", 0.6)
-    monkeypatch.setattr(lifecycle_room, "SILENT_SECONDS", 0.05)
-    with every_time(lambda: drips("nothing")) as url, Client(url) as client:
+def test_a_server_that_has_stopped_is_waited_for_once_by_all_deletes():
+    with every_time(lambda: drips("nothing")) as url, Client(url, timeouts=HURRIED_DELETES) as client:
         lifecycle = Lifecycle(client, tags=RunTags("run"))
         waited = []
         for number in range(5):
