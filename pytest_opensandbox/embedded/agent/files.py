@@ -8,36 +8,34 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from bottle import HTTPResponse
-
 from . import http, paths
-from .http import BAD_BODY, BadBodyError, Call, Fields, RefusedError, failure, reason
+from .http import BAD_BODY, BadBodyError, Fields, RefusedError, Request, Response, failure, reason
 from .paths import EntryError, Permission, describe, look_up, make_folders
 from .patterns import BadPatternError, matcher
 
 BAD_FORMAT = "error parsing request, MAYBE invalid body format. "
 
 
-def info(call: Call) -> HTTPResponse:
+def info(request: Request) -> Response:
     """Answer ``GET /files/info``: a map from each path, as it was given, to what is known about it.
 
     Raises:
         RefusedError: 404, one of them is missing; 500, one of them means nothing.
     """
     try:
-        return http.json_answer({path: look_up(path) for path in call.queries("path")})
+        return http.json_answer({path: look_up(path) for path in request.queries("path")})
     except EntryError as exc:
         raise unusable(exc) from exc
 
 
-def search(call: Call) -> HTTPResponse:
+def search(request: Request) -> Response:
     """Answer ``GET /files/search``: files below a directory whose *base name* matches a pattern.
 
     Raises:
         RefusedError: 400, no directory; 404, it is missing; 500, a bad pattern or a directory that cannot be read.
     """
-    path = resolved(call)
-    pattern = call.query("pattern") or "**"
+    path = resolved(request)
+    pattern = request.query("pattern") or "**"
     try:
         os.stat(path)
     except OSError as exc:
@@ -53,13 +51,13 @@ def search(call: Call) -> HTTPResponse:
     return http.json_answer(found)
 
 
-def move(call: Call) -> HTTPResponse:
+def move(request: Request) -> Response:
     """Answer ``POST /files/mv``: rename one after the other; parents are made, nothing is overwritten.
 
     Raises:
         RefusedError: 400, the body; 404, a source is missing; 500, a target exists or cannot be made.
     """
-    for source, target in call.checked(_moves, BAD_FORMAT):
+    for source, target in request.checked(_moves, BAD_FORMAT):
         try:
             _rename(source, target)
         except EntryError as exc:
@@ -67,13 +65,13 @@ def move(call: Call) -> HTTPResponse:
     return http.done()
 
 
-def permissions(call: Call) -> HTTPResponse:
+def permissions(request: Request) -> Response:
     """Answer ``POST /files/permissions``.
 
     Raises:
         RefusedError: 400, the body; 500, no such file, user or group, or a mode that is not octal.
     """
-    for path, permission in call.checked(read_permissions, BAD_FORMAT).items():
+    for path, permission in request.checked(read_permissions, BAD_FORMAT).items():
         try:
             permission.apply(paths.absolute(path))
         except (EntryError, paths.UnusablePathError) as exc:
@@ -81,14 +79,14 @@ def permissions(call: Call) -> HTTPResponse:
     return http.done()
 
 
-def replace(call: Call) -> HTTPResponse:
+def replace(request: Request) -> Response:
     """Answer ``POST /files/replace``: replace literal text throughout; with ``verbose=true`` tell how often.
 
     Raises:
         RefusedError: 400, the body, or nothing to look for; 404, a file is missing; 500, it cannot be changed.
     """
     counts: dict[str, dict[str, int]] = {}
-    for path, (old, new) in call.checked(_replacements, BAD_FORMAT).items():
+    for path, (old, new) in request.checked(_replacements, BAD_FORMAT).items():
         try:
             counts[path] = {"replacedCount": _replace(paths.absolute(path), old, new)}
         except paths.UnusablePathError as exc:
@@ -96,16 +94,16 @@ def replace(call: Call) -> HTTPResponse:
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError)
             raise unusable(EntryError(failure("stat" if missing else "open", exc), missing=missing)) from exc
-    return http.json_answer(counts) if call.query("verbose") == "true" else http.done()
+    return http.json_answer(counts) if request.query("verbose") == "true" else http.done()
 
 
-def remove(call: Call) -> HTTPResponse:
+def remove(request: Request) -> Response:
     """Answer ``DELETE /files``; one that is missing is fine, a directory is not.
 
     Raises:
         RefusedError: 500, a directory, or a file that cannot be removed.
     """
-    for path in call.queries("path"):
+    for path in request.queries("path"):
         try:
             _remove(path)
         except EntryError as exc:
@@ -113,13 +111,13 @@ def remove(call: Call) -> HTTPResponse:
     return http.done()
 
 
-def resolved(call: Call) -> str:
+def resolved(request: Request) -> str:
     """Return the absolute path that a request names.
 
     Raises:
         RefusedError: 400, it names none; 500, it contains an unknown variable.
     """
-    path = call.needed("path")
+    path = request.needed("path")
     try:
         return paths.absolute(path)
     except paths.UnusablePathError as exc:
@@ -237,15 +235,15 @@ def _remove(path: str) -> None:
         raise EntryError(f"failed to remove file: {failure('remove', exc)}") from exc
 
 
-def list_directory(call: Call) -> HTTPResponse:
+def list_directory(request: Request) -> Response:
     """Answer ``GET /directories/list``: the entries down to a depth, links not followed, sorted by name.
 
     Raises:
         RefusedError: 400, no path, no directory, a link, or a depth that makes no sense; 404, it is missing.
     """
-    call.needed("path")
-    depth = _depth(call)
-    path = resolved(call)
+    request.needed("path")
+    depth = _depth(request)
+    path = resolved(request)
     try:
         mode = os.lstat(path).st_mode
     except OSError as exc:
@@ -260,13 +258,13 @@ def list_directory(call: Call) -> HTTPResponse:
         raise RefusedError(500, "RUNTIME_ERROR", f"error listing directory {path}. {failure('open', exc)}") from exc
 
 
-def make_directories(call: Call) -> HTTPResponse:
+def make_directories(request: Request) -> Response:
     """Answer ``POST /directories``; one that exists is fine and keeps its mode.
 
     Raises:
         RefusedError: 400, the body; 500, one cannot be made, or not with the owner or mode that it should have.
     """
-    for path, permission in call.checked(read_permissions, BAD_FORMAT).items():
+    for path, permission in request.checked(read_permissions, BAD_FORMAT).items():
         try:
             _make_directory(paths.absolute(path), permission)
         except paths.UnusablePathError as exc:
@@ -276,13 +274,13 @@ def make_directories(call: Call) -> HTTPResponse:
     return http.done()
 
 
-def remove_directories(call: Call) -> HTTPResponse:
+def remove_directories(request: Request) -> Response:
     """Answer ``DELETE /directories``, with everything in them; one that is missing is fine.
 
     Raises:
         RefusedError: 500, one cannot be removed.
     """
-    for path in call.queries("path"):
+    for path in request.queries("path"):
         try:
             target = paths.expand(path)
         except paths.UnusablePathError as exc:
@@ -295,12 +293,12 @@ def remove_directories(call: Call) -> HTTPResponse:
     return http.done()
 
 
-def _depth(call: Call) -> int:
-    if not call.query("depth"):
+def _depth(request: Request) -> int:
+    if not request.query("depth"):
         return 1
-    depth = call.number("depth")
+    depth = request.number("depth")
     if depth is None or depth < 0:
-        raise RefusedError(400, BAD_BODY, f"invalid query parameter 'depth': {call.query('depth')}")
+        raise RefusedError(400, BAD_BODY, f"invalid query parameter 'depth': {request.query('depth')}")
     return depth
 
 

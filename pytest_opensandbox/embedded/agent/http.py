@@ -1,4 +1,4 @@
-"""One HTTP request as a handler sees it, and what the agent answers."""
+"""HTTP requests and responses as handlers see them, and the router that brings them together."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl
 
-from bottle import HTTPResponse
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Handler = Callable[..., "Response"]
 
 JSON_TYPE = "application/json; charset=utf-8"
 TEXT_TYPE = "text/plain; charset=utf-8"
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-NO_TYPE = "-"
-"""Stands for "no Content-Type at all"; bottle would add one of its own."""
+REASONS = {
+    200: "OK",
+    206: "Partial Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    412: "Precondition Failed",
+    416: "Range Not Satisfiable",
+    500: "Internal Server Error",
+}
+"""Reason phrases of the statuses that the agent sends."""
 
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 T = TypeVar("T")
@@ -31,6 +45,31 @@ _PARSER_TEXTS = (
     ("Invalid control character", "in string literal"),
     ("Invalid \\escape", "in string escape code"),
 )
+
+
+class Response:
+    """One response.
+
+    Args:
+        body: all of it, or its pieces; their length must stand in ``headers``, or the response is sent in chunks.
+        status: a key of ``REASONS``.
+        headers: its header fields.
+    """
+
+    def __init__(
+        self, body: bytes | Iterable[bytes] = b"", status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        self.body = body
+        self.status = status
+        self.headers = headers or {}
+
+    def send(self, start_response: StartResponse) -> Iterable[bytes]:
+        """Send the head and return the pieces of the body, as WSGI has it."""
+        headers = dict(self.headers)
+        if isinstance(self.body, bytes) and self.status != 304:  # which says nothing of a body
+            headers.setdefault("Content-Length", str(len(self.body)))
+        start_response(f"{self.status} {REASONS[self.status]}", list(headers.items()))
+        return [self.body] if isinstance(self.body, bytes) else self.body
 
 
 class RefusedError(Exception):
@@ -52,9 +91,9 @@ class RefusedError(Exception):
         """Return the error as JSON; an empty message is left out."""
         return encode({"code": self.code, "message": self.message} if self.message else {"code": self.code})
 
-    def response(self) -> HTTPResponse:
+    def response(self) -> Response:
         """Return the answer for this error."""
-        return HTTPResponse(self.body(), self.status, {"Content-Type": JSON_TYPE})
+        return Response(self.body(), self.status, {"Content-Type": JSON_TYPE})
 
 
 def encode(value: Any) -> bytes:
@@ -74,25 +113,25 @@ def decode(line: bytes) -> str:
     return line.decode("utf-8", "one-for-each")
 
 
-def done() -> HTTPResponse:
+def done() -> Response:
     """Return 200 with neither body nor content type: what a write operation answers."""
-    return HTTPResponse(b"", 200, {"Content-Type": NO_TYPE})
+    return Response()
 
 
-def json_answer(value: Any) -> HTTPResponse:
+def json_answer(value: Any) -> Response:
     """Return 200 with a JSON body."""
-    return HTTPResponse(encode(value), 200, {"Content-Type": JSON_TYPE})
+    return Response(encode(value), 200, {"Content-Type": JSON_TYPE})
 
 
-def stream(frames: Iterable[bytes]) -> HTTPResponse:
+def stream(frames: Iterable[bytes]) -> Response:
     """Return 200 with a body that is sent frame by frame."""
-    return HTTPResponse(frames, 200, dict(STREAM_HEADERS))
+    return Response(frames, 200, dict(STREAM_HEADERS))
 
 
 def timestamp(nanoseconds: int) -> str:
     """Return nanoseconds since the epoch as RFC 3339 in UTC, without trailing zeros in the fraction."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{text}.{fraction:09}".rstrip("0").rstrip(".") + "Z"
 
 
@@ -127,14 +166,14 @@ class BadBodyError(ValueError):
     """A body that is not the JSON we need; the text is that of Go's decoder."""
 
 
-class Call:
+class Request:
     """One request.
 
     Args:
         environ: the WSGI environment, from waitress.
     """
 
-    def __init__(self, environ: dict[str, Any]) -> None:
+    def __init__(self, environ: Environ) -> None:
         self.environ = environ
         self._query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="surrogateescape")
 
@@ -277,3 +316,44 @@ def _kind(value: Any) -> str:
         return f"number {value}"
     kinds: dict[type, str] = {int: "number", str: "string", list: "array", dict: "object"}
     return kinds.get(type(value), "null")
+
+
+class Router:
+    """Brings each request to its handler, and what goes wrong in there into a response.
+
+    Args:
+        routes: method, path and handler each. A segment ``*`` of a path stands for any segment, and is given to the
+            handler after the request.
+    """
+
+    def __init__(self, routes: Iterable[tuple[str, str, Handler]]) -> None:
+        self._routes = [(method, path.split("/"), handler) for method, path, handler in routes]
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request, as a WSGI application."""
+        response = self._answer(environ).send(start_response)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else response
+
+    def _answer(self, environ: Environ) -> Response:
+        segments = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace").split("/")
+        for method, pattern, handler in self._routes:
+            if method == environ["REQUEST_METHOD"] and _matches(pattern, segments):
+                parameters = [segment for segment, wanted in zip(segments, pattern, strict=True) if wanted == "*"]
+                return _call(handler, Request(environ), parameters)
+        return Response(b"404 page not found", 404, {"Content-Type": "text/plain"})
+
+
+def _matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
+    return len(pattern) == len(segments) and all(
+        wanted == segment or (wanted == "*" and segment) for wanted, segment in zip(pattern, segments, strict=True)
+    )
+
+
+def _call(handler: Handler, request: Request, parameters: Sequence[str]) -> Response:
+    try:
+        return handler(request, *parameters)
+    except RefusedError as exc:
+        return exc.response()
+    except Exception as exc:  # noqa: BLE001 - one request must not cost the sandbox
+        traceback.print_exc(file=sys.stderr)
+        return RefusedError(500, "RUNTIME_ERROR", f"the agent failed: {exc!r}").response()

@@ -7,27 +7,25 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bottle import HTTPResponse
-
 from . import http
-from .http import Call
+from .http import Request, Response
 
 _SAMPLE_SECONDS = 1.0
 _PAUSE_SECONDS = 1.0
 
 
-def once(call: Call) -> HTTPResponse:
+def once(request: Request) -> Response:
     """Answer ``GET /metrics``; it takes a second, for processor use is measured over one."""
     return http.json_answer(_figures())
 
 
-def watch(call: Call) -> HTTPResponse:
+def watch(request: Request) -> Response:
     """Answer ``GET /metrics/watch``: figures every two seconds, one JSON object a line."""
-    return http.stream(_lines(call))
+    return http.stream(_lines(request))
 
 
-def _lines(call: Call) -> Iterator[bytes]:
-    while not call.is_gone():
+def _lines(request: Request) -> Iterator[bytes]:
+    while not request.is_gone():
         time.sleep(_PAUSE_SECONDS)
         yield http.encode(_figures()) + b"\n"
 

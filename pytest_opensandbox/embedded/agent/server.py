@@ -5,27 +5,27 @@ from __future__ import annotations
 import hmac
 import logging
 import socket
-import sys
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-import bottle
 from waitress.server import create_server
 from waitress.task import ThreadedTaskDispatcher
 
 from . import downloads, files, http, metrics, proxy, uploads
 from .commands import Commands, most_streams
-from .http import Call, RefusedError
+from .http import Environ, RefusedError, Request, Response, Router, StartResponse
 from .sessions import Sessions
 
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
 Wsgi = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name
 OWN_PORT = 44772
+_UNAUTHORIZED = Response(
+    http.encode({"error": f"Unauthorized: invalid or missing header {TOKEN_HEADER}"}),
+    401,
+    {"Content-Type": http.JSON_TYPE},
+)
 
 
 SPARE_CONNECTIONS = 64
@@ -43,12 +43,11 @@ def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if token and not _shows(environ, token):
-            return _unauthorized(start_response)
+            return _UNAUTHORIZED.send(start_response)
         port = proxy.take_port(environ, OWN_PORT)
         if port is not None:
             return proxy.forward(environ, start_response, port)
-        answered: Iterable[bytes] = router.wsgi(environ, _without_type(start_response))
-        return answered
+        return router(environ, start_response)
 
     return app
 
@@ -62,85 +61,40 @@ def _shows(environ: Environ, token: str) -> bool:
     return hmac.compare_digest(environ.get("HTTP_X_EXECD_ACCESS_TOKEN", "").encode("latin-1"), token.encode())
 
 
-def _router(commands: Commands, sessions: Sessions) -> bottle.Bottle:
+def _router(commands: Commands, sessions: Sessions) -> Router:
     """Return the routes; whatever is not among them is a 404 in plain text, HEAD included."""
 
-    def interrupt(call: Call) -> bottle.HTTPResponse:
-        identifier = call.needed("id")
+    def interrupt(request: Request) -> Response:
+        identifier = request.needed("id")
         if commands.interrupt(identifier) or sessions.interrupt(identifier):
             return http.done()
         raise RefusedError(500, "RUNTIME_ERROR", "error interruptting code context. no such session")
 
-    routes: list[tuple[str, str, Callable[..., bottle.HTTPResponse]]] = [
-        ("GET", "/ping", lambda call: http.done()),
-        ("POST", "/command", commands.run),
-        ("DELETE", "/command", interrupt),
-        ("GET", "/command/status/<identifier>", lambda call, identifier: commands.status(identifier)),
-        ("GET", "/command/<identifier>/logs", commands.logs),
-        ("POST", "/session", sessions.create),
-        ("POST", "/session/<identifier>/run", sessions.run),
-        ("DELETE", "/session/<identifier>", lambda call, identifier: sessions.delete(identifier)),
-        ("GET", "/files/info", files.info),
-        ("GET", "/files/search", files.search),
-        ("GET", "/files/download", downloads.download),
-        ("POST", "/files/upload", uploads.upload),
-        ("POST", "/files/mv", files.move),
-        ("POST", "/files/permissions", files.permissions),
-        ("POST", "/files/replace", files.replace),
-        ("DELETE", "/files", files.remove),
-        ("GET", "/directories/list", files.list_directory),
-        ("POST", "/directories", files.make_directories),
-        ("DELETE", "/directories", files.remove_directories),
-        ("GET", "/metrics", metrics.once),
-        ("GET", "/metrics/watch", metrics.watch),
-    ]
-    router = bottle.Bottle()
-    router.default_error_handler = _not_routed
-    for method, path, handler in routes:
-        router.route(path, method, _guarded(handler))
-    return router
-
-
-def _guarded(handler: Callable[..., bottle.HTTPResponse]) -> Callable[..., bottle.HTTPResponse]:
-    """Give a handler its call, and turn what it refuses, or fails at, into an answer."""
-
-    def answer(**arguments: str) -> bottle.HTTPResponse:
-        if bottle.request.method == "HEAD":
-            return _not_found()
-        try:
-            return handler(Call(bottle.request.environ), **arguments)
-        except RefusedError as exc:
-            return exc.response()
-        except Exception as exc:  # noqa: BLE001 - one request must not cost the sandbox
-            traceback.print_exc(file=sys.stderr)
-            return RefusedError(500, "RUNTIME_ERROR", f"the agent failed: {exc!r}").response()
-
-    return answer
-
-
-def _not_routed(_: bottle.HTTPError) -> bytes:
-    bottle.response.status = 404
-    bottle.response.content_type = "text/plain"
-    return b"404 page not found"
-
-
-def _not_found() -> bottle.HTTPResponse:
-    return bottle.HTTPResponse(b"404 page not found", 404, {"Content-Type": "text/plain"})
-
-
-def _unauthorized(start_response: StartResponse) -> list[bytes]:
-    body = http.encode({"error": f"Unauthorized: invalid or missing header {TOKEN_HEADER}"})
-    start_response("401 Unauthorized", [("Content-Type", http.JSON_TYPE), ("Content-Length", str(len(body)))])
-    return [body]
-
-
-def _without_type(start_response: StartResponse) -> StartResponse:
-    """Drop the content type that stands for none."""
-
-    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        return start_response(status, [header for header in headers if header[1] != http.NO_TYPE], exc_info)
-
-    return start
+    return Router(
+        [
+            ("GET", "/ping", lambda _: http.done()),
+            ("POST", "/command", commands.run),
+            ("DELETE", "/command", interrupt),
+            ("GET", "/command/status/*", commands.status),
+            ("GET", "/command/*/logs", commands.logs),
+            ("POST", "/session", sessions.create),
+            ("POST", "/session/*/run", sessions.run),
+            ("DELETE", "/session/*", sessions.delete),
+            ("GET", "/files/info", files.info),
+            ("GET", "/files/search", files.search),
+            ("GET", "/files/download", downloads.download),
+            ("POST", "/files/upload", uploads.upload),
+            ("POST", "/files/mv", files.move),
+            ("POST", "/files/permissions", files.permissions),
+            ("POST", "/files/replace", files.replace),
+            ("DELETE", "/files", files.remove),
+            ("GET", "/directories/list", files.list_directory),
+            ("POST", "/directories", files.make_directories),
+            ("DELETE", "/directories", files.remove_directories),
+            ("GET", "/metrics", metrics.once),
+            ("GET", "/metrics/watch", metrics.watch),
+        ]
+    )
 
 
 class GrowingDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types

@@ -13,10 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from bottle import HTTPResponse
-
 from . import events, http, paths
-from .http import BAD_BODY, BadBodyError, Call, Fields, RefusedError, parse, reason
+from .http import BAD_BODY, BadBodyError, Fields, RefusedError, Request, Response, parse, reason
 from .paths import EntryError, make_folders
 from .processes import WatchedProcess
 
@@ -254,13 +252,13 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
 
-    def create(self, call: Call) -> HTTPResponse:
+    def create(self, request: Request) -> Response:
         """Answer ``POST /session``; the body is optional, and its directory is made when it is missing.
 
         Raises:
             RefusedError: 400, the body is not what it should be; 500, the directory cannot be made.
         """
-        raw = call.input.read()
+        raw = request.input.read()
         try:
             cwd = Fields(parse(raw) if raw.strip() else None, "CreateSessionRequest").text("cwd")
         except BadBodyError as exc:
@@ -269,13 +267,13 @@ class Sessions:
         self._sessions[session.id] = session
         return http.json_answer({"session_id": session.id})
 
-    def run(self, call: Call, identifier: str) -> HTTPResponse:
+    def run(self, request: Request, identifier: str) -> Response:
         """Answer ``POST /session/{id}/run`` with a stream of events.
 
         Raises:
             RefusedError: 400, the request is wrong; 500, there is no such session.
         """
-        command, cwd, timeout = call.checked(_run, "error parsing request. ")
+        command, cwd, timeout = request.checked(_run, "error parsing request. ")
         wrong = [] if command else [http.invalid_field("RunInSessionRequest", "Command", "required")]
         if timeout < 0:
             wrong.append(http.invalid_field("RunInSessionRequest", "Timeout", "gte"))
@@ -286,7 +284,7 @@ class Sessions:
         if session is None:
             raise RefusedError(500, "RUNTIME_ERROR", "error running in session. context not found")
         script = session.script(command, paths.expand(cwd) or session.cwd)
-        return http.stream(_events(session, Run(script, timeout or _DAY_MILLISECONDS), call.is_gone))
+        return http.stream(_events(session, Run(script, timeout or _DAY_MILLISECONDS), request.is_gone))
 
     def interrupt(self, identifier: str) -> bool:
         """Kill a session's run and end the session; return False when there is none of that id."""
@@ -297,7 +295,7 @@ class Sessions:
             session.current.kill()
         return True
 
-    def delete(self, identifier: str) -> HTTPResponse:
+    def delete(self, request: Request, identifier: str) -> Response:
         """Answer ``DELETE /session/{id}``.
 
         Raises:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, BinaryIO, Protocol
 
-from bottle import HTTPResponse
-
 from . import http, paths
-from .http import BadBodyError, Call, Fields, RefusedError, failure, parse
+from .http import BadBodyError, Fields, RefusedError, Request, Response, failure, parse
 from .paths import EntryError, Permission, make_folders
 
 CHUNK_BYTES = 262_144
@@ -114,7 +112,7 @@ class _Sieve:
         self.is_complete = True
 
 
-def upload(call: Call) -> HTTPResponse:
+def upload(request: Request) -> Response:
     """Answer ``POST /files/upload``.
 
     The body is read twice: first for the metadata and the number of files, so that nothing is written when they do
@@ -123,17 +121,17 @@ def upload(call: Call) -> HTTPResponse:
     Raises:
         RefusedError: 400 for a form or metadata that make no sense, 500 for a file that cannot be written.
     """
-    content_type = call.environ.get("CONTENT_TYPE", "")
+    content_type = request.environ.get("CONTENT_TYPE", "")
     inventory = _Inventory()
     try:
-        read_form(call.input, content_type, inventory)
+        read_form(request.input, content_type, inventory)
     except BrokenFormError as exc:
         raise RefusedError(400, "INVALID_FILE", "multipart form is empty") from exc
     inventory.check()
-    call.input.seek(0)
+    request.input.seek(0)
     writer = _Writer(inventory.metadata)
     try:
-        read_form(call.input, content_type, writer)
+        read_form(request.input, content_type, writer)
     finally:
         writer.close()
     return http.done()

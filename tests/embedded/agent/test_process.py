@@ -87,7 +87,7 @@ def test_an_inherited_socket_is_listened_on(tmp_path) -> None:
 
 def start_on(listener: socket.socket) -> subprocess.Popen[bytes]:
     """Start an agent the way that the embedded server does: isolated, with the libraries put on its path."""
-    found = [importlib.util.find_spec(name) for name in ("bottle", "waitress.server", "python_multipart.multipart")]
+    found = [importlib.util.find_spec(name) for name in ("waitress.server", "python_multipart.multipart")]
     folders = sorted({str(ROOT), *(str(Path(spec.origin).parents[spec.name.count(".")]) for spec in found)})
     code = f"import sys; sys.path[:0] = {folders}; from pytest_opensandbox.embedded.agent.__main__ import main; main()"
     return subprocess.Popen(
@@ -96,7 +96,7 @@ def start_on(listener: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def test_starting_loads_nothing_that_is_heavy_and_rarely_needed() -> None:
-    heavy = {"_ssl", "asyncio", "ctypes", "http.server", "pytest", "python_multipart", "requests", "uuid"}
+    heavy = {"_ssl", "asyncio", "datetime", "email", "http.client", "python_multipart", "requests", "uuid"}
     code = f"""
 import os, sys
 leave = os._exit
