@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from . import events, http, paths, processes
@@ -22,20 +21,26 @@ KEPT_OUTPUTS = 200
 _RUN_FAILED = "error running commands "
 
 
-@dataclass
 class Record:
-    """What is known about one command."""
+    """What is known about one command.
 
-    id: str
-    content: str
-    started_at: int
-    """Nanoseconds since the epoch."""
-    child: WatchedProcess | None
-    """None when it could not be started."""
-    error: str = ""
-    """Why it could not be started."""
-    output: BinaryIO | None = None
-    """Both streams of a background command; None in the foreground, and when it is no longer kept."""
+    Args:
+        content: the command as one text.
+
+    Attributes:
+        started_at: nanoseconds since the epoch.
+        child: its process; None when it could not be started.
+        error: why it could not be started.
+        output: both streams of a background command; None in the foreground, and when it is no longer kept.
+    """
+
+    def __init__(self, content: str) -> None:
+        self.id = os.urandom(16).hex()
+        self.content = content
+        self.started_at = time.time_ns()
+        self.child: WatchedProcess | None = None
+        self.error = ""
+        self.output: BinaryIO | None = None
 
     @property
     def is_running(self) -> bool:
@@ -180,7 +185,7 @@ class Commands:
     def _start(
         self, wish: CommandSpec, seconds: float | None, stdout: BinaryIO, stderr: BinaryIO, *, kills_group: bool = False
     ) -> Record:
-        record = Record(os.urandom(16).hex(), wish.content, time.time_ns(), None)
+        record = Record(wish.content)
         try:
             process = processes.start(wish, stdout, stderr)
         except SpawnError as exc:

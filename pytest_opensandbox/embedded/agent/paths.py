@@ -8,8 +8,7 @@ import pwd
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .http import Fields, failure, timestamp
 
@@ -94,8 +93,7 @@ class EntryError(Exception):
         self.missing = missing
 
 
-@dataclass(frozen=True)
-class Permission:
+class Permission(NamedTuple):
     """Owner, group and mode that a request asks for; empty and 0 leave them as they are."""
 
     owner: str = ""

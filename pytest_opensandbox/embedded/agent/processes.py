@@ -10,8 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, NamedTuple
 
 from . import paths
 from .http import BAD_BODY, RefusedError, reason
@@ -29,20 +28,19 @@ class SpawnError(Exception):
     """The system refused to start a process; the text is what ExecD would say."""
 
 
-@dataclass(frozen=True)
-class CommandSpec:
+class CommandSpec(NamedTuple):
     """What is to be run, and how."""
 
-    command: str = ""
+    command: str
     """Text for a shell, unless ``argv`` is given."""
-    argv: list[str] = field(default_factory=list)
+    argv: list[str]
     """Program and arguments; no shell sees them."""
-    cwd: str = ""
+    cwd: str
     """Working directory, before expansion; empty is the agent's own."""
-    envs: Mapping[str, str] = field(default_factory=dict)
+    envs: Mapping[str, str]
     """Variables on top of the agent's environment."""
-    uid: int | None = None
-    gid: int | None = None
+    uid: int | None
+    gid: int | None
 
     @property
     def content(self) -> str:
