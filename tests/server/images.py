@@ -20,7 +20,7 @@ from tests.server.rootfs import root_file_system
 
 REPOSITORY = "pytest-opensandbox-test"
 
-_LIBRARIES = ("bottle", "waitress", "python_multipart")
+_LIBRARIES = ("waitress", "python_multipart")
 # Compiled there, because a zip keeps nothing of what Python compiles while it runs from it.
 _PACK = """
 import compileall, pathlib, zipapp

@@ -19,7 +19,7 @@ from pytest_opensandbox.embedded.runtime.runtime import hide
 
 PACKAGES = "/var/lib/dpkg"
 
-_EMPTY, _LIBRARIES, _PYTHON, _BYTECODE = "empty", "lib", "python", "__pycache__"
+_EMPTY, _LIBRARIES, _PYTHON = "empty", "lib", "python"
 _VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 _OF_OTHERS = ("site-packages", "dist-packages")
 
@@ -34,20 +34,15 @@ def mark_agent_files(interpreter: Interpreter, marks: Path) -> AgentFiles:
     for name in (_EMPTY, _LIBRARIES, _PYTHON):
         (marks / name).mkdir(parents=True)
     modules = [(Path(source), Path(inside)) for source, inside in interpreter.binds if _is_library(inside)]
-    single = next(source for source, _ in modules if source.suffix == ".py")
-    others = [(source, inside) for source, inside in modules if source.is_dir() and source.parent != single.parent]
-    kept = {inside.name for source, inside in modules if source.parent == single.parent}
-    _hide_others(single.parent, marks / _LIBRARIES, kept | {_BYTECODE, *(inside.name for _, inside in others)})
+    library = modules[-1][0].parent
+    others = [(source, inside) for source, inside in modules if source.parent != library]
+    _hide_others(library, marks / _LIBRARIES, {inside.name for _, inside in modules})
     for _, inside in others:
         (marks / _LIBRARIES / inside.name).mkdir()
-    if (single.parent / _BYTECODE).is_dir():
-        (marks / _LIBRARIES / _BYTECODE).mkdir()
-        compiled = {path.name for path in (single.parent / _BYTECODE).glob(f"{single.stem}.*")}
-        _hide_others(single.parent / _BYTECODE, marks / _LIBRARIES / _BYTECODE, compiled)
     for python, place in interpreter.binds:
         if not _is_library(place):
             _hide_all_but_python(Path(python), Path(interpreter.executable).name, marks / _PYTHON)
-    return AgentFiles(marks, str(single.parent), tuple((str(source), str(inside)) for source, inside in others))
+    return AgentFiles(marks, str(library), tuple((str(source), str(inside)) for source, inside in others))
 
 
 def is_beside(interpreter: Interpreter, place: Path) -> bool:
@@ -58,8 +53,8 @@ def is_beside(interpreter: Interpreter, place: Path) -> bool:
         place: the directory.
     """
     real = Path(os.path.realpath(place))
-    sources = (Path(os.path.realpath(source)) for source, _ in interpreter.binds)
-    return any((source if source.is_dir() else source.parent) in real.parents for source in sources)
+    sources = [(Path(os.path.realpath(source)), inside) for source, inside in interpreter.binds]
+    return any((source.parent if _is_library(inside) else source) in real.parents for source, inside in sources)
 
 
 def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) -> AgentFiles:
@@ -72,14 +67,10 @@ def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) 
     """
     target.mkdir()
     library = target / _LIBRARIES
-    (library / _BYTECODE).mkdir(parents=True)
+    library.mkdir()
     for source, inside in interpreter.binds:
         if _is_library(inside):
-            place = library / os.path.relpath(inside, LIBRARIES)
-            if os.path.isdir(source):
-                shutil.copytree(source, place)
-            else:
-                shutil.copy2(source, place)
+            shutil.copytree(source, library / os.path.relpath(inside, LIBRARIES))
     for directory, _, names in os.walk(target):  # modes of the user's umask may keep others out
         os.chmod(directory, 0o755)  # noqa: S103 - the sandboxes' users must read it
         for name in names:
@@ -115,7 +106,7 @@ def agent_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
 def _bound(host: Host) -> Iterator[str]:
     """Yield the options that bind every part by itself."""
     yield from ("--ro-bind-try", PACKAGES, PACKAGES)
-    for directory in (INSIDE, LIBRARIES, f"{LIBRARIES}/{_BYTECODE}"):
+    for directory in (INSIDE, LIBRARIES):
         yield from ("--perms", "0755", "--dir", directory)
     for source, inside in host.interpreter.binds:
         if _is_library(inside):

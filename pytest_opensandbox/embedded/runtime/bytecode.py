@@ -25,7 +25,7 @@ def compile_ahead(*interpreters: Interpreter) -> None:
 
 def _compile(libraries: list[Path]) -> None:
     for library in libraries:
-        for source in sorted(library.rglob("*.py")) if library.is_dir() else [library]:
+        for source in sorted(library.rglob("*.py")):
             with suppress(OSError, SyntaxError, ValueError):
                 # Reads bytecode that is there and fits, else compiles and writes it, as an import would.
                 SourceFileLoader(source.stem, str(source)).get_code(source.stem)

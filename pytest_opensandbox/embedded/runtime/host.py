@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.obstacles import REQUIRED
-
 INSIDE = "/opt/opensandbox"
 LIBRARIES = f"{INSIDE}/lib"
 PYTHON = f"{INSIDE}/python"
 
+_AGENT_LIBRARIES = ("waitress", "python_multipart")
 _SYSTEM = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Root in a sandbox has no capabilities, but if it is the host's uid 0 it still owns these files.
 _PROC_FILES = ("kcore", "keys", "latency_stats", "mtrr", "sched_debug", "sysrq-trigger", "timer_list")
@@ -153,22 +152,9 @@ def _library_directory(base: str) -> str:
 def _library_binds() -> tuple[tuple[str, str], ...]:
     """Return the agent's package and the libraries that it imports, each with its place inside."""
     agent = Path(__file__).parents[1] / "agent"
-    binds = [(str(agent), f"{LIBRARIES}/opensandbox_agent")]
-    for name in REQUIRED:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None  # the server looked for it when it started
-        assert spec.origin is not None
-        origin = Path(spec.origin)
-        if origin.name == "__init__.py":
-            binds.append((str(origin.parent), f"{LIBRARIES}/{origin.parent.name}"))
-        else:
-            binds.extend(_module_binds(origin))
-    return tuple(binds)
-
-
-def _module_binds(source: Path) -> Iterator[tuple[str, str]]:
-    """Yield the binds of a module that is one file; without its bytecode every sandbox would compile it again."""
-    yield str(source), f"{LIBRARIES}/{source.name}"
-    bytecode = Path(importlib.util.cache_from_source(str(source)))
-    if bytecode.exists():
-        yield str(bytecode), f"{LIBRARIES}/__pycache__/{bytecode.name}"
+    found = [importlib.util.find_spec(name) for name in _AGENT_LIBRARIES]  # the server looked for them when it started
+    libraries = [Path(spec.origin).parent for spec in found if spec and spec.origin]
+    return (
+        (str(agent), f"{LIBRARIES}/opensandbox_agent"),
+        *((str(library), f"{LIBRARIES}/{library.name}") for library in libraries),
+    )

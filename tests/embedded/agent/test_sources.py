@@ -29,13 +29,14 @@ def prefix(tmp_path):
 @pytest.fixture
 def interpreter(prefix, tmp_path):
     site, agent = tmp_path / "site", tmp_path / "package" / "agent"
-    for path in (site / "bottle.py", site / "secrets.py", site / "waitress" / "task.py", agent / "server.py"):
+    parts = ("secrets.py", "other/part.py", "waitress/task.py", "python_multipart/multipart.py")
+    for path in (*(site / part for part in parts), agent / "server.py"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     binds = (
         (str(agent), f"{LIBRARIES}/opensandbox_agent"),
-        (str(site / "bottle.py"), f"{LIBRARIES}/bottle.py"),
         (str(site / "waitress"), f"{LIBRARIES}/waitress"),
+        (str(site / "python_multipart"), f"{LIBRARIES}/python_multipart"),
         (str(prefix), PYTHON),
     )
     return Interpreter(f"{PYTHON}/bin/{VERSION}", binds)
@@ -59,7 +60,7 @@ def test_of_a_python_in_a_home_only_python_is_seen(interpreter, tmp_path):
 def test_of_a_directory_of_libraries_only_the_agent_s_are_seen(interpreter, tmp_path):
     files = mark_agent_files(interpreter, tmp_path / "marks")
 
-    assert marked(tmp_path / "marks" / "lib") == {"secrets.py"}
+    assert marked(tmp_path / "marks" / "lib") == {"secrets.py", "other"}
     assert (files.library, files.others) == (
         str(tmp_path / "site"),
         ((str(tmp_path / "package" / "agent"), f"{LIBRARIES}/opensandbox_agent"),),
@@ -68,12 +69,12 @@ def test_of_a_directory_of_libraries_only_the_agent_s_are_seen(interpreter, tmp_
 
 def test_copies_are_for_everybody_to_read(interpreter, tmp_path):
     (tmp_path / "site" / "waitress").chmod(0o700)
-    (tmp_path / "site" / "bottle.py").chmod(0o600)
+    (tmp_path / "site" / "waitress" / "task.py").chmod(0o600)
 
     copies = copy_agent_files(mark_agent_files(interpreter, tmp_path / "marks"), interpreter, tmp_path / "copies")
 
     found = {str(path.relative_to(copies.library)): path for path in Path(copies.library).rglob("*")}
-    assert {"bottle.py", "waitress/task.py", "opensandbox_agent/server.py"} <= set(found)
+    assert {"python_multipart/multipart.py", "waitress/task.py", "opensandbox_agent/server.py"} <= set(found)
     assert "secrets.py" not in found
     assert all(os.stat(path).st_mode & 0o004 for path in found.values())
     assert copies.others == ()

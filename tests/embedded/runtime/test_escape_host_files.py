@@ -28,7 +28,8 @@ CHANGE = """
 import glob, os
 links = ('exe', 'root', 'cwd', 'fd/*', 'map_files/*')
 places = [place for link in links for place in glob.glob('/proc/[0-9]*/' + link)]
-places += ['/etc/passwd', '/usr/bin/env', '/opt', '/opt/opensandbox/lib/bottle.py', '/dev/null', '/var/lib/dpkg/status']
+places += ['/etc/passwd', '/usr/bin/env', '/opt', '/opt/opensandbox/lib/waitress/task.py']
+places += ['/dev/null', '/var/lib/dpkg/status']
 def attempt(change, *arguments):
     try:
         change(*arguments)
@@ -52,7 +53,7 @@ print('tried', len(places))
 
 def of_the_host():
     """Yield files and directories of the host that a sandbox has some way to."""
-    libraries = (importlib.util.find_spec(name).origin for name in ("bottle", "waitress", "python_multipart"))
+    libraries = (importlib.util.find_spec(name).origin for name in ("waitress", "python_multipart"))
     files = ["/etc/passwd", "/usr/bin/env", "/dev/null", "/var/lib/dpkg/status", "/usr/lib/os-release"]
     yield from filter(os.path.exists, [*files, os.path.realpath(sys.executable), *libraries, "/etc", "/opt", "/usr"])
 
