@@ -73,7 +73,7 @@ class Table:
         return {(row, column): text for row, *texts in split[2:] for column, text in zip(columns, texts, strict=True)}
 
     def write(self, cells: Cells) -> None:
-        """Put cells on the page; what is not among them stays as it is, for not every world is at hand everywhere."""
+        """Put cells on the page; other cells stay as they are: not every machine has every backend."""
         shown = {**self.on_page(), **cells}
         lines = [[row, *(shown.get((row, column), "–") for column in self.columns)] for row in self.rows]
         head = [self.corner, *self.columns]

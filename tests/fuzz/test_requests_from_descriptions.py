@@ -26,7 +26,7 @@ FUZZ = settings(
 
 @pytest.fixture(scope="module")
 def server():
-    """An embedded server of our own, that nobody else has sandboxes on."""
+    """An embedded server that only this test uses."""
     from pytest_opensandbox.servers.server_process import start_embedded
 
     with start_embedded() as server:
@@ -42,9 +42,9 @@ def client(server):
 @pytest.fixture(scope="module")
 def endpoint(client):
     """The agent of a sandbox in which anything may happen."""
-    box = client.create_sandbox(SandboxOpts(image="host"))
-    client.wait_ready(box.id)
-    return client.discover_execd(box.id)
+    sandbox = client.create_sandbox(SandboxOpts(image="host"))
+    client.wait_ready(sandbox.id)
+    return client.discover_execd(sandbox.id)
 
 
 @LIFECYCLE.parametrize()
@@ -57,8 +57,8 @@ def test_the_server_answers(case, server, client):
 
     response = case.call(base_url=server.url, headers={"OPEN-SANDBOX-API-KEY": server.api_key}, timeout=ANSWER_SECONDS)
 
-    for box in client.list_sandboxes():
-        client.delete_sandbox(box.id)
+    for sandbox in client.list_sandboxes():
+        client.delete_sandbox(sandbox.id)
     assert response.status_code < 500 or response.status_code in (501, 503)
     assert "Traceback" not in response.text
 

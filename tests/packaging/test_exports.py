@@ -95,11 +95,11 @@ def test_a_misspelt_name_is_an_error_to_a_type_checker(tmp_path):
         check=False,
     )
 
-    said = checked.stdout.splitlines()
-    assert 'has no attribute "Sandpit"' in said[0]
-    assert 'has no attribute "Clinet"' in said[1]
-    assert 'Revealed type is "pytest_opensandbox.sandbox.sandbox.Sandbox"' in said[2]
-    assert 'Revealed type is "int"' in said[3] or 'Revealed type is "builtins.int"' in said[3]
+    lines = checked.stdout.splitlines()
+    assert 'has no attribute "Sandpit"' in lines[0]
+    assert 'has no attribute "Clinet"' in lines[1]
+    assert 'Revealed type is "pytest_opensandbox.sandbox.sandbox.Sandbox"' in lines[2]
+    assert 'Revealed type is "int"' in lines[3] or 'Revealed type is "builtins.int"' in lines[3]
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -30,7 +30,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     }
 
 
-def test_every_room_is_in_the_wheel(wheel):
+def test_every_module_is_in_the_wheel(wheel):
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "pytest_opensandbox").rglob("*.py")}
 
     assert sources | {"pytest_opensandbox/py.typed"} <= set(wheel.namelist())
