@@ -154,7 +154,7 @@ class HeadTailBuffer:
         return self.content().decode("utf-8", "replace")
 
 
-class Lines:
+class CapturedStream:
     """One stream of a command, put together from its lines.
 
     Args:
@@ -163,20 +163,20 @@ class Lines:
     """
 
     def __init__(self, max_bytes: int, callback: Callback | None) -> None:
-        self.clip = HeadTailBuffer(max_bytes)
+        self.buffer = HeadTailBuffer(max_bytes)
         """The stream, without the end of its last line, which the agent does not tell."""
-        self.begun = False
+        self.has_lines = False
         """Whether there was a line."""
         self._callback = callback
 
-    def add(self, line: str) -> None:
+    def add_line(self, line: str) -> None:
         """Add one line as the agent tells it."""
         # An empty line is told as "\n", every other one without its end.
         line = "" if line == "\n" else line
-        if self.begun:
-            self.clip.write(b"\n")
-        self.begun = True
-        self.clip.write(line.encode("utf-8", "surrogatepass"))
+        if self.has_lines:
+            self.buffer.write(b"\n")
+        self.has_lines = True
+        self.buffer.write(line.encode("utf-8", "surrogatepass"))
         if self._callback is not None:
             self._callback(line)
 
@@ -207,9 +207,9 @@ class CommandRun:
         self.sandbox_id = sandbox_id
         self.command_id = ""
         """The agent's id of the command, "" until its first event."""
-        self.is_told = False
+        self.has_all_output = False
         """Whether all that the agent had to tell has come, apart perhaps from how the command ended."""
-        self._lines = {"stdout": Lines(max_bytes, on_stdout), "stderr": Lines(max_bytes, on_stderr)}
+        self._streams = {"stdout": CapturedStream(max_bytes, on_stdout), "stderr": CapturedStream(max_bytes, on_stderr)}
         self._started = time.monotonic()
 
     @property
@@ -217,7 +217,7 @@ class CommandRun:
         """Seconds since the request."""
         return time.monotonic() - self._started
 
-    def take(self, event: Event) -> CommandResult | None:
+    def add_event(self, event: Event) -> CommandResult | None:
         """Take in one event.
 
         Returns:
@@ -227,17 +227,17 @@ class CommandRun:
             CommandStartError: it could not be started.
             CommandLostError: the agent gave it up.
         """
-        if event.type in self._lines:
-            self._lines[event.type].add(event.text)
+        if event.type in self._streams:
+            self._streams[event.type].add_line(event.text)
         elif event.type == "init":
             self.command_id = event.text
         elif event.type == "execution_complete":
-            return self.begun() if self.request.background else self._result(0, None)
+            return self.background_result() if self.request.background else self._result(0, None)
         elif event.type == "error" or event.error is not None:
             return self._failed(event.type, event.error or EventError())
         return None
 
-    def timed_out(self, seconds: float) -> CommandTimeoutError:
+    def timeout_error(self, seconds: float) -> CommandTimeoutError:
         """Return the error for a command whose end we stopped waiting for.
 
         Args:
@@ -246,30 +246,30 @@ class CommandRun:
         return CommandTimeoutError(
             self.request.name,
             timeout_seconds=seconds,
-            stdout=self._lines["stdout"].clip.text(),
-            stderr=self._lines["stderr"].clip.text(),
+            stdout=self._streams["stdout"].buffer.text(),
+            stderr=self._streams["stderr"].buffer.text(),
             sandbox_id=self.sandbox_id,
         )
 
-    def lost(self, why: str) -> CommandLostError:
+    def lost_error(self, why: str) -> CommandLostError:
         """Return the error for a command whose end nobody told."""
         text = f"{brief(self.request.name)}: {why}"
         return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
 
-    def begun(self) -> BackgroundCommand:
+    def background_result(self) -> BackgroundCommand:
         """Return the result of a command in the background, which is none yet."""
         return BackgroundCommand(
             self.request.name, duration=self.elapsed, sandbox_id=self.sandbox_id, command_id=self.command_id
         )
 
-    def told(self, exit_code: object, error: object) -> CommandResult | None:
+    def result_from_status(self, exit_code: object, error: object) -> CommandResult | None:
         """Return the result with the ending that the agent told when it was asked; None where it may lack output.
 
         Args:
             exit_code: the agent's number, -1 for a signal.
             error: the agent's line, such as ``signal: killed``.
         """
-        if not self.is_told or type(exit_code) is not int or not -1 <= exit_code <= _HIGHEST_EXIT_CODE:
+        if not self.has_all_output or type(exit_code) is not int or not -1 <= exit_code <= _HIGHEST_EXIT_CODE:
             return None
         return self._result(*read_ending(exit_code, [str(error or "")]))
 
@@ -278,8 +278,8 @@ class CommandRun:
             return self._result(*read_ending(int(error.evalue), error.traceback))
         why = ": ".join(part for part in (error.ename, error.evalue) if part) or "the agent gives no reason"
         # An error that follows output, or that is no event, is the agent's own trouble in the middle of a command.
-        if kind != "error" or any(lines.begun for lines in self._lines.values()):
-            raise self.lost(f"the agent gave it up ({why})")
+        if kind != "error" or any(stream.has_lines for stream in self._streams.values()):
+            raise self.lost_error(f"the agent gave it up ({why})")
         raise CommandStartError(self.request.name, why=_with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
 
     def _result(self, exit_code: int, signal: str | None) -> CommandResult:
@@ -287,14 +287,14 @@ class CommandRun:
         return CommandResult(
             command=self.request.name,
             exit_code=exit_code,
-            stdout_bytes=self._lines["stdout"].clip.content(),
-            stderr_bytes=self._lines["stderr"].clip.content(),
+            stdout_bytes=self._streams["stdout"].buffer.content(),
+            stderr_bytes=self._streams["stderr"].buffer.content(),
             duration=elapsed,
             signal=signal,
             # A time limit and an out-of-memory kill look the same on the wire; only the time tells.
             timed_out=signal == "SIGKILL" and limit is not None and elapsed >= limit,
             time_limit=limit,
-            truncated=any(lines.clip.truncated for lines in self._lines.values()),
+            truncated=any(stream.buffer.truncated for stream in self._streams.values()),
             sandbox_id=self.sandbox_id,
             command_id=self.command_id,
         )

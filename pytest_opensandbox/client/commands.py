@@ -188,10 +188,10 @@ class CommandsAPI:
         except (CommandStartError, ApiError):
             raise
         except CommandLostError as exc:
-            return self._explained(endpoint, run, exc)
+            return self._resolve_lost(endpoint, run, exc)
         except BaseException:
             # Nobody waits for it any more, and closing the connection does not end it.
-            self._end(endpoint, run)
+            self._interrupt_quietly(endpoint, run)
             raise
 
     def _follow(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
@@ -204,24 +204,24 @@ class CommandsAPI:
             left = limit + GRACE_SECONDS - run.elapsed
             # A read that used up what was left of the time may end a moment before it.
             if left <= _LEAST_SECONDS:
-                raise run.timed_out(limit)
+                raise run.timeout_error(limit)
             return min(silence, left)
 
         try:
             answer = self._start(endpoint, run, patience())
             with answer:
                 result = _until_end(run, answer.chunks(timeout=patience))
-                run.is_told = run.is_told and answer.is_framed
+                run.has_all_output = run.has_all_output and answer.is_framed
         except TransportError as exc:
             if not run.command_id:
                 raise
             if exc.timed_out:
                 patience()
-            raise run.lost(f"the connection broke before it ended ({exc})") from exc
+            raise run.lost_error(f"the connection broke before it ended ({exc})") from exc
         if result is None and run.request.background and run.command_id:
-            return run.begun()
+            return run.background_result()
         if result is None:
-            raise run.lost("the answer ended before the command did")
+            raise run.lost_error("the answer ended before the command did")
         return result
 
     def _start(self, endpoint: Endpoint | str, run: CommandRun, seconds: float) -> Response:
@@ -239,7 +239,7 @@ class CommandsAPI:
                 raise CommandStartError(run.request.name, why=exc.message, sandbox_id=run.sandbox_id) from exc
             raise
 
-    def _explained(self, endpoint: Endpoint | str, run: CommandRun, error: CommandLostError) -> CommandResult:
+    def _resolve_lost(self, endpoint: Endpoint | str, run: CommandRun, error: CommandLostError) -> CommandResult:
         """Ask the agent what became of a command whose end it did not tell; one that still runs is ended.
 
         Agents before 1.0.18 drop the last event of one command in a hundred. What it wrote came before that.
@@ -256,14 +256,14 @@ class CommandsAPI:
         except OpenSandboxError:
             status = None
         if not isinstance(status, dict) or status.get("running") is not False:
-            self._end(endpoint, run)
+            self._interrupt_quietly(endpoint, run)
             raise error from None
-        if result := run.told(status.get("exit_code"), status.get("error")):
+        if result := run.result_from_status(status.get("exit_code"), status.get("error")):
             return result
         known = f"{error}; the agent says that it exited with {status.get('exit_code')}, its output may be incomplete"
         raise CommandLostError(known, command_id=run.command_id, sandbox_id=run.sandbox_id) from None
 
-    def _end(self, endpoint: Endpoint | str, run: CommandRun) -> None:
+    def _interrupt_quietly(self, endpoint: Endpoint | str, run: CommandRun) -> None:
         """Interrupt on the way out of a failure, which must not be hidden by another."""
         try:
             if run.command_id:
@@ -278,10 +278,10 @@ def _until_end(run: CommandRun, chunks: Iterator[bytes]) -> CommandResult | None
     parser = EventParser()
     for chunk in chunks:
         for event in parser.feed(chunk):
-            if result := run.take(event):
+            if result := run.add_event(event):
                 return result
-    run.is_told = parser.is_between
+    run.has_all_output = parser.is_between_events
     for event in parser.finish():
-        if result := run.take(event):
+        if result := run.add_event(event):
             return result
     return None

@@ -33,10 +33,6 @@ class Event(NamedTuple):
     """``init``, ``ping``, ``stdout``, ``stderr``, ``execution_complete``, ``error`` …; "" for a bare error object."""
     text: str = ""
     """One line of output without its end, the id of the command for ``init``, else ""."""
-    timestamp: int = 0
-    """The agent's clock, milliseconds since 1970; 0 where it says none."""
-    execution_time: int = 0
-    """How long the command ran, milliseconds; 0 where it says none."""
     error: EventError | None = None
     """Set for ``error`` and for a bare error object."""
 
@@ -54,12 +50,12 @@ class EventParser:
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
         self._pieces: list[bytes] = []
-        self._held = 0
+        self._held_bytes = 0
 
     @property
-    def is_between(self) -> bool:
+    def is_between_events(self) -> bool:
         """Whether all that was fed was whole events."""
-        return not self._held
+        return not self._held_bytes
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield the events that these bytes complete.
@@ -71,8 +67,8 @@ class EventParser:
         *ended, rest = data.split(b"\n")
         for line in ended:
             if self._pieces:
-                line = self._joined(line)
-            event = parse_line(line)
+                line = self._join(line)
+            event = _parse_line(line)
             if event is not None:
                 yield event
         if rest:
@@ -84,27 +80,27 @@ class EventParser:
         An agent that fails while it streams adds its error object without an end.
         """
         try:
-            event = parse_line(self._joined(b""))
+            event = _parse_line(self._join(b""))
         except ProtocolError:
             return
         if event is not None:
             yield event
 
-    def _joined(self, last: bytes) -> bytes:
+    def _join(self, last: bytes) -> bytes:
         self._hold(last)
         line = b"".join(self._pieces)
         self._pieces.clear()
-        self._held = 0
+        self._held_bytes = 0
         return line
 
     def _hold(self, piece: bytes) -> None:
-        self._held += len(piece)
-        if self._held > self._max_event_bytes:
+        self._held_bytes += len(piece)
+        if self._held_bytes > self._max_event_bytes:
             raise ProtocolError(f"one event of the stream has more than {self._max_event_bytes:,} bytes")
         self._pieces.append(piece)
 
 
-def parse_line(line: bytes) -> Event | None:
+def _parse_line(line: bytes) -> Event | None:
     """Read one line of a stream.
 
     Returns:
@@ -134,8 +130,6 @@ def _read_event(body: dict[str, Any]) -> Event:
     return Event(
         type=kind,
         text=_text(body.get("text")),
-        timestamp=_number(body.get("timestamp")),
-        execution_time=_number(body.get("execution_time")),
         error=_read_error(error) if isinstance(error, dict) else None,
     )
 
@@ -149,7 +143,3 @@ def _read_error(body: dict[str, Any]) -> EventError:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0

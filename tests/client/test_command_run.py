@@ -1,13 +1,21 @@
 """Commands: what is asked for, how argument lists are quoted, and what the end of one means."""
 
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox.client.command_run import CommandRequest, CommandRun, read_ending, shell_text
+from pytest_opensandbox.client.command_run import (
+    CapturedStream,
+    CommandRequest,
+    CommandRun,
+    HeadTailBuffer,
+    read_ending,
+    shell_text,
+)
 from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, ConfigError
 
@@ -118,11 +126,11 @@ def test_an_ending_is_told_as_subprocess_tells_it(code, traceback, expected):
 def test_success_is_the_event_of_success_alone():
     run = CommandRun(CommandRequest(command="x"), sandbox_id="s")
 
-    assert run.take(Event("init", "id7")) is None
-    assert run.take(Event("ping", "pong")) is None
-    assert run.take(Event("stdout", "out")) is None
-    assert run.take(Event("surprise", "x")) is None
-    result = run.take(Event("execution_complete"))
+    assert run.add_event(Event("init", "id7")) is None
+    assert run.add_event(Event("ping", "pong")) is None
+    assert run.add_event(Event("stdout", "out")) is None
+    assert run.add_event(Event("surprise", "x")) is None
+    result = run.add_event(Event("execution_complete"))
 
     assert result is not None
     assert (result.exit_code, result.stdout, result.ok, result.exact) == (0, "out", True, False)
@@ -140,7 +148,7 @@ def test_success_is_the_event_of_success_alone():
     ],
 )
 def test_a_kill_counts_as_a_timeout_only_if_the_time_was_up(timeout, event, timed_out):
-    result = CommandRun(CommandRequest(command="x", timeout=timeout)).take(event)
+    result = CommandRun(CommandRequest(command="x", timeout=timeout)).add_event(event)
 
     assert result is not None
     assert result.timed_out is timed_out
@@ -150,7 +158,7 @@ def test_an_error_without_a_number_before_any_output_is_a_failed_start():
     run = CommandRun(CommandRequest(command="x"))
 
     with pytest.raises(CommandStartError, match="could not be started: fork/exec: operation not permitted"):
-        run.take(ended("fork/exec: operation not permitted"))
+        run.add_event(ended("fork/exec: operation not permitted"))
 
 
 @pytest.mark.parametrize(
@@ -162,21 +170,21 @@ def test_an_error_without_a_number_before_any_output_is_a_failed_start():
 )
 def test_the_agents_own_trouble_is_never_an_exit_code(event):
     run = CommandRun(CommandRequest(command="x"), sandbox_id="s")
-    run.take(Event("init", "id7"))
-    run.take(Event("stdout", "half"))
+    run.add_event(Event("init", "id7"))
+    run.add_event(Event("stdout", "half"))
 
     with pytest.raises(CommandLostError, match="gave it up") as caught:
-        run.take(event)
+        run.add_event(event)
 
     assert (caught.value.command_id, caught.value.sandbox_id) == ("id7", "s")
 
 
 def test_output_beyond_the_cap_loses_its_middle():
     run = CommandRun(CommandRequest(command="x"), max_bytes=10)
-    run.take(Event("stdout", "0123456789"))
-    run.take(Event("stdout", "abcdef"))
+    run.add_event(Event("stdout", "0123456789"))
+    run.add_event(Event("stdout", "abcdef"))
 
-    result = run.take(Event("execution_complete"))
+    result = run.add_event(Event("execution_complete"))
 
     assert result is not None
     assert (result.stdout_bytes, result.truncated) == (b"01234bcdef", True)
@@ -185,3 +193,62 @@ def test_output_beyond_the_cap_loses_its_middle():
 def test_a_cap_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="max_bytes"):
         CommandRun(CommandRequest(command="x"), max_bytes=0)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=20), st.integers(1, 60))
+def test_a_buffer_keeps_the_beginning_and_the_end(writes, max_bytes):
+    buffer = HeadTailBuffer(max_bytes)
+    everything = b"".join(writes)
+
+    for data in writes:
+        buffer.write(data)
+
+    if len(everything) <= max_bytes:
+        assert (buffer.content(), buffer.truncated) == (everything, False)
+    else:
+        head, tail = max_bytes - max_bytes // 2, max_bytes // 2
+        assert (buffer.content(), buffer.truncated) == (everything[:head] + everything[len(everything) - tail :], True)
+
+
+def test_memory_does_not_grow_with_the_output():
+    buffer = HeadTailBuffer(1_000_000)
+    tracemalloc.start()
+
+    for _ in range(3_000):
+        buffer.write(b"x" * 10_000)
+    for _ in range(100_000):
+        buffer.write(b"y")
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("lines", "content"),
+    [
+        pytest.param(["a", "b"], b"a\nb", id="two lines"),
+        pytest.param(["a", "\n", "\n", "b"], b"a\n\n\nb", id="empty lines arrive as a newline"),
+        pytest.param(["\n"], b"", id="one empty line"),
+        pytest.param(["\n", "a"], b"\na", id="an empty first line"),
+        pytest.param([], b"", id="nothing"),
+        pytest.param(["\ud800"], b"\xed\xa0\x80", id="half a surrogate pair"),
+    ],
+)
+def test_lines_are_joined_as_they_were(lines, content):
+    stream = CapturedStream(100, None)
+
+    for line in lines:
+        stream.add_line(line)
+
+    assert stream.buffer.content() == content
+
+
+def test_a_callback_gets_each_line_without_its_end():
+    heard: list[str] = []
+    stream = CapturedStream(100, heard.append)
+
+    for line in ("a", "\n", "b"):
+        stream.add_line(line)
+
+    assert heard == ["a", "", "b"]

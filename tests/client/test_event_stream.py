@@ -79,12 +79,12 @@ def test_several_events_in_one_chunk_come_in_order():
     assert [event.type for event in events] == ["stdout", "stdout", "execution_complete"]
 
 
-def test_numbers_and_the_error_are_read():
+def test_the_error_of_an_event_is_read():
     line = b'{"type":"error","timestamp":5,"execution_time":7,"error":{"ename":"E","evalue":"3","traceback":["a","b"]}}'
 
     (event,) = parse(line + b"\n\n")
 
-    assert event == Event("error", "", 5, 7, EventError("E", "3", ("a", "b")))
+    assert event == Event("error", error=EventError("E", "3", ("a", "b")))
 
 
 @pytest.mark.parametrize(

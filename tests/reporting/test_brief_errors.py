@@ -48,7 +48,7 @@ def test_a_command_that_could_not_be_started_says_what_helps(why, advice):
     run = CommandRun(CommandRequest(command="true"))
 
     with pytest.raises(CommandStartError, match=why.replace("/", ".")) as caught:
-        run.take(Event("error", error=EventError("CommandExecError", why)))
+        run.add_event(Event("error", error=EventError("CommandExecError", why)))
 
     assert advice in str(caught.value)
 
