@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -10,6 +10,32 @@ from pytest_opensandbox.errors import CommandError, CommandLostError, CommandTim
 from pytest_opensandbox.text import brief
 
 _KILLERS = {"SIGKILL": ", sent in the sandbox or by the kernel, which does so when memory runs out"}
+# The words of Go's runtime for Linux, whatever system we run on.
+_SIGNALS: Mapping[str, tuple[int, str]] = {
+    "hangup": (1, "SIGHUP"),
+    "interrupt": (2, "SIGINT"),
+    "quit": (3, "SIGQUIT"),
+    "illegal instruction": (4, "SIGILL"),
+    "trace/breakpoint trap": (5, "SIGTRAP"),
+    "aborted": (6, "SIGABRT"),
+    "bus error": (7, "SIGBUS"),
+    "floating point exception": (8, "SIGFPE"),
+    "killed": (9, "SIGKILL"),
+    "user defined signal 1": (10, "SIGUSR1"),
+    "segmentation fault": (11, "SIGSEGV"),
+    "user defined signal 2": (12, "SIGUSR2"),
+    "broken pipe": (13, "SIGPIPE"),
+    "alarm clock": (14, "SIGALRM"),
+    "terminated": (15, "SIGTERM"),
+    "stack fault": (16, "SIGSTKFLT"),
+    "CPU time limit exceeded": (24, "SIGXCPU"),
+    "file size limit exceeded": (25, "SIGXFSZ"),
+    "virtual timer expired": (26, "SIGVTALRM"),
+    "profiling timer expired": (27, "SIGPROF"),
+    "I/O possible": (29, "SIGIO"),
+    "power failure": (30, "SIGPWR"),
+    "bad system call": (31, "SIGSYS"),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +138,23 @@ class BackgroundCommand(CommandResult):
 
     def __repr__(self) -> str:
         return f"<BackgroundCommand {brief(self.command)} command_id={self.command_id!r}>"
+
+
+def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | None]:
+    """Return the exit code as ``subprocess`` says it, and the name of the signal that ended the command.
+
+    Args:
+        exit_code: the agent's number, -1 for a signal.
+        traceback: the agent's lines, such as ``signal: killed``.
+
+    Returns:
+        0 … 255 and None; or minus the signal's number and its name; -1 and the agent's own word for an unknown one.
+    """
+    if exit_code >= 0:
+        return exit_code, None
+    words = next((line.removeprefix("signal: ") for line in traceback if line.startswith("signal: ")), "unknown")
+    number, name = _SIGNALS.get(words.removesuffix(" (core dumped)"), (1, words))
+    return -number, name
 
 
 def _shorten(text: str) -> str:

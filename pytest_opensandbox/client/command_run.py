@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult
+from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult, read_ending
 from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.client.models import text_bytes
 from pytest_opensandbox.client.sandbox_opts import check_env, check_seconds
@@ -27,32 +27,6 @@ _START_ADVICE = {
 }
 _HIGHEST_EXIT_CODE = 255
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
-# The words of Go's runtime for Linux, whatever system we run on.
-_SIGNALS: Mapping[str, tuple[int, str]] = {
-    "hangup": (1, "SIGHUP"),
-    "interrupt": (2, "SIGINT"),
-    "quit": (3, "SIGQUIT"),
-    "illegal instruction": (4, "SIGILL"),
-    "trace/breakpoint trap": (5, "SIGTRAP"),
-    "aborted": (6, "SIGABRT"),
-    "bus error": (7, "SIGBUS"),
-    "floating point exception": (8, "SIGFPE"),
-    "killed": (9, "SIGKILL"),
-    "user defined signal 1": (10, "SIGUSR1"),
-    "segmentation fault": (11, "SIGSEGV"),
-    "user defined signal 2": (12, "SIGUSR2"),
-    "broken pipe": (13, "SIGPIPE"),
-    "alarm clock": (14, "SIGALRM"),
-    "terminated": (15, "SIGTERM"),
-    "stack fault": (16, "SIGSTKFLT"),
-    "CPU time limit exceeded": (24, "SIGXCPU"),
-    "file size limit exceeded": (25, "SIGXFSZ"),
-    "virtual timer expired": (26, "SIGVTALRM"),
-    "profiling timer expired": (27, "SIGPROF"),
-    "I/O possible": (29, "SIGIO"),
-    "power failure": (30, "SIGPWR"),
-    "bad system call": (31, "SIGSYS"),
-}
 
 Callback = Callable[[str], None]
 
@@ -313,23 +287,6 @@ def shell_text(command: str | Sequence[str]) -> str:
     and ``["A=1"]`` an assignment.
     """
     return command if isinstance(command, str) else f"exec {shlex.join(command)}"
-
-
-def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | None]:
-    """Return the exit code as ``subprocess`` says it, and the name of the signal that ended the command.
-
-    Args:
-        exit_code: the agent's number, -1 for a signal.
-        traceback: the agent's lines, such as ``signal: killed``.
-
-    Returns:
-        0 … 255 and None; or minus the signal's number and its name; -1 and the agent's own word for an unknown one.
-    """
-    if exit_code >= 0:
-        return exit_code, None
-    words = next((line.removeprefix("signal: ") for line in traceback if line.startswith("signal: ")), "unknown")
-    number, name = _SIGNALS.get(words.removesuffix(" (core dumped)"), (1, words))
-    return -number, name
 
 
 def check_directory(cwd: str | None) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_opensandbox.client.command_result import CommandResult
+from pytest_opensandbox.client.command_result import CommandResult, read_ending
 from pytest_opensandbox.errors import CommandError, CommandTimeoutError
 
 
@@ -70,3 +70,19 @@ def test_a_repr_is_short_and_says_what_matters():
 
     assert repr(result).startswith("<CommandResult 'x' exit_code=1 truncated stdout=")
     assert len(repr(result)) < 200
+
+
+@pytest.mark.parametrize(
+    ("code", "traceback", "expected"),
+    [
+        pytest.param(3, ["exit status 3"], (3, None), id="exit code"),
+        pytest.param(-1, ["signal: killed"], (-9, "SIGKILL"), id="killed"),
+        pytest.param(-1, ["signal: terminated"], (-15, "SIGTERM"), id="terminated"),
+        pytest.param(-1, ["signal: segmentation fault (core dumped)"], (-11, "SIGSEGV"), id="core dumped"),
+        pytest.param(-1, ["signal: user defined signal 1"], (-10, "SIGUSR1"), id="Linux' number on any system"),
+        pytest.param(-1, ["signal: signal 40"], (-1, "signal 40"), id="unknown"),
+        pytest.param(-1, [], (-1, "unknown"), id="not told"),
+    ],
+)
+def test_an_ending_is_told_as_subprocess_tells_it(code, traceback, expected):
+    assert read_ending(code, traceback) == expected

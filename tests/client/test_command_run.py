@@ -13,7 +13,6 @@ from pytest_opensandbox.client.command_run import (
     CommandRequest,
     CommandRun,
     HeadTailBuffer,
-    read_ending,
     shell_text,
 )
 from pytest_opensandbox.client.event_stream import Event, EventError
@@ -105,22 +104,6 @@ def test_a_value_that_breaks_a_rule_is_refused_by_its_name(field, values):
         CommandRequest(**{"command": "true", **values})
 
     assert caught.value.field == field
-
-
-@pytest.mark.parametrize(
-    ("code", "traceback", "expected"),
-    [
-        pytest.param(3, ["exit status 3"], (3, None), id="exit code"),
-        pytest.param(-1, ["signal: killed"], (-9, "SIGKILL"), id="killed"),
-        pytest.param(-1, ["signal: terminated"], (-15, "SIGTERM"), id="terminated"),
-        pytest.param(-1, ["signal: segmentation fault (core dumped)"], (-11, "SIGSEGV"), id="core dumped"),
-        pytest.param(-1, ["signal: user defined signal 1"], (-10, "SIGUSR1"), id="Linux' number on any system"),
-        pytest.param(-1, ["signal: signal 40"], (-1, "signal 40"), id="unknown"),
-        pytest.param(-1, [], (-1, "unknown"), id="not told"),
-    ],
-)
-def test_an_ending_is_told_as_subprocess_tells_it(code, traceback, expected):
-    assert read_ending(code, traceback) == expected
 
 
 def test_success_is_the_event_of_success_alone():
