@@ -128,13 +128,13 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             ApiError: the server refuses.
         """
         check_seconds("timeout", timeout)
-        looks = ReadinessProbes(
+        probes = ReadinessProbes(
             state=lambda seconds: self._look_at(sandbox_id, self._transport.within(seconds)),
             endpoint=lambda seconds: self._look_up(sandbox_id, EXECD_PORT, self._transport.within(seconds)),
             ping=lambda endpoint, seconds: self.ping(endpoint, timeout=seconds),
             logs=lambda: self.diagnostics(sandbox_id),
         )
-        return ReadyWait(sandbox_id, looks, known=known).wait(timeout)
+        return ReadyWait(sandbox_id, probes, known=known, timeouts=self.timeouts).wait(timeout)
 
     def wait_paused(self, sandbox_id: str, *, timeout: float = PAUSE_SECONDS) -> SandboxResponse:
         """Return a sandbox as soon as it is paused, once ``pause`` has asked for that.
@@ -150,7 +150,11 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             ApiError: the server refuses.
         """
         check_seconds("timeout", timeout)
-        return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id, self._transport.within(timeout))).wait(timeout)
+
+        def get_state() -> SandboxResponse:
+            return self._look_at(sandbox_id, self._transport.within(timeout))
+
+        return PauseWait(sandbox_id, get_state, timeouts=self.timeouts).wait(timeout)
 
     @one_call
     def server_version(self) -> str:

@@ -16,6 +16,7 @@ from pytest_opensandbox.client.models import text_bytes
 from pytest_opensandbox.client.sandbox_opts import check_env, check_seconds
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.text import brief, tail
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
 
@@ -26,6 +27,7 @@ _START_ADVICE = {
     "no space left": "the sandbox's disk is full, remove what is not needed",
 }
 _HIGHEST_EXIT_CODE = 255
+_LEAST_SECONDS = 0.02
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 
 Callback = Callable[[str], None]
@@ -164,6 +166,7 @@ class CommandRun:
         max_bytes: most that is kept of each stream; bytes, > 0.
         on_stdout: called with each line of standard output, without its end.
         on_stderr: called with each line of standard error, without its end.
+        timeouts: how long the agent may be silent, and how long after its time limit a command is given up.
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class CommandRun:
         max_bytes: int = MAX_STREAM_BYTES,
         on_stdout: Callback | None = None,
         on_stderr: Callback | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         if max_bytes < 1:
             raise ConfigError("max_bytes", "be more than 0", max_bytes)
@@ -184,6 +188,7 @@ class CommandRun:
         self.has_all_output = False
         """Whether all that the agent had to tell has come, apart perhaps from how the command ended."""
         self._streams = {"stdout": CapturedStream(max_bytes, on_stdout), "stderr": CapturedStream(max_bytes, on_stderr)}
+        self._timeouts = timeouts
         self._started = time.monotonic()
 
     @property
@@ -211,15 +216,23 @@ class CommandRun:
             return self._failed(event.type, event.error or EventError())
         return None
 
-    def timeout_error(self, seconds: float) -> CommandTimeoutError:
-        """Return the error for a command whose end we stopped waiting for.
+    def read_seconds(self) -> float:
+        """Return how long the next read of events may take; seconds, > 0.
 
-        Args:
-            seconds: its time limit.
+        Raises:
+            CommandTimeoutError: the command's time limit and the grace have passed; holds what it has written.
         """
-        return CommandTimeoutError(
+        silence = self._timeouts.silence_seconds if self.command_id else self._timeouts.first_byte_seconds
+        limit = self.request.timeout
+        if limit is None or self.request.background:
+            return silence
+        left = limit + self._timeouts.grace_seconds - self.elapsed
+        # A read that used up what was left of the time may end a moment before it.
+        if left > _LEAST_SECONDS:
+            return min(silence, left)
+        raise CommandTimeoutError(
             self.request.name,
-            timeout_seconds=seconds,
+            timeout_seconds=limit,
             stdout=self._streams["stdout"].buffer.text(),
             stderr=self._streams["stderr"].buffer.text(),
             sandbox_id=self.sandbox_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Literal, overload
 
@@ -16,18 +16,6 @@ from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.transport import Transport
 
-FIRST_BYTE_SECONDS = 30.0
-"""How long the agent may take to begin its answer; some runtimes accept a command and then say nothing."""
-SILENCE_SECONDS = 20.0
-"""How long it may say nothing after that; it sends a ping every 3 s."""
-GRACE_SECONDS = 10.0
-"""How long after its time limit a command is given up; the agent should have ended it before."""
-ENDING_SECONDS = 5.0
-"""How long it may take to end a command that was given up, or to learn what became of it."""
-
-_INTERRUPT_TIMEOUTS = (2.0, 8.0)  # The agent waits 3 s between SIGTERM and SIGKILL before it answers.
-_STATUS_TIMEOUTS = (2.0, 5.0)
-_LEAST_SECONDS = 0.02
 _STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, however long it is
 
 
@@ -150,8 +138,21 @@ class CommandsAPI:
             max_bytes=max_bytes,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
+            timeouts=self._transport.timeouts,
         )
-        return self._perform(endpoint, run)
+        try:
+            # The agent reports at once that a command in the background has begun. Another may run for as long as it
+            # writes something.
+            with time_limit(self._transport.timeouts.call_seconds if background else inf):
+                return self._read_to_end(endpoint, run)
+        except (CommandStartError, ApiError):
+            raise
+        except CommandLostError as exc:
+            return self._resolve_lost(endpoint, run, exc)
+        except BaseException:
+            # No caller waits for the command any more, and closing the connection does not end it.
+            self._interrupt_quietly(endpoint, run)
+            raise
 
     def interrupt(self, endpoint: Endpoint | str, command_id: str) -> bool:
         """End a command and its children: SIGTERM, after 3 s SIGKILL.
@@ -169,10 +170,11 @@ class CommandsAPI:
 
         Source: specs/execd-api.yaml, DELETE /command.
         """
+        timeout = (self._transport.timeouts.agent_connect_seconds, self._transport.timeouts.interrupt_seconds)
+        query = [("id", command_id)]
         try:
-            with time_limit(sum(_INTERRUPT_TIMEOUTS)):
-                query = [("id", command_id)]
-                self._transport.ask(endpoint, "DELETE", "/command", params=query, timeout=_INTERRUPT_TIMEOUTS).read()
+            with time_limit(sum(timeout)):
+                self._transport.ask(endpoint, "DELETE", "/command", params=query, timeout=timeout).read()
         except ApiError as exc:
             # 500 is how the agent says that it knows no such command, or that it has ended.
             if exc.status in (404, 500):
@@ -180,51 +182,39 @@ class CommandsAPI:
             raise
         return True
 
-    def _perform(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
+    def _read_to_end(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
+        """Start a command, then read, parse and dispatch events until the one that ends it.
+
+        The agent keeps the connection open for another second after that event.
+
+        Raises:
+            CommandStartError: the agent could not start it.
+            CommandTimeoutError: its time limit and the grace have passed.
+            CommandLostError: the answer ended before the command did.
+            TransportError: no event came.
+        """
+        parser = EventParser()
         try:
-            # One in the background has said all when it has begun; another may run for as long as it says something.
-            with time_limit(self._transport.timeouts.call_seconds if run.request.background else inf):
-                return self._follow(endpoint, run)
-        except (CommandStartError, ApiError):
-            raise
-        except CommandLostError as exc:
-            return self._resolve_lost(endpoint, run, exc)
-        except BaseException:
-            # Nobody waits for it any more, and closing the connection does not end it.
-            self._interrupt_quietly(endpoint, run)
-            raise
-
-    def _follow(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
-        limit = run.request.timeout
-
-        def patience() -> float:
-            silence = SILENCE_SECONDS if run.command_id else FIRST_BYTE_SECONDS
-            if limit is None or run.request.background:
-                return silence
-            left = limit + GRACE_SECONDS - run.elapsed
-            # A read that used up what was left of the time may end a moment before it.
-            if left <= _LEAST_SECONDS:
-                raise run.timeout_error(limit)
-            return min(silence, left)
-
-        try:
-            answer = self._start(endpoint, run, patience())
-            with answer:
-                result = _until_end(run, answer.chunks(timeout=patience))
-                run.has_all_output = run.has_all_output and answer.is_framed
+            with self._start(endpoint, run) as answer:
+                while piece := answer.read_some(run.read_seconds()):
+                    for event in parser.feed(piece):
+                        if result := run.add_event(event):
+                            return result
+                run.has_all_output = parser.is_between_events and answer.is_framed
+                for event in parser.finish():
+                    if result := run.add_event(event):
+                        return result
         except TransportError as exc:
             if not run.command_id:
                 raise
             if exc.timed_out:
-                patience()
+                run.read_seconds()
             raise run.lost_error(f"the connection broke before it ended ({exc})") from exc
-        if result is None and run.request.background and run.command_id:
+        if run.request.background and run.command_id:
             return run.background_result()
-        if result is None:
-            raise run.lost_error("the answer ended before the command did")
-        return result
+        raise run.lost_error("the answer ended before the command did")
 
-    def _start(self, endpoint: Endpoint | str, run: CommandRun, seconds: float) -> Response:
+    def _start(self, endpoint: Endpoint | str, run: CommandRun) -> Response:
         try:
             return self._transport.ask(
                 endpoint,
@@ -232,7 +222,7 @@ class CommandsAPI:
                 "/command",
                 json=run.request.to_wire(),
                 headers={"Accept": "text/event-stream"},
-                timeout=(self._transport.timeouts.connect_seconds, seconds),
+                timeout=(self._transport.timeouts.connect_seconds, run.read_seconds()),
             )
         except ApiError as exc:
             if exc.status == 500 and exc.code == "RUNTIME_ERROR":
@@ -247,12 +237,11 @@ class CommandsAPI:
         Raises:
             CommandLostError: its output may be incomplete, or the agent does not know how it ended.
         """
+        timeout = (self._transport.timeouts.agent_connect_seconds, self._transport.timeouts.status_seconds)
         try:
             path = f"/command/status/{path_segment('command_id', run.command_id)}"
-            with time_limit(ENDING_SECONDS):
-                status = self._transport.ask(endpoint, "GET", path, timeout=_STATUS_TIMEOUTS).json(
-                    max_bytes=_STATUS_BYTES
-                )
+            with time_limit(self._transport.timeouts.ending_seconds):
+                status = self._transport.ask(endpoint, "GET", path, timeout=timeout).json(max_bytes=_STATUS_BYTES)
         except OpenSandboxError:
             status = None
         if not isinstance(status, dict) or status.get("running") is not False:
@@ -267,21 +256,7 @@ class CommandsAPI:
         """Interrupt on the way out of a failure, which must not be hidden by another."""
         try:
             if run.command_id:
-                with time_limit(ENDING_SECONDS):
+                with time_limit(self._transport.timeouts.ending_seconds):
                     self.interrupt(endpoint, run.command_id)
         except OpenSandboxError:
             return
-
-
-def _until_end(run: CommandRun, chunks: Iterator[bytes]) -> CommandResult | None:
-    """Take in events until the one that ends the command; the agent keeps the connection open for another second."""
-    parser = EventParser()
-    for chunk in chunks:
-        for event in parser.feed(chunk):
-            if result := run.add_event(event):
-                return result
-    run.has_all_output = parser.is_between_events
-    for event in parser.finish():
-        if result := run.add_event(event):
-            return result
-    return None

@@ -16,13 +16,9 @@ from typing import BinaryIO
 from pytest_opensandbox.client.models import FileUpload, check_path
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.response import Response
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 CHUNK_BYTES = 256 * 1024
-
-PATIENCE_SECONDS = 60.0
-"""How long a download may be slower than the slowest that there is."""
-SLOWEST_BYTES_A_SECOND = 64 * 1024
-"""What is slower than this drips, so that nobody waits for its end; half a megabit a second."""
 
 _QUERY_CHARACTERS = 4_000
 
@@ -168,11 +164,6 @@ def _unreadable(content: object, error: OSError | ValueError) -> ConfigError:
     return ConfigError("content", f"be a file that can be read ({why})", named)
 
 
-def transfer_seconds(size: int) -> float:
-    """Return how long so many bytes may take, either way; seconds."""
-    return PATIENCE_SECONDS + size / SLOWEST_BYTES_A_SECOND
-
-
 class Download:
     """An open download; iterate over it once, and close it or use it as a context manager.
 
@@ -181,12 +172,21 @@ class Download:
         answer: the agent's answer, unread.
         size: bytes that must come, -1 where nobody knows.
         most: bytes that were asked for, None for all that there are.
+        timeouts: how slowly the bytes may come.
 
     Raises:
         ProtocolError: more is promised than was asked for.
     """
 
-    def __init__(self, path: str, answer: Response, *, size: int, most: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        answer: Response,
+        *,
+        size: int,
+        most: int | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
         if most is not None and size > most:
             answer.close()
             raise ProtocolError(f"{path}: {most:,} bytes were asked for, {size:,} are promised")
@@ -195,6 +195,7 @@ class Download:
         self.size = size
         """How long the file, or the part asked for, is; bytes, -1 where the agent does not say."""
         self._answer = answer
+        self._timeouts = timeouts
         self._most = size if size >= 0 else most
 
     def __iter__(self) -> Iterator[bytes]:
@@ -207,7 +208,7 @@ class Download:
         received = 0
         for piece, waited in _timed(self._answer.chunks()):
             received += len(piece)
-            if waited > transfer_seconds(received):
+            if waited > self._timeouts.for_transfer(received):
                 raise ProtocolError(f"{self.path}: it comes too slowly, {received:,} bytes in {waited:.0f} s")
             if self._most is not None and received > self._most:
                 raise ProtocolError(f"{self.path}: {self._most:,} bytes were promised, {received:,} or more came")

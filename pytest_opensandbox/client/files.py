@@ -14,7 +14,6 @@ from pytest_opensandbox.client.file_transfer import (
     longest,
     queries,
     range_header,
-    transfer_seconds,
     wire_mode,
 )
 from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
@@ -25,9 +24,6 @@ from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_
 from pytest_opensandbox.transport.transport import Query, Transport
 
 T = TypeVar("T")
-
-TRANSFER_TIMEOUTS = (30.0, 60.0)
-"""Seconds for a transfer to begin and for a socket that is written to, and seconds between two bytes read."""
 
 MAX_FOUND = 100_000
 """Most files that a search may find."""
@@ -74,14 +70,14 @@ class FilesAPI:
             return
         body = UploadBody(files)
         headers = {"Content-Type": body.content_type}
+        timeouts = self._transport.timeouts
+        timeout = (timeouts.transfer_connect_seconds, timeouts.transfer_silence_seconds)
 
         def send() -> bytes:
-            answer = self._transport.ask(
-                endpoint, "POST", "/files/upload", body=body, headers=headers, timeout=TRANSFER_TIMEOUTS
-            )
+            answer = self._transport.ask(endpoint, "POST", "/files/upload", body=body, headers=headers, timeout=timeout)
             return answer.read()
 
-        with time_limit(transfer_seconds(len(body))):
+        with time_limit(timeouts.for_transfer(len(body))):
             # The same bytes in the same place, however often they are sent.
             retry_idempotent(send, timeouts=self._transport.timeouts)
             self._check_sizes(endpoint, body.sizes)
@@ -129,7 +125,7 @@ class FilesAPI:
             raise ProtocolError(f"{path}: a part was asked for, and the answer is not one (status {answer.status})")
         whole = info is not None and info.type == "file" and not headers
         size = answer.length if answer.length is not None else info.size if info and whole else -1
-        download = Download(path, answer, size=size, most=longest(byte_range))
+        download = Download(path, answer, size=size, most=longest(byte_range), timeouts=self._transport.timeouts)
         if info is not None and whole and size != info.size:
             self._check_changing(endpoint, download, before=info.size)
         return download
@@ -265,7 +261,7 @@ class FilesAPI:
         headers: dict[str, str] | None = None,
     ) -> T:
         """Send what may be repeated, read the answer, and repeat both where that may help."""
-        timeout = (self._transport.timeouts.connect_seconds, TRANSFER_TIMEOUTS[1])
+        timeout = (self._transport.timeouts.connect_seconds, self._transport.timeouts.transfer_silence_seconds)
 
         def call() -> T:
             return read(self._transport.ask(endpoint, method, path, params=query, headers=headers, timeout=timeout))

@@ -1,4 +1,4 @@
-"""Waits until a sandbox can run commands, and until it is paused."""
+"""Waits until commands can run in a sandbox, and until a sandbox is paused."""
 
 from __future__ import annotations
 
@@ -20,56 +20,57 @@ from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.failures import may_pass
 from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
-FIRST_PING_SECONDS = 0.5
-"""How long the first ping may take, so that a sandbox that dies at once is noticed at once; each silence doubles it."""
-PING_SECONDS = 2.0
-"""How long any ping may take."""
-ADDRESS_SECONDS = 2.0
-"""How long an agent's address is tried before the server is asked for it again: Kubernetes moves what it restarts."""
 LOG_TAIL_CHARACTERS = 4_000
 """Most that an error shows of a sandbox's logs."""
-
-_LEAST_SECONDS = 0.25
-
 PAUSE_SECONDS = 300.0
 """How long a sandbox may take to become paused; Kubernetes stores its file system as an image meanwhile."""
 
-_LAST_ANSWER_SECONDS = 0.25
-_ON_THE_WAY = "Pausing"
+_LEAST_SECONDS = 0.25
+_PAUSING = "Pausing"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadinessProbes:
-    """How to look at one sandbox; each asks once and takes the seconds that it may last."""
+    """The requests that tell whether a sandbox is ready; each is sent once, and takes its time limit in seconds."""
 
     state: Callable[[float], SandboxResponse]
-    """Asks the server for its state."""
+    """Asks the server for the sandbox."""
     endpoint: Callable[[float], Endpoint]
-    """Asks the server where its agent is."""
+    """Asks the server for the address of the agent."""
     ping: Callable[[Endpoint, float], None]
-    """Asks the agent whether it is there."""
+    """Asks the agent whether it answers."""
     logs: Callable[[], str]
-    """Asks the server for its logs."""
+    """Asks the server for the sandbox's log."""
 
 
 class ReadyWait:
-    """One wait for one sandbox.
+    """One wait for a sandbox to run, for its agent to have an address, and for the agent to answer there.
 
     Args:
         sandbox_id: the sandbox.
-        looks: how to look at it.
-        known: what is known of it already, which saves asking for its state at the first look.
+        probes: the requests to send.
+        known: what the server has said of the sandbox already; it saves the first request for the state.
+        timeouts: limits of the pings, and of an address that does not answer.
     """
 
-    def __init__(self, sandbox_id: str, looks: ReadinessProbes, *, known: SandboxResponse | None = None) -> None:
+    def __init__(
+        self,
+        sandbox_id: str,
+        probes: ReadinessProbes,
+        *,
+        known: SandboxResponse | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
         self._sandbox_id = sandbox_id
-        self._looks = looks
+        self._probes = probes
         self._known = known
+        self._timeouts = timeouts
         self._endpoint: Endpoint | None = None
         self._last_state = known.state if known else ""
         self._last_error = ""
-        self._ping_seconds = FIRST_PING_SECONDS
+        self._ping_seconds = timeouts.first_ping_seconds
         self._address_is_stale_at = 0.0
         self._deadline = 0.0
 
@@ -77,38 +78,40 @@ class ReadyWait:
         """Return the sandbox and its agent as soon as commands can run.
 
         Args:
-            timeout: one budget for everything; seconds.
+            timeout: one budget for all requests and waits; seconds.
 
         Raises:
-            SandboxFailedError: it ended.
-            ReadyTimeoutError: the budget is used up; says what was wrong at the last look.
+            SandboxFailedError: the sandbox ended.
+            ReadyTimeoutError: the budget is used up; says what was wrong at the last poll.
             ApiError: no retry helps, as with a wrong key or a sandbox that does not exist.
         """
         self._deadline = time.monotonic() + timeout
-        # An answer that drips may take many times as long as the silence that a look allows for.
+        # An answer whose bytes come one by one may take many times as long as the silence that is allowed.
         with time_limit(timeout + _LEAST_SECONDS):
-            return poll_until_ready(self._look, budget_seconds=timeout, on_timeout=self._timed_out)
+            return poll_until_ready(
+                self._poll, budget_seconds=timeout, on_timeout=self._timeout_error, timeouts=self._timeouts
+            )
 
-    def _look(self) -> tuple[SandboxResponse, Endpoint] | None:
+    def _poll(self) -> tuple[SandboxResponse, Endpoint] | None:
         try:
-            sandbox = self._state()
+            sandbox = self._get_state()
             if not sandbox.is_running:
                 self._endpoint = None
                 self._last_error = sandbox.why
                 return None
             if self._endpoint is None or time.monotonic() > self._address_is_stale_at:
                 self._endpoint = self._find_agent()
-                self._address_is_stale_at = time.monotonic() + ADDRESS_SECONDS
+                self._address_is_stale_at = time.monotonic() + self._timeouts.address_seconds
         except (ApiError, TransportError) as exc:
             if not may_pass(exc):
                 raise
             self._last_error = str(exc)
             return None
-        return (sandbox, self._endpoint) if self._answers(self._endpoint) else None
+        return (sandbox, self._endpoint) if self._ping(self._endpoint) else None
 
-    def _state(self) -> SandboxResponse:
-        """Return the state, asked for at every look but the first: a server says Running of what dies at once."""
-        sandbox, self._known = self._known or self._looks.state(self._left()), None
+    def _get_state(self) -> SandboxResponse:
+        """Return the state; asked for at every poll but the first, for a server calls Running what ends at once."""
+        sandbox, self._known = self._known or self._probes.state(self._seconds_left()), None
         self._last_state = sandbox.state
         self._check_alive(sandbox)
         return sandbox
@@ -120,21 +123,22 @@ class ReadyWait:
                 state=sandbox.state,
                 reason=sandbox.reason,
                 message=sandbox.message,
-                logs=self._logs(),
+                logs=self._get_logs(),
             )
 
     def _find_agent(self) -> Endpoint:
         try:
-            return self._looks.endpoint(self._left())
+            return self._probes.endpoint(self._seconds_left())
         except ApiError as exc:
-            # Docker takes the ports from a container that has ended, and the server stumbles over that.
+            # Docker takes the ports from a container that has ended, and the server answers 500 because of that.
             if exc.status == 500:
-                self._check_alive(self._looks.state(self._left()))
+                self._check_alive(self._probes.state(self._seconds_left()))
             raise
 
-    def _answers(self, endpoint: Endpoint) -> bool:
+    def _ping(self, endpoint: Endpoint) -> bool:
+        """Tell whether the agent answers; each silence doubles the time that the next ping may take."""
         try:
-            self._looks.ping(endpoint, min(self._left(), self._ping_seconds))
+            self._probes.ping(endpoint, min(self._seconds_left(), self._ping_seconds))
         except AuthError:
             raise
         except ApiError as exc:
@@ -142,7 +146,7 @@ class ReadyWait:
             return False
         except TransportError as exc:
             if exc.timed_out:
-                self._ping_seconds = min(2 * self._ping_seconds, PING_SECONDS)
+                self._ping_seconds = min(2 * self._ping_seconds, self._timeouts.ping_seconds)
             self._last_error = (
                 f"its agent does not answer: {exc}; if {endpoint.host} cannot be reached from here, use"
                 " --opensandbox-server-proxy, or set eip or docker.host_ip in the server's configuration"
@@ -150,17 +154,17 @@ class ReadyWait:
             return False
         return True
 
-    def _left(self) -> float:
-        """Return what is left of the budget; seconds, and enough for an answer from nearby."""
+    def _seconds_left(self) -> float:
+        """Return what is left of the budget, but always enough for an answer from a server nearby."""
         return max(self._deadline - time.monotonic(), _LEAST_SECONDS)
 
-    def _logs(self) -> str:
+    def _get_logs(self) -> str:
         try:
-            return self._looks.logs()[-LOG_TAIL_CHARACTERS:]
+            return self._probes.logs()[-LOG_TAIL_CHARACTERS:]
         except OpenSandboxError:
             return ""
 
-    def _timed_out(self, waited: float, attempts: int) -> ReadyTimeoutError:
+    def _timeout_error(self, waited: float, attempts: int) -> ReadyTimeoutError:
         return ReadyTimeoutError(
             sandbox_id=self._sandbox_id,
             waited_seconds=waited,
@@ -171,16 +175,20 @@ class ReadyWait:
 
 
 class PauseWait:
-    """One wait for one sandbox.
+    """One wait for a sandbox to be paused: at once on Docker, some time after the request on Kubernetes.
 
     Args:
         sandbox_id: the sandbox.
-        look: asks the server once for its state.
+        get_state: asks the server once for the sandbox.
+        timeouts: the waits between two polls.
     """
 
-    def __init__(self, sandbox_id: str, look: Callable[[], SandboxResponse]) -> None:
+    def __init__(
+        self, sandbox_id: str, get_state: Callable[[], SandboxResponse], *, timeouts: Timeouts = DEFAULT_TIMEOUTS
+    ) -> None:
         self._sandbox_id = sandbox_id
-        self._ask = look
+        self._get_state = get_state
+        self._timeouts = timeouts
         self._last = SandboxResponse(sandbox_id, "")
         self._last_error = ""
 
@@ -188,35 +196,37 @@ class PauseWait:
         """Return the sandbox as soon as it is paused.
 
         Args:
-            timeout: one budget for everything; seconds.
+            timeout: one budget for all requests and waits; seconds.
 
         Raises:
-            PauseError: it runs again instead, or the budget is used up.
-            SandboxFailedError: it ended.
+            PauseError: the sandbox runs again instead, or the budget is used up.
+            SandboxFailedError: the sandbox ended.
             ApiError: no retry helps.
 
         Source: docs/pause-resume.md: from Running by Pausing to Paused; a pause that fails leads to Running or Failed.
         """
-        # An answer that drips may take many times as long as the silence that a look allows for.
-        with time_limit(timeout + _LAST_ANSWER_SECONDS):
-            return poll_until_ready(self._look, budget_seconds=timeout, on_timeout=self._timed_out)
+        # An answer whose bytes come one by one may take many times as long as the silence that is allowed.
+        with time_limit(timeout + _LEAST_SECONDS):
+            return poll_until_ready(
+                self._poll, budget_seconds=timeout, on_timeout=self._timeout_error, timeouts=self._timeouts
+            )
 
-    def _look(self) -> SandboxResponse | None:
+    def _poll(self) -> SandboxResponse | None:
         before = self._last.state
         try:
-            self._last = box = self._ask()
+            self._last = now = self._get_state()
         except (ApiError, TransportError) as exc:
             if not may_pass(exc):
                 raise
             self._last_error = str(exc)
             return None
-        if box.is_final:
-            raise SandboxFailedError(sandbox_id=box.id, state=box.state, reason=box.reason, message=box.message)
-        if before == _ON_THE_WAY and box.is_running:
-            raise PauseError(box.id, f"was not paused, it runs again ({box.why or 'no reason given'})", state=box.state)
-        return box if box.is_paused else None
+        if now.is_final:
+            raise SandboxFailedError(sandbox_id=now.id, state=now.state, reason=now.reason, message=now.message)
+        if before == _PAUSING and now.is_running:
+            raise PauseError(now.id, f"was not paused, it runs again ({now.why or 'no reason given'})", state=now.state)
+        return now if now.is_paused else None
 
-    def _timed_out(self, waited: float, attempts: int) -> PauseError:
+    def _timeout_error(self, waited: float, attempts: int) -> PauseError:
         facts = [f"last state {self._last.state or 'unknown'}", self._last.why, self._last_error]
         said = "; ".join(filter(None, facts))
         why = f"was not paused after {waited:.1f} s and {counted(attempts, 'look')} ({said}); raise timeout="

@@ -77,16 +77,20 @@ class Response:
         """Whether the end of the body is told apart from the end of the connection."""
         return self.length is not None or "chunked" in (self.headers.get("Transfer-Encoding") or "").lower()
 
-    def chunks(self, *, timeout: Callable[[], float] | None = None) -> Iterator[bytes]:
-        """Yield the body as it arrives.
+    def read_some(self, seconds: float | None = None) -> bytes:
+        """Return the next bytes of the body, however few; b"" at its end.
 
         Args:
-            timeout: asked before each read how long it may last; seconds. Default: as for the request.
+            seconds: how long to wait for them; None as for the request.
 
         Raises:
             TransportError: the connection broke, was silent for too long, or ended before its time.
         """
-        while piece := self._read_some(timeout() if timeout else None):
+        return self._read_some(seconds)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it arrives; raises as ``read_some``."""
+        while piece := self.read_some():
             yield piece
 
     def read(self, *, max_bytes: int = MAX_BODY_BYTES, max_seconds: float | None = None) -> bytes:

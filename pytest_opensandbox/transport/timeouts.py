@@ -108,6 +108,10 @@ class Timeouts:
         """The limit of one call of the client, with all its answers, retries and waits."""
         return 4 * self.request_seconds + self.connect_seconds
 
+    def for_transfer(self, size: int) -> float:
+        """Return the limit of a transfer of so many bytes; seconds."""
+        return self.transfer_seconds + size / self.lowest_bytes_per_second
+
 
 DEFAULT_TIMEOUTS = Timeouts()
 """What users get."""

@@ -249,10 +249,8 @@ class Transport:
         deadline = time.monotonic() + self.timeouts.error_body_seconds
         with answer:
             try:
-                for piece in answer.chunks(timeout=lambda: deadline - time.monotonic()):
+                while len(body) < MAX_ERROR_BYTES and (piece := answer.read_some(deadline - time.monotonic())):
                     body += piece
-                    if len(body) >= MAX_ERROR_BYTES:
-                        break
             except TransportError as exc:
                 # The status is known, and worth more than the news that its text broke off.
                 body += b"" if body else str(exc).encode()

@@ -19,6 +19,7 @@ from pytest_opensandbox.errors import (
     NotFoundError,
 )
 from pytest_opensandbox.servers.server_process import start_embedded
+from pytest_opensandbox.transport.timeouts import Timeouts
 
 LABELS = {"run": label_value("tests/test_client_embedded.py::shared")}
 
@@ -214,17 +215,16 @@ def test_threads_share_a_client(client, agent):
 
 
 # The agent keeps its own time limit, so the client's deadline needs an agent that does not: one that is frozen.
-def test_a_frozen_agent_does_not_hold_the_caller(client, monkeypatch):
-    monkeypatch.setattr("pytest_opensandbox.client.commands.GRACE_SECONDS", 0.5)
-    monkeypatch.setattr("pytest_opensandbox.client.commands._INTERRUPT_TIMEOUTS", (1.0, 1.0))
+def test_a_frozen_agent_does_not_hold_the_caller(client, server):
+    short = Timeouts(grace_seconds=0.5, agent_connect_seconds=1.0, interrupt_seconds=1.0)
     created = client.create_sandbox(SandboxOpts(image="host"))
     endpoint = client.wait_ready_endpoint(created.id, known=created)[1]
 
     def freeze(line: str) -> None:
         client.pause(created.id)
 
-    with pytest.raises(CommandTimeoutError) as caught:
-        client.run_command(endpoint, "echo begun; sleep 60", timeout=0.5, on_stdout=freeze)
+    with Client(server.url, server.api_key, timeouts=short) as impatient, pytest.raises(CommandTimeoutError) as caught:
+        impatient.run_command(endpoint, "echo begun; sleep 60", timeout=0.5, on_stdout=freeze)
 
     assert caught.value.stdout == "begun"
     client.delete_sandbox(created.id)

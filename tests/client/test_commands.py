@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from pytest_opensandbox.client import commands
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import BackgroundCommand
 from pytest_opensandbox.errors import (
@@ -20,6 +19,7 @@ from pytest_opensandbox.errors import (
     TransportError,
 )
 from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from tests.scripted_servers import Reply, Server, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "id7"}
@@ -35,8 +35,8 @@ def failed(evalue: str, *traceback: str) -> dict[str, object]:
     return {"type": "error", "error": {"ename": "CommandExecError", "evalue": evalue, "traceback": traceback}}
 
 
-def run(server: Server, command="true", **options):
-    with Client("http://127.0.0.1:1") as client:
+def run(server: Server, command="true", *, timeouts=DEFAULT_TIMEOUTS, **options):
+    with Client("http://127.0.0.1:1", timeouts=timeouts) as client:
         return client.run_command(Endpoint(server.url, sandbox_id="s1"), command, **options)
 
 
@@ -295,41 +295,37 @@ def test_a_command_that_cannot_be_ended_does_not_hide_why_it_should_be():
 
 
 # The agent may not keep its time limit; the test would then hang for ever.
-def test_a_command_that_outlives_its_limit_and_the_grace_is_ended_with_its_partial_output(monkeypatch):
-    monkeypatch.setattr(commands, "GRACE_SECONDS", 0.2)
+def test_a_command_that_outlives_its_limit_and_the_grace_is_ended_with_its_partial_output():
     held = threading.Event()
     with serving(as_events(INIT, out("part"), held), OK) as server:
         with pytest.raises(CommandTimeoutError) as caught:
-            run(server, "sleep 60", timeout=0.1)
+            run(server, "sleep 60", timeout=0.1, timeouts=Timeouts(grace_seconds=0.2))
         held.set()
 
     assert (caught.value.stdout, caught.value.timeout_seconds) == ("part", 0.1)
     assert calls(server) == ["POST /command", "DELETE /command"]
 
 
-def test_pings_do_not_stretch_the_deadline(monkeypatch):
-    monkeypatch.setattr(commands, "GRACE_SECONDS", 0.1)
+def test_pings_do_not_stretch_the_deadline():
     pings = [b'{"type":"ping"}\n\n'] * 20_000
     with serving(as_events(INIT, *pings, threading.Event()), OK) as server, pytest.raises(CommandTimeoutError):
-        run(server, timeout=0.05)
+        run(server, timeout=0.05, timeouts=Timeouts(grace_seconds=0.1))
 
 
 # The agent pings every 3 s, so silence means that the connection is dead although nobody closed it.
-def test_silence_is_a_lost_command(monkeypatch):
-    monkeypatch.setattr(commands, "SILENCE_SECONDS", 0.2)
+def test_silence_is_a_lost_command():
     held = threading.Event()
     with serving(as_events(INIT, held), as_json({"running": True}), OK) as server:
         with pytest.raises(CommandLostError, match=r"no byte within 0\.2 s"):
-            run(server)
+            run(server, timeouts=Timeouts(silence_seconds=0.2))
         held.set()
 
 
-def test_an_agent_that_accepts_a_command_and_says_nothing_is_no_answer(monkeypatch):
-    monkeypatch.setattr(commands, "FIRST_BYTE_SECONDS", 0.2)
+def test_an_agent_that_accepts_a_command_and_says_nothing_is_no_answer():
     held = threading.Event()
     with serving(as_events(held, DONE)) as server:
         with pytest.raises(TransportError, match=r"no byte within 0\.2 s"):
-            run(server)
+            run(server, timeouts=Timeouts(first_byte_seconds=0.2))
         held.set()
 
 

@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from pytest_opensandbox import Client, Endpoint
-from pytest_opensandbox.client import commands as execd_room
-from pytest_opensandbox.client import file_transfer
 from pytest_opensandbox.client import sandboxes as listings_room
 from pytest_opensandbox.errors import (
     ApiError,
@@ -91,20 +89,21 @@ def test_a_body_that_drips_is_given_up_in_its_time():
         Transport(url, timeouts=Timeouts(request_seconds=0.2)).request("GET", "/x").read(max_seconds=0.3)
 
 
-def test_a_download_that_drips_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 0.3)
+def test_a_download_that_drips_is_not_waited_for():
     drip = dripping(OK + b"Content-Length: 1000\r\n\r\n", b"x")
 
     with saying(drip, pause=0.02) as url, pytest.raises(ProtocolError, match="too slowly"):
-        Client("http://127.0.0.1:1").download_file(url, "/a", known_file=True).read()
+        Client("http://127.0.0.1:1", timeouts=Timeouts(transfer_seconds=0.3)).download_file(
+            url, "/a", known_file=True
+        ).read()
 
 
 # Only what the other side makes us wait for counts.
-def test_a_download_may_be_read_slowly(monkeypatch):
-    monkeypatch.setattr(file_transfer, "PATIENCE_SECONDS", 0.1)
+def test_a_download_may_be_read_slowly():
+    impatient = Timeouts(transfer_seconds=0.1)
     with serving(Reply(200, [b"a", Pause(0.01), b"b"])) as server:
         read = []
-        for piece in Client(server.url).download_file(server.url, "/a", known_file=True):
+        for piece in Client(server.url, timeouts=impatient).download_file(server.url, "/a", known_file=True):
             read.append(piece)
             threading.Event().wait(0.3)
 
@@ -245,13 +244,12 @@ def test_a_listing_without_end_is_left(monkeypatch):
         pytest.param({"type": "made up", "error": 5}, id="what nobody knows"),
     ],
 )
-def test_events_without_end_do_not_hold_a_command_beyond_its_limit(event, monkeypatch):
-    monkeypatch.setattr(execd_room, "GRACE_SECONDS", 0.2)
+def test_events_without_end_do_not_hold_a_command_beyond_its_limit(event):
     line = json.dumps(event).encode() + b"\n\n"
     pieces = itertools.chain.from_iterable((line, Pause(0.01)) for _ in range(2000))
 
     with serving(as_events(INIT, *pieces), Reply(200)) as server, pytest.raises(TimeoutError):
-        Client(server.url).run_command(Endpoint(server.url), "true", timeout=0.1)
+        Client(server.url, timeouts=Timeouts(grace_seconds=0.2)).run_command(Endpoint(server.url), "true", timeout=0.1)
 
 
 @pytest.mark.parametrize("identifier", ["..", "../../sandboxes", "a b\r\nX: y", "\0", "?id=1", "é" * 5000])

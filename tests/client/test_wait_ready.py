@@ -6,10 +6,8 @@ import time
 
 import pytest
 
-from pytest_opensandbox.client import waiters
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
-from pytest_opensandbox.client.waiters import FIRST_PING_SECONDS
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -17,6 +15,7 @@ from pytest_opensandbox.errors import (
     ReadyTimeoutError,
     SandboxFailedError,
 )
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from tests.scripted_servers import Pause, Reply, Server, as_json, serving
 
 PONG = Reply(200)
@@ -41,8 +40,8 @@ def far(*replies: Reply | str):
     return serving(server=server)
 
 
-def wait(server: Server, *, timeout: float = 20, known: SandboxResponse | None = None):
-    with Client(server.url) as client:
+def wait(server: Server, *, timeout: float = 20, known: SandboxResponse | None = None, timeouts=DEFAULT_TIMEOUTS):
+    with Client(server.url, timeouts=timeouts) as client:
         return client.wait_ready_endpoint("s1", timeout=timeout, known=known)
 
 
@@ -105,13 +104,12 @@ def test_an_agent_that_does_not_answer_yet_is_waited_for_and_the_endpoint_is_ask
 
 
 # Kubernetes puts a pod that it has to start anew somewhere else, and says so to whoever asks.
-def test_an_address_at_which_nobody_answers_is_asked_for_again(monkeypatch):
-    monkeypatch.setattr(waiters, "ADDRESS_SECONDS", 0.0)
+def test_an_address_at_which_nobody_answers_is_asked_for_again():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         old = as_json({"endpoint": f"127.0.0.1:{closed.getsockname()[1]}"})
     with far(RUNNING, old, RUNNING, "endpoint", PONG) as server:
-        _, endpoint = wait(server)
+        _, endpoint = wait(server, timeouts=Timeouts(address_seconds=0.0))
 
     assert endpoint.url == f"{server.url}/agent"
 
@@ -180,7 +178,7 @@ def test_a_sandbox_that_dies_at_once_is_noticed_although_its_agent_is_silent():
         held.set()
 
     assert calls(server) == ["/endpoints/44772", "/agent/ping", "state", "/diagnostics/logs"]
-    assert FIRST_PING_SECONDS < 1
+    assert DEFAULT_TIMEOUTS.first_ping_seconds < 1
     assert waited < 60 / 4
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox import ApiError, CommandLostError, CommandTimeoutError
-from pytest_opensandbox.client import commands
+from pytest_opensandbox import ApiError, Client, CommandLostError, CommandTimeoutError, Sandbox, SandboxOpts
 from pytest_opensandbox.client.command_run import CommandRequest
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle, RunTags
 from pytest_opensandbox.settings.options import EMBEDDED
+from pytest_opensandbox.transport.timeouts import Timeouts
 
 COMMANDS = [
     pytest.param("echo hi", id="one line"),
@@ -290,13 +291,23 @@ def test_a_command_that_cannot_be_started_is_named_as_it_was_given(shared_sandbo
     assert "ulimit" not in str(caught.value)
 
 
-def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(shared_sandbox, monkeypatch):
-    # The agent is frozen by nobody here, so the time is kept from it: it gets no limit, and we give up.
+@pytest.fixture
+def impatient_sandbox(running_server, opensandbox_settings):
+    """A sandbox whose client gives a command up as soon as its time limit has passed."""
+    timeouts = Timeouts(grace_seconds=0.0)
+    with Client(running_server.url, running_server.api_key, timeouts=timeouts) as client:
+        lifecycle = Lifecycle(client, tags=RunTags("impatient"), ready_timeout=120)
+        with Sandbox.launch(lifecycle, SandboxOpts(image=opensandbox_settings.image)) as sandbox:
+            yield sandbox
+        lifecycle.close()
+
+
+def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(impatient_sandbox, monkeypatch):
+    # No agent breaks its promise on demand, so it is not told of the limit, and the client gives the command up.
     monkeypatch.setattr(CommandRequest, "to_wire", lambda request: {"command": request.command})
-    monkeypatch.setattr(commands, "GRACE_SECONDS", 0.0)
 
     with pytest.raises(CommandTimeoutError) as caught:
-        shared_sandbox.run("echo begun; echo trouble >&2; sleep 60", timeout=1)
+        impatient_sandbox.run("echo begun; echo trouble >&2; sleep 60", timeout=1)
 
     assert (caught.value.command, caught.value.stdout, caught.value.stderr) == (
         "echo begun; echo trouble >&2; sleep 60",

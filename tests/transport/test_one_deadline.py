@@ -11,8 +11,6 @@ import pytest
 import trustme
 
 from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, Sandbox, SandboxResponse, TransportError
-from pytest_opensandbox.client import commands as execd_room
-from pytest_opensandbox.client import file_transfer as downloads_room
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import RunTags
@@ -27,8 +25,19 @@ INIT = {"type": "init", "text": "c1"}
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 FOR_EVER = 10**9
-HURRIED = Timeouts(connect_seconds=0.1, request_seconds=0.1, create_seconds=0.3)
-HURRIED_OUTPUT = Timeouts(fetch_seconds=0.2, last_output_seconds=0.2, tidy_seconds=0.2)
+HURRIED = Timeouts(
+    connect_seconds=0.1,
+    request_seconds=0.1,
+    create_seconds=0.3,
+    grace_seconds=0.2,
+    ending_seconds=0.2,
+    transfer_connect_seconds=0.3,
+    transfer_silence_seconds=0.3,
+    transfer_seconds=0.4,
+)
+HURRIED_OUTPUT = Timeouts(
+    grace_seconds=0.2, ending_seconds=0.2, fetch_seconds=0.2, last_output_seconds=0.2, tidy_seconds=0.2
+)
 HURRIED_DELETES = Timeouts(delete_seconds=0.6, silent_delete_seconds=0.05)
 HURRIED_HEALTH = Timeouts(health_seconds=0.1, silent_health_seconds=0.1)
 HANGS_SECONDS = 15.0
@@ -110,16 +119,6 @@ CALLS = {
 }
 
 
-@pytest.fixture
-def hurried(monkeypatch):
-    """Make the limits that no argument sets as short as those of the tests."""
-    monkeypatch.setattr(execd_room, "GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(execd_room, "ENDING_SECONDS", 0.2)
-    monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.4)
-    monkeypatch.setattr("pytest_opensandbox.client.files.TRANSFER_TIMEOUTS", (0.3, 0.3))
-
-
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     "habit", ["nothing", "head", "headers", "interim answers", "chunk's length", "chunks", "trailers", "body", "error"]
 )
@@ -167,7 +166,7 @@ def held():
 
 
 # It was 141 s for timeout=3: ten seconds of grace, eight for the interrupt, twice sixty for the output's files.
-@pytest.mark.usefixtures("ends", "hurried")
+@pytest.mark.usefixtures("ends")
 @pytest.mark.parametrize(
     "first",
     [
@@ -185,7 +184,7 @@ def test_a_command_ends_soon_after_its_time_when_its_agent_stops(box_at, first, 
             box.run("sleep 100", timeout=0.2, input=stdin)
 
 
-@pytest.mark.usefixtures("ends", "hurried")
+@pytest.mark.usefixtures("ends")
 def test_output_that_does_not_come_is_not_waited_for(box_at):
     report = as_events(INIT, {"type": "stdout", "text": "0\n1+-\n2+"}, {"type": "execution_complete"})
     with serving(server=OneBoxServer(command=[report], info=[held() for _ in range(9)])) as server:
@@ -283,13 +282,12 @@ def test_a_handshake_that_drips_is_given_up():
 
 @pytest.mark.usefixtures("ends")
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_upload_that_nobody_reads_is_given_up(scheme, tmp_path, monkeypatch):
+def test_an_upload_that_nobody_reads_is_given_up(scheme, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setattr(downloads_room, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(downloads_room, "SLOWEST_BYTES_A_SECOND", 10**9)
+    impatient = Timeouts(transfer_seconds=0.5, lowest_bytes_per_second=10**9)
     with reading_slowly(authority if scheme == "https" else None) as port:
-        client = Client("http://127.0.0.1:1", ca_bundle=str(tmp_path / "ca.pem"))
+        client = Client("http://127.0.0.1:1", ca_bundle=str(tmp_path / "ca.pem"), timeouts=impatient)
         began = time.monotonic()
 
         with pytest.raises(TransportError):
