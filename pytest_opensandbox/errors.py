@@ -64,7 +64,7 @@ class OpenSandboxError(Printable, Exception):
 
 
 class ConfigError(OpenSandboxError, ValueError):
-    """A value that breaks a rule; nothing was sent.
+    """A value that breaks a rule, mostly found before anything is sent.
 
     Attributes:
         field: the option, argument or key that holds the value.
@@ -86,7 +86,7 @@ class TransportError(OpenSandboxError):
     Attributes:
         method, url: the request, without credentials.
         timed_out: whether the time for it was used up, so that the same again would take as long.
-        unsent: whether there was no connection to send anything on, so that certainly nothing has happened.
+        unsent: whether no attempt got as far as a connection, so that the other side certainly did nothing.
     """
 
     def __init__(self, message: str, *, method: str, url: str, timed_out: bool = False, unsent: bool = False) -> None:

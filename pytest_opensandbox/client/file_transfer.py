@@ -19,6 +19,7 @@ from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 CHUNK_BYTES = 256 * 1024
+_PARTLY_SENT = "; part of the upload was sent, look at its files in the sandbox"
 
 _QUERY_CHARACTERS = 4_000
 
@@ -122,9 +123,10 @@ def _content(file: FileUpload, size: int) -> Iterator[bytes]:
             try:
                 piece = source.read(min(left, CHUNK_BYTES))
             except (OSError, ValueError) as exc:
-                raise _unreadable(file.content, exc) from exc
+                raise _unreadable(file.content, exc, _PARTLY_SENT) from exc
             if not piece:
-                raise ConfigError("content", f"not shrink while it is sent; {left:,} bytes are missing", file.path)
+                rule = f"not shrink while it is sent ({left:,} bytes are missing{_PARTLY_SENT})"
+                raise ConfigError("content", rule, file.path)
             left -= len(piece)
             yield piece
 
@@ -152,16 +154,16 @@ def _open(file: FileUpload) -> BinaryIO | _Kept:
     try:
         return content.open("rb")
     except OSError as exc:
-        raise _unreadable(content, exc) from exc
+        raise _unreadable(content, exc, _PARTLY_SENT) from exc
 
 
-def _unreadable(content: object, error: OSError | ValueError) -> ConfigError:
+def _unreadable(content: object, error: OSError | ValueError, consequence: str = "") -> ConfigError:
     """Return the error with the file's name, which what ``read`` raises does not have."""
     if isinstance(error, ConfigError):
         return error
     why = getattr(error, "strerror", None) or str(error)
     named = content if isinstance(content, Path) else getattr(content, "name", content)
-    return ConfigError("content", f"be a file that can be read ({why})", named)
+    return ConfigError("content", f"be a file that can be read ({why}{consequence})", named)
 
 
 class Download:

@@ -56,7 +56,8 @@ class FilesAPI:
             files: what to write, in one request.
 
         Raises:
-            ConfigError: a path, a mode or a local file cannot be used; nothing was sent.
+            ConfigError: a path or a mode cannot be used, and nothing was sent; or a local file cannot be read or
+                shrinks, also in the middle of the upload, and the text says so.
             ApiError: the agent refuses, for example a path that is a directory.
             ProtocolError: a file is not as long as what was sent.
             TransportError: the connection broke; some files may be written.

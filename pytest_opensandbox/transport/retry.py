@@ -172,14 +172,20 @@ def retry_idempotent(call: Callable[[], T], *, timeouts: Timeouts = DEFAULT_TIME
     if _is_retrying.get():
         return call()
     token = _is_retrying.set(True)
+    retried: list[BaseException | None] = []
     try:
         return Retrying(
             retry=retry_if_exception(_is_passing),
             wait=partial(_retry_wait, timeouts),
             stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
+            before_sleep=lambda state: retried.append(_error(state)),
             sleep=timeouts.sleep,
             reraise=True,
         )(call)
+    except TransportError as exc:
+        # The last attempt was not sent, but one before it may have been.
+        exc.unsent = exc.unsent and all(isinstance(error, TransportError) and error.unsent for error in retried)
+        raise
     finally:
         _is_retrying.reset(token)
 

@@ -207,13 +207,20 @@ class Transport:
         def fail(error: Exception, silence: float | None = None) -> TransportError:
             reason, timed_out = explain(error, timeouts if silence is None else (timeouts[0], silence))
             said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
-            return TransportError(said, method=request.method, url=url, timed_out=timed_out, unsent=is_unsent(error))
+            unsent = is_unsent(error) and not was_sent
+            return TransportError(said, method=request.method, url=url, timed_out=timed_out, unsent=unsent)
 
-        try:
-            response = self._send(request, timeouts)
-        except TROUBLE as exc:
-            # From None: the frames below hold the request with its key, and pytest -l would print them.
-            raise fail(exc) from None
+        was_sent = False
+        while True:
+            try:
+                response = self._send(request, timeouts)
+                break
+            except TROUBLE as exc:
+                # A kept connection goes stale, perhaps with the request on it. A second one does no harm.
+                if was_sent or request.method not in _IDEMPOTENT or not is_stale(exc):
+                    # From None: the frames below hold the request with its key, and pytest -l would print them.
+                    raise fail(exc) from None
+                was_sent = True
         return Response(
             response.status_code,
             response.headers,
@@ -224,17 +231,9 @@ class Transport:
         )
 
     def _send(self, request: requests.Request, timeouts: RequestTimeout) -> requests.Response:
-        """Send, and once more where a kept connection had gone stale and nothing can have happened twice."""
-        # Not prepared by the session, which would add credentials from a netrc file.
-        prepared = request.prepare()
         options = {"timeout": timeouts, "allow_redirects": False, "stream": True, **self._route(request.url)}
-        session = self._http.of_process()
-        try:
-            return session.send(prepared, **options)
-        except requests.ConnectionError as exc:
-            if request.method not in _IDEMPOTENT or not is_stale(exc):
-                raise
-            return session.send(prepared, **options)
+        # Not prepared by the session, which would add credentials from a netrc file.
+        return self._http.of_process().send(request.prepare(), **options)
 
     def _route(self, url: str) -> dict[str, Any]:
         """Return which proxy and which certificates count for a URL; none of the environment's on this machine."""

@@ -1,14 +1,17 @@
 """The body of an upload: read while it is sent, and as long as it said."""
 
+import io
 import tracemalloc
 from io import BytesIO
 
 import pytest
 from python_multipart import parse_form
 
+from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.file_transfer import UploadBody, content_size, wire_mode
 from pytest_opensandbox.client.models import FileUpload
 from pytest_opensandbox.errors import ConfigError
+from tests.scripted_servers import OneBoxServer, serving
 
 
 def read_form(body: UploadBody) -> list[tuple[str, str, bytes]]:
@@ -66,8 +69,33 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
 
     path.write_bytes(b"")
 
-    with pytest.raises(ConfigError, match="not shrink"):
+    with pytest.raises(ConfigError, match=r"not shrink.*4 bytes are missing.*part of the upload was sent"):
         list(body)
+
+
+def test_a_file_that_vanishes_during_an_upload_says_that_part_was_sent(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.write_bytes(b"abc")
+
+    def upload():
+        with serving(server=OneBoxServer()) as server, Client(server.url) as client, Vanishing(first, second) as file:
+            client.upload_files(server.url, [FileUpload("/a", file), FileUpload("/b", second)])
+
+    with pytest.raises(ConfigError, match=r"can be read.*part of the upload was sent"):
+        upload()
+
+
+class Vanishing(io.FileIO):
+    """A file that takes another one away as soon as it is read."""
+
+    def __init__(self, path, other):
+        super().__init__(path)
+        self.other = other
+
+    def read(self, size=-1):
+        self.other.unlink(missing_ok=True)
+        return super().read(size)
 
 
 def test_memory_does_not_grow_with_the_files(tmp_path):

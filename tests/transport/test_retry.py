@@ -51,8 +51,8 @@ def expired(waited: float, attempts: int) -> Exception:
     return ReadyTimeoutError(sandbox_id="s", waited_seconds=waited, attempts=attempts)
 
 
-def no_answer(*, timed_out: bool = False) -> TransportError:
-    return TransportError("broken", method="GET", url="http://x", timed_out=timed_out)
+def no_answer(*, timed_out: bool = False, unsent: bool = False) -> TransportError:
+    return TransportError("broken", method="GET", url="http://x", timed_out=timed_out, unsent=unsent)
 
 
 def test_a_first_look_that_finds_something_does_not_wait():
@@ -165,6 +165,23 @@ def test_the_last_error_comes_out_when_retries_do_not_help():
 
     assert call.calls == RETRY_ATTEMPTS
     assert [round(nap * 2) / 2 for nap in naps.seconds][-1] in (1.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "unsent"),
+    [
+        pytest.param(no_answer(), False, id="it broke off"),
+        pytest.param(ApiError(502), False, id="a gateway answered"),
+        pytest.param(no_answer(unsent=True), True, id="it was not sent either"),
+    ],
+)
+def test_a_retry_that_was_not_sent_does_not_hide_one_that_was(first, unsent):
+    call = Script(first, no_answer(unsent=True))
+
+    with pytest.raises(TransportError) as caught:
+        retry_idempotent(call, timeouts=Timeouts(sleep=Naps()))
+
+    assert caught.value.unsent is unsent
 
 
 def test_one_retry_around_another_does_not_multiply():

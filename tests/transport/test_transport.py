@@ -426,6 +426,29 @@ def test_an_error_says_whether_anything_can_have_been_sent(url, unsent):
     assert caught.value.unsent is unsent
 
 
+def test_a_second_try_does_not_forget_that_the_first_was_sent():
+    """A kept connection closes with the request on it, and after that the server refuses connections."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport = Transport(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=_answer_once_and_go, args=(listener,))
+        thread.start()
+        transport.request("GET", "/x").read()
+
+        with pytest.raises(TransportError, match="connection refused") as caught:
+            transport.request("DELETE", "/x")
+        thread.join()
+
+    assert not caught.value.unsent
+
+
+def _answer_once_and_go(listener):
+    with listener.accept()[0] as connection:
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        connection.recv(65_536)
+        listener.close()
+
+
 TEST_THAT_FAILS = """
 from pytest_opensandbox.transport.transport import Transport
 from pytest_opensandbox.client.client import Client
