@@ -15,10 +15,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_opensandbox.embedded.errors import StartError
-from pytest_opensandbox.embedded.runtime.limits import leave_no_cores
+from pytest_opensandbox.embedded.runtime.inherited_state import leave_no_cores, set_start_state
 from pytest_opensandbox.embedded.runtime.obstacles import check_platform, storage_trouble
-from pytest_opensandbox.embedded.runtime.own_namespace import enter_own_namespace
-from pytest_opensandbox.embedded.runtime.start_state import set_start_state
+from pytest_opensandbox.embedded.runtime.user_namespaces import enter_own_namespace
 
 if TYPE_CHECKING:
     from pytest_opensandbox.embedded.server import EmbeddedServer

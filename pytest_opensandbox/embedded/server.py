@@ -21,15 +21,15 @@ from pytest_opensandbox.embedded.runtime.bubblewrap import (
     find_bubblewrap,
     over_layers,
 )
-from pytest_opensandbox.embedded.runtime.bytecode import compile_ahead
+from pytest_opensandbox.embedded.runtime.directories import SHARED_MEMORY, RuntimeDirectory
 from pytest_opensandbox.embedded.runtime.hiding import Search
-from pytest_opensandbox.embedded.runtime.host import look_around
+from pytest_opensandbox.embedded.runtime.host_files import compile_ahead, look_around
 from pytest_opensandbox.embedded.runtime.identities import Identities
 from pytest_opensandbox.embedded.runtime.obstacles import likely_cause
-from pytest_opensandbox.embedded.runtime.runtime import SHARED_MEMORY, RuntimeDirectory
+from pytest_opensandbox.embedded.runtime.system_layer import build_layer
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.embedded.state.registry import Registry
+    from pytest_opensandbox.embedded.state.sandboxes import Registry
 
 _READ_ONLY = "this machine refuses overlays, so /usr, /etc and /opt are read-only in the sandbox"
 _SAME_ROOT = (
@@ -93,7 +93,7 @@ class EmbeddedServer:
         """
         from pytest_opensandbox.embedded.api.http import serve
         from pytest_opensandbox.embedded.runtime.process import LaunchContext  # lazily, these are slow to load
-        from pytest_opensandbox.embedded.state.registry import Registry
+        from pytest_opensandbox.embedded.state.sandboxes import Registry
 
         workshop = LaunchContext(
             self._bubblewrap,
@@ -131,7 +131,7 @@ class EmbeddedServer:
             self._marks = RuntimeDirectory(SHARED_MEMORY)
         self._host = replace(host, agent_files=mark_agent_files(host.interpreter, self._marks.path / "marks"))
         search = Search(self._host.directories)
-        self._runtime.build_layer()
+        build_layer(self._runtime.layer)
         found = find_bubblewrap(self._host, self._runtime.layer)
         # In the same thread, before it starts the first sandbox.
         self._hidden = self._starter.submit(search.hide_in, self._runtime.layer)

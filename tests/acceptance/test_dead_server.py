@@ -87,7 +87,7 @@ def test_a_server_that_ends_slowly_fails_only_the_test_whose_set_up_it_spoils(py
     pytester.makepyfile(
         sitecustomize="""
             import time
-            from pytest_opensandbox.embedded.state.registry import Registry
+            from pytest_opensandbox.embedded.state.sandboxes import Registry
 
             close = Registry.close
 
@@ -205,7 +205,7 @@ def test_a_sandbox_that_does_not_end_is_counted_as_left(pytester, monkeypatch):
     # The server's own process: what nobody can end is rare, and ten seconds are waited for each.
     pytester.makepyfile(
         sitecustomize="""
-            import pytest_opensandbox.embedded.state.registry as registry
+            import pytest_opensandbox.embedded.state.sandboxes as registry
             from pytest_opensandbox.embedded.runtime.process import SandboxProcess
 
             registry.END_SECONDS = 0.1

@@ -21,7 +21,7 @@ from pytest_opensandbox.embedded.api.validation import (
     typed,
 )
 from pytest_opensandbox.embedded.errors import refuse
-from pytest_opensandbox.embedded.state.record import HOST_IMAGE, CreateRequest
+from pytest_opensandbox.embedded.state.sandboxes import HOST_IMAGE, CreateRequest
 
 _MIN_TIMEOUT_SECONDS = 60
 _KUBERNETES = "use the URL of an OpenSandbox server on Kubernetes"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.state.record import SandboxRecord
+from pytest_opensandbox.embedded.state.sandboxes import SandboxRecord
 
 NO_LOGS = "(no logs)"
 

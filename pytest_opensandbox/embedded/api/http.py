@@ -14,13 +14,12 @@ from typing import Any
 import bottle
 import waitress
 
-from pytest_opensandbox.embedded.api.callers import Callers
-from pytest_opensandbox.embedded.api.connections import connection_class
+from pytest_opensandbox.embedded.api.authentication import Callers, connection_class
 from pytest_opensandbox.embedded.api.lifecycle_api import routes
 from pytest_opensandbox.embedded.api.reverse_proxy import forward, is_proxied
 from pytest_opensandbox.embedded.errors import RefusedError
 from pytest_opensandbox.embedded.runtime.limits import raise_file_limit
-from pytest_opensandbox.embedded.state.registry import Registry
+from pytest_opensandbox.embedded.state.sandboxes import Registry
 
 # A request through the proxy holds its thread while it streams, and a request to a paused sandbox until it goes on.
 _THREADS, _PROXY_THREADS = 64, 56

@@ -10,12 +10,11 @@ import bottle
 from pytest_opensandbox.embedded.api import diagnostics, queries
 from pytest_opensandbox.embedded.api.create_request import parse_create
 from pytest_opensandbox.embedded.api.snapshot_api import snapshot_routes
-from pytest_opensandbox.embedded.api.times import instant
-from pytest_opensandbox.embedded.api.validation import check_labels, integer, parse_filter, reject
+from pytest_opensandbox.embedded.api.validation import check_labels, instant, integer, parse_filter, reject
 from pytest_opensandbox.embedded.errors import refuse
-from pytest_opensandbox.embedded.runtime.agent_socket import TOKEN_HEADER
+from pytest_opensandbox.embedded.runtime.agent_connections import TOKEN_HEADER
 from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.state.registry import Registry
+from pytest_opensandbox.embedded.state.sandboxes import Registry
 
 _MAX_PORT = 65535
 _MAX_TAIL = 10_000

@@ -10,9 +10,8 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from pytest_opensandbox.embedded.errors import RefusedError, refuse
-from pytest_opensandbox.embedded.runtime.agent_socket import EXECD_PORT, TOKEN_HEADER, AgentSocket
-from pytest_opensandbox.embedded.state.record import SandboxRecord
-from pytest_opensandbox.embedded.state.registry import Registry
+from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TOKEN_HEADER, AgentSocket
+from pytest_opensandbox.embedded.state.sandboxes import Registry, SandboxRecord
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 

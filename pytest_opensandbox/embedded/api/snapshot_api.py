@@ -9,7 +9,7 @@ import bottle
 
 from pytest_opensandbox.embedded.api import queries
 from pytest_opensandbox.embedded.api.validation import reject, text
-from pytest_opensandbox.embedded.state.registry import Registry
+from pytest_opensandbox.embedded.state.sandboxes import Registry
 
 Handler = Callable[..., Any]
 

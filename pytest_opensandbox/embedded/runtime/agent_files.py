@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.host import INSIDE, LIBRARIES, AgentFiles, Host, Interpreter
-from pytest_opensandbox.embedded.runtime.runtime import hide
+from pytest_opensandbox.embedded.runtime.host_files import INSIDE, LIBRARIES, AgentFiles, Host, Interpreter
+from pytest_opensandbox.embedded.runtime.system_layer import hide
 
 PACKAGES = "/var/lib/dpkg"
 

@@ -1,4 +1,4 @@
-"""What a sandbox is here: bubblewrap's namespaces around a copy-on-write view of this machine's system directories."""
+"""Bubblewrap: the one that works here, the options for a sandbox, and the start of one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.embedded.runtime.agent_files import PACKAGES, agent_options
-from pytest_opensandbox.embedded.runtime.descriptors import empty_input, in_memory, nul_separated
-from pytest_opensandbox.embedded.runtime.guard import guard_options
-from pytest_opensandbox.embedded.runtime.host import INSIDE, Host
+from pytest_opensandbox.embedded.runtime.host_files import INSIDE, Host
 from pytest_opensandbox.embedded.runtime.limits import first_to_go, private_bytes
-from pytest_opensandbox.embedded.runtime.runtime import HOSTNAME, layer_files
+from pytest_opensandbox.embedded.runtime.outer_namespace import (
+    PRIVATE,
+    SHARED_MEMORY,
+    UPPER,
+    guard_options,
+    overlay_options,
+)
 from pytest_opensandbox.embedded.runtime.seccomp import filter_program
-from pytest_opensandbox.embedded.runtime.trees import PRIVATE, SHARED_MEMORY, UPPER, overlay_options
+from pytest_opensandbox.embedded.runtime.system_layer import HOSTNAME, layer_files
 from pytest_opensandbox.embedded.runtime.user_namespaces import user_options
 
 if TYPE_CHECKING:
@@ -275,3 +279,24 @@ def _bound_system(host: Host, layer: Path) -> Iterator[str]:
     for name in layer_files():
         if os.path.isfile(name) and not os.path.islink(name):
             yield from ("--ro-bind", f"{layer}{name}", name)
+
+
+def empty_input() -> int:
+    """Return a descriptor with nothing to read: that of /dev/null would lead to this machine's own node."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.close(writing)
+    return reading
+
+
+def in_memory(content: bytes) -> int:
+    """Return a descriptor that is read from the start; each reader needs one of its own."""
+    fd = os.memfd_create("for bubblewrap", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def nul_separated(arguments: Sequence[str]) -> bytes:
+    """Return arguments as bubblewrap reads them from a descriptor."""
+    return b"".join(argument.encode(errors="surrogateescape") + b"\0" for argument in arguments)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.runtime import hide
+from pytest_opensandbox.embedded.runtime.system_layer import hide
 
 _PROGRAM = Path(__file__).with_name("private_files.py")
 

@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_opensandbox.embedded.runtime.agent_files import copy_agent_files, mark_agent_files
-from pytest_opensandbox.embedded.runtime.host import LIBRARIES, PYTHON, Host
+from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, Host
 from pytest_opensandbox.embedded.runtime.host_ids import HostIds, IdRange
-from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES
-from pytest_opensandbox.embedded.runtime.runtime import build_layer
 from pytest_opensandbox.embedded.runtime.staging import Staging
-
-_MAKER = Path(__file__).with_name("namespace_maker.py")
-_REASON_BYTES = 500
-# The processes of bubblewrap around a sandbox count as well.
-_AROUND = 8
+from pytest_opensandbox.embedded.runtime.system_layer import build_layer
+from pytest_opensandbox.embedded.runtime.user_namespaces import NamespaceMaker
 
 
 @dataclass(frozen=True)
@@ -62,15 +54,7 @@ class Identities:
         self._staging = Staging(needed)
         self._ids = HostIds()
         self._layers: dict[IdRange, Path] = {}
-        self._maker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-I", "-S", str(_MAKER)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-            )
+        self._namespaces = NamespaceMaker()
 
     def take(self, ids: IdRange | None = None) -> Identity:
         """Return a new identity.
@@ -83,7 +67,7 @@ class Identities:
         """
         taken = self._ids.take(ids)
         try:
-            return Identity(taken, self._layer(taken), self._make_namespaces(taken))
+            return Identity(taken, self._layer(taken), self._namespaces.make(taken))
         except OSError:
             self._ids.give_back(taken)
             raise
@@ -151,8 +135,7 @@ class Identities:
 
     def close(self) -> None:
         """End the program that makes namespaces."""
-        self._maker.close()
-        self._process.wait()
+        self._namespaces.close()
 
     def _layer(self, ids: IdRange) -> Path:
         """Return the layer of a range, which is made once."""
@@ -161,13 +144,3 @@ class Identities:
             build_layer(layer, owner=ids.first)
             self._layers[ids] = layer
         return self._layers[ids]
-
-    def _make_namespaces(self, ids: IdRange) -> tuple[int, int]:
-        self._maker.send(f"{ids.first} {ids.count} {MOST_PROCESSES + _AROUND}".encode())
-        said, namespaces, _, _ = socket.recv_fds(self._maker, _REASON_BYTES, 2)
-        if len(namespaces) != 2:
-            raise OSError(f"no user namespace for a sandbox: {said.decode(errors='replace')}")
-        outer, inner = namespaces
-        for namespace in namespaces:
-            os.set_inheritable(namespace, False)
-        return outer, inner

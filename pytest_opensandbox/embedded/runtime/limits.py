@@ -1,13 +1,13 @@
-"""How much of this machine a sandbox may use, as far as that can be said without control groups."""
+"""How much memory, how many processes and how many files a sandbox and the server may use."""
 
 from __future__ import annotations
 
 import os
 import re
 import resource
+from collections.abc import Iterator
 from contextlib import suppress
-
-from pytest_opensandbox.embedded.runtime.memory import usable_bytes
+from pathlib import Path
 
 MOST_PROCESSES = 4096
 
@@ -15,9 +15,10 @@ _LEAST_PRIVATE_BYTES = 256 << 20
 _COUNTS_BY_NAMESPACE = (5, 15)
 # For a shell that becomes what is to go first when memory runs short: before pytest, the server and all else.
 _FIRST_TO_GO = '{ echo 1000 > /proc/self/oom_score_adj; } 2> /dev/null; exec "$@"'
-# One byte: 0 would keep the kernel from writing files, but not from starting the host's crash handler.
-_CORE_BYTES = 1
 _MOST_FILES = 1 << 20
+# By the type of the file system: the files that hold a limit. What is above memory.high is slowed down until it stands.
+_LIMITS = {"cgroup": ("memory.limit_in_bytes",), "cgroup2": ("memory.max", "memory.high")}
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def private_bytes() -> int:
@@ -40,12 +41,6 @@ def most_processes() -> int | None:
     return MOST_PROCESSES if release >= _COUNTS_BY_NAMESPACE else None
 
 
-def leave_no_cores() -> None:
-    """Have this process, and what it starts, dump no cores."""
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))
-
-
 def raise_file_limit() -> int:
     """Let this process have as many open files as it may have; return how many these are.
 
@@ -56,3 +51,76 @@ def raise_file_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
+
+
+def usable_bytes(proc: Path = Path("/proc")) -> int:
+    """Return how much memory this process and its children may use together.
+
+    Args:
+        proc: where the kernel's view of processes is.
+
+    Source: Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst of Linux.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_group_limits(proc / "self")])
+
+
+def out_of_memory_kills() -> int:
+    """Return how many processes the kernel has ended for lack of memory since it started, 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _group_limits(process: Path) -> Iterator[int]:
+    """Yield the limits of the groups that a process is in, and of those around them."""
+    for kind, directory, top in _groups(process):
+        while True:
+            for name in _LIMITS[kind]:
+                with suppress(OSError, ValueError):  # no such limit, or "max"
+                    yield int((directory / name).read_text())
+            if directory == top:
+                break
+            directory = directory.parent
+
+
+def _groups(process: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Yield the groups that count a process's memory: type of the file system, directory, where that is mounted."""
+    paths = _group_paths(process)
+    for kind, root, place in _mounts(process):
+        path = paths.get(kind)
+        if path is None:
+            continue
+        # In a container the path may begin outside of what is mounted there: then the mount is the container's group.
+        below = os.path.relpath(path, root)
+        yield kind, place if below.startswith("..") else place / below, place
+
+
+def _group_paths(process: Path) -> dict[str, str]:
+    """Return the paths of the groups that count a process's memory, by the type of their file system."""
+    paths = {}
+    with suppress(OSError):
+        for line in (process / "cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                paths["cgroup2"] = path
+            elif "memory" in controllers.split(","):
+                paths["cgroup"] = path
+    return paths
+
+
+def _mounts(process: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield the mounted trees of groups that may count memory: type, the tree's root in its hierarchy, place."""
+    with suppress(OSError):
+        for line in (process / "mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            _, _, _, root, place, *_ = before.split(" ")
+            kind, _, options = after.split(" ")
+            if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
+                yield kind, _unescaped(root), Path(_unescaped(place))
+
+
+def _unescaped(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

@@ -13,19 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.agent_socket import AgentSocket
+from pytest_opensandbox.embedded.runtime.agent_connections import AgentSocket
 from pytest_opensandbox.embedded.runtime.background import Background
 from pytest_opensandbox.embedded.runtime.bubblewrap import PATH, Bubblewrap, over_layers
+from pytest_opensandbox.embedded.runtime.directories import Origin
 from pytest_opensandbox.embedded.runtime.freezer import Freezer
-from pytest_opensandbox.embedded.runtime.host import LIBRARIES, Host
+from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, Host
 from pytest_opensandbox.embedded.runtime.host_ids import IdRange
 from pytest_opensandbox.embedded.runtime.identities import Identities
-from pytest_opensandbox.embedded.runtime.keyring import leave_session_keyring
-from pytest_opensandbox.embedded.runtime.layers import Origin
-from pytest_opensandbox.embedded.runtime.limits import most_processes
-from pytest_opensandbox.embedded.runtime.log import Log
-from pytest_opensandbox.embedded.runtime.memory import out_of_memory_kills
-from pytest_opensandbox.embedded.runtime.output import OutputReader
+from pytest_opensandbox.embedded.runtime.inherited_state import leave_session_keyring
+from pytest_opensandbox.embedded.runtime.limits import most_processes, out_of_memory_kills
+from pytest_opensandbox.embedded.runtime.log import Log, OutputReader
 from pytest_opensandbox.embedded.runtime.process_tree import children, look_up
 
 END_SECONDS = 10
@@ -245,6 +243,6 @@ def _over(workshop: LaunchContext, layer: Path, restored: Sequence[Path]) -> Bub
         return workshop.bubblewrap
     if not restored:  # what is hidden by mounts may have gone in the meantime
         return over_layers(workshop.bubblewrap, workshop.host, layer)
-    from pytest_opensandbox.embedded.runtime.restoring import restoring  # lazily, as most runs have no snapshots
+    from pytest_opensandbox.embedded.runtime.snapshot_files import restoring  # lazily, as most runs have no snapshots
 
     return restoring(workshop.bubblewrap, workshop.host, layer, restored)

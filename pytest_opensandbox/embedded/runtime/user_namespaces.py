@@ -1,11 +1,20 @@
-"""The options for a sandbox's user namespaces, and what its root may do in them."""
+"""The user namespaces of the server and of its sandboxes, and what root may do in them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES
+
 if TYPE_CHECKING:
+    from pytest_opensandbox.embedded.runtime.host_ids import IdRange
     from pytest_opensandbox.embedded.runtime.identities import Identity
 
 # Root in a sandbox is the server's user outside: the only one that there is inside.
@@ -17,6 +26,50 @@ _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
     "CAP_NET_BIND_SERVICE",
 )
+_MAKER = Path(__file__).with_name("namespace_maker.py")
+_REASON_BYTES = 500
+# The processes of bubblewrap around a sandbox count as well.
+_AROUND = 8
+_CLONE_NEWUSER = 0x10000000
+_CAP_SYS_ADMIN = 1 << 21
+
+
+class NamespaceMaker:
+    """The program that makes the user namespaces of sandboxes; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-I", "-S", str(_MAKER)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+            )
+
+    def make(self, ids: IdRange) -> tuple[int, int]:
+        """Return descriptors of two new namespaces, the second one in the first.
+
+        Args:
+            ids: the host's ids of their users and groups.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        self._socket.send(f"{ids.first} {ids.count} {MOST_PROCESSES + _AROUND}".encode())
+        said, namespaces, _, _ = socket.recv_fds(self._socket, _REASON_BYTES, 2)
+        if len(namespaces) != 2:
+            raise OSError(f"no user namespace for a sandbox: {said.decode(errors='replace')}")
+        outer, inner = namespaces
+        for namespace in namespaces:
+            os.set_inheritable(namespace, False)
+        return outer, inner
+
+    def close(self) -> None:
+        """End the program."""
+        self._socket.close()
+        self._process.wait()
 
 
 def user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[str], list[str]]:
@@ -34,3 +87,48 @@ def user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[
         outer += ["--proc", "/proc"]
         inner += [part for name in _CAPABILITIES for part in ("--cap-add", name)]
     return outer, inner
+
+
+def enter_own_namespace() -> bool:
+    """Have this process, which has one thread, be root of a namespace of its own where it may not mount without.
+
+    Returns:
+        Whether it may mount now.
+    """
+    if os.geteuid() != 0 or _may_mount():
+        return os.geteuid() == 0
+    waiting, entered = os.pipe2(os.O_CLOEXEC)
+    maps = {kind: _same_ids(Path(f"/proc/self/{kind}_map").read_text()) for kind in ("uid", "gid")}
+    child = os.fork()
+    if child == 0:
+        os.close(entered)
+        _write_maps(os.getppid(), maps, waiting)
+    os.close(waiting)
+    is_new = ctypes.CDLL(None).unshare(_CLONE_NEWUSER) == 0
+    if is_new:
+        os.write(entered, b"\0")
+    os.close(entered)
+    os.waitpid(child, 0)
+    return is_new and _may_mount()
+
+
+def _write_maps(pid: int, maps: dict[str, str], waiting: int) -> None:
+    """Map every id to itself from outside, which takes rights that the process in the namespace no longer has there."""
+    try:
+        if os.read(waiting, 1):
+            for kind, text in maps.items():
+                with suppress(OSError):
+                    Path(f"/proc/{pid}/{kind}_map").write_text(text)
+    finally:
+        os._exit(0)
+
+
+def _same_ids(mapped: str) -> str:
+    lines = [line.split() for line in mapped.splitlines()]
+    return "".join(f"{inside} {inside} {count}\n" for inside, _, count in lines)
+
+
+def _may_mount() -> bool:
+    status = Path("/proc/self/status").read_text()
+    effective = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+    return bool(effective & _CAP_SYS_ADMIN) and os.getuid() == 0

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_opensandbox.embedded.errors import refuse
-from pytest_opensandbox.embedded.runtime.layers import Layers, Origin
+from pytest_opensandbox.embedded.runtime.directories import Origin, SnapshotLayers
 from pytest_opensandbox.embedded.runtime.log import stamp
 from pytest_opensandbox.embedded.runtime.process import LaunchContext
 from pytest_opensandbox.embedded.runtime.process_tree import knows_children
-from pytest_opensandbox.embedded.state.record import SandboxRecord
+
+if TYPE_CHECKING:
+    from pytest_opensandbox.embedded.state.sandboxes import SandboxRecord
 
 MOST_LAYERS = 64
 
@@ -84,7 +87,7 @@ class Snapshots:
         self._workshop = workshop
         self._snapshots: dict[str, SnapshotRecord] = {}
         self._lock = threading.Lock()
-        self._layers = Layers()
+        self._layers = SnapshotLayers()
         self._takers: ThreadPoolExecutor | None = None
         self._copiers: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
@@ -237,7 +240,7 @@ class Snapshots:
 
     def _copy(self, snapshot: SnapshotRecord, sandbox: SandboxRecord) -> None:
         """Have everything of the sandbox stand still, and copy what it wrote."""
-        from pytest_opensandbox.embedded.runtime.capture import capture  # lazily, as most runs have no snapshots
+        from pytest_opensandbox.embedded.runtime.snapshot_files import capture  # lazily, as most runs have no snapshots
 
         sandbox.process.wait_started()
         with sandbox.lock:

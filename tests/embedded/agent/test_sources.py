@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.embedded.runtime.agent_files import agent_options, copy_agent_files, is_beside, mark_agent_files
-from pytest_opensandbox.embedded.runtime.host import LIBRARIES, PYTHON, Host, Interpreter
+from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, Host, Interpreter
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 

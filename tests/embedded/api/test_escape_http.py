@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from pytest_opensandbox import FileUpload
-from pytest_opensandbox.embedded.runtime.agent_socket import EXECD_PORT
+from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT
 from tests.embedded.machine import wait_until
 
 FORGED = "HTTP/1.1 200 FORGED\r\nContent-Length: 6\r\n\r\nforged"

@@ -12,9 +12,10 @@ from pytest_opensandbox.embedded.runtime.bubblewrap import (
     find_bubblewrap,
     sandbox_options,
 )
-from pytest_opensandbox.embedded.runtime.host import look_around
+from pytest_opensandbox.embedded.runtime.directories import RuntimeDirectory
+from pytest_opensandbox.embedded.runtime.host_files import look_around
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
-from pytest_opensandbox.embedded.runtime.runtime import RuntimeDirectory
+from pytest_opensandbox.embedded.runtime.system_layer import build_layer
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def host():
 @pytest.fixture(scope="module")
 def layer():
     directory = RuntimeDirectory()
-    directory.build_layer()
+    build_layer(directory.layer)
     yield directory.layer
     directory.remove()
 

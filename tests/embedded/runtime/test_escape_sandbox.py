@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from pytest_opensandbox import OpenSandboxError
-from pytest_opensandbox.embedded.runtime.agent_socket import EXECD_PORT, TOKEN_HEADER
+from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TOKEN_HEADER
 from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES, most_processes, private_bytes
 from tests.embedded.machine import AS_ROOT, USERS, running_server, wait_until
 

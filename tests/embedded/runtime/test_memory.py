@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import OpenSandboxError
-from pytest_opensandbox.embedded.runtime.memory import usable_bytes
+from pytest_opensandbox.embedded.runtime.limits import usable_bytes
 from tests.embedded.machine import USERS, running_server, wait_until
 
 MIB = 1 << 20

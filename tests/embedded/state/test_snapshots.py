@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import SandboxOpts
-from pytest_opensandbox.embedded.runtime import layers
+from pytest_opensandbox.embedded.runtime.directories import SnapshotLayers
 from tests.embedded.machine import USERS, running_server, wait_until
 
 CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "1"}}
@@ -250,11 +250,10 @@ def test_a_server_without_snapshots_makes_no_place_for_them():
         assert places(machine) == []
 
 
-def test_a_small_shared_memory_is_not_used(monkeypatch):
+def test_a_small_shared_memory_is_not_used():
     """Docker gives a container 64 MiB of it."""
-    monkeypatch.setattr(layers, "private_bytes", lambda: os.statvfs("/dev/shm").f_blocks << 20)
+    made = SnapshotLayers(needed_bytes=os.statvfs("/dev/shm").f_blocks << 20)
 
-    made = layers.Layers()
     layer = made.new()
     made.close()
 

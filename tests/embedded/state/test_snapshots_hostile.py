@@ -13,8 +13,8 @@ import pytest
 
 from pytest_opensandbox import NotFoundError
 from pytest_opensandbox.embedded.runtime.bubblewrap import fixed_paths, sandbox_options
-from pytest_opensandbox.embedded.runtime.host import look_around
-from pytest_opensandbox.embedded.runtime.restoring import BOOT
+from pytest_opensandbox.embedded.runtime.host_files import look_around
+from pytest_opensandbox.embedded.runtime.snapshot_files import BOOT
 from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, running_server
 from tests.embedded.state.test_snapshots import places, restore, take
 

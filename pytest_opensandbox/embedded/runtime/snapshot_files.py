@@ -1,4 +1,4 @@
-"""Keeps what a sandbox wrote: has a program of its own copy it while the sandbox stands still."""
+"""Copies of what a sandbox wrote, and sandboxes that begin with such a copy."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.bubblewrap import fixed_paths
-from pytest_opensandbox.embedded.runtime.host import Host
+from pytest_opensandbox.embedded.runtime.bubblewrap import Bubblewrap, fixed_paths, over_layers
+from pytest_opensandbox.embedded.runtime.host_files import Host, Interpreter
 from pytest_opensandbox.embedded.runtime.host_ids import IdRange
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
-from pytest_opensandbox.embedded.runtime.restoring import BOOT, MOST_ENTRIES
-from pytest_opensandbox.embedded.runtime.trees import PRIVATE, UPPER, tree_names
+from pytest_opensandbox.embedded.runtime.outer_namespace import PRIVATE, UPPER, layer_place, tree_names
 
 SECONDS = 120
 
 _REASON_CHARACTERS = 500
+MOST_ENTRIES = 500_000
+_RIGHTS = ("CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER", "CAP_FSETID")
+
+COPIER = Path(__file__).parents[1] / "copier"
+# At the end: the rooms beside it are called like modules of others.
+BOOT = f"import sys; sys.path.append({str(COPIER.parent)!r}); from copier.__main__ import main; main()"
 
 
 class CaptureError(Exception):
@@ -122,3 +128,47 @@ def _drop_empty(target: Path) -> None:
     for tree in target.iterdir():
         if tree.name != PRIVATE and not any(tree.iterdir()):
             tree.rmdir()
+
+
+def restoring(bubblewrap: Bubblewrap, host: Host, layer: Path, layers: Sequence[Path]) -> Bubblewrap:
+    """Return a bubblewrap whose sandboxes begin with a snapshot, each for itself.
+
+    Args:
+        bubblewrap: the server's, with a namespace around each sandbox.
+        host: what its sandboxes see of this machine.
+        layer: the tree that lies over the system directories.
+        layers: of the snapshot, lowest first.
+    """
+    laid = over_layers(bubblewrap, host, layer, layers)
+    if laid.is_copy_on_write:
+        return laid
+    # The copy must be able to read what the sandbox made unreadable, and to give everything its owner.
+    rights = [part for name in _RIGHTS for part in ("--cap-add", name)]
+    own = ("--ro-bind", host.copier, str(COPIER), *rights, *_library_path(host.interpreter))
+    return replace(laid, guard=(*laid.guard, *own), preparation=tuple(_copying(host.interpreter)))
+
+
+def _copying(interpreter: Interpreter) -> Iterator[str]:
+    """Yield the command that copies the private directories, and then becomes what follows."""
+    order = {
+        "source": layer_place(0, ""),
+        "target": UPPER,
+        "trees": {PRIVATE: {"fixed": [], "is_overlay": False}},
+        "entries": MOST_ENTRIES,
+        "bytes": private_bytes(),
+        "is_root": True,
+    }
+    yield from (_outside(interpreter, interpreter.executable), "-I", "-S", "-c", BOOT, json.dumps(order))
+
+
+def _library_path(interpreter: Interpreter) -> Iterator[str]:
+    if interpreter.library_path:
+        yield from ("--setenv", "LD_LIBRARY_PATH", _outside(interpreter, interpreter.library_path))
+
+
+def _outside(interpreter: Interpreter, inside: str) -> str:
+    """Return where a path of the sandbox's Python is on the host, and in the namespace around the sandbox."""
+    for source, place in interpreter.binds:
+        if inside.startswith(f"{place}/"):
+            return source + inside[len(place) :]
+    return inside

@@ -1,4 +1,4 @@
-"""What a sandbox is given of this machine: system directories, less what is private, and a Python for the agent."""
+"""The host's files that a sandbox sees: system directories, less what is private, and a Python for the agent."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import importlib.util
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 INSIDE = "/opt/opensandbox"
@@ -158,3 +161,24 @@ def _library_binds() -> tuple[tuple[str, str], ...]:
         (str(agent), f"{LIBRARIES}/opensandbox_agent"),
         *((str(library), f"{LIBRARIES}/{library.name}") for library in libraries),
     )
+
+
+def compile_ahead(*interpreters: Interpreter) -> None:
+    """Bring the bytecode beside the agent's sources up to date, in a thread of its own.
+
+    Sandboxes cannot do it, they see these directories read-only. Where the server cannot write there either,
+    each agent compiles in memory and starts that much later.
+
+    Args:
+        interpreters: the one that will run the agent, with its libraries where they lie, and with copies of them.
+    """
+    libraries = [Path(source) for known in interpreters for source, inside in known.binds if "/lib/" in inside]
+    threading.Thread(target=_compile, args=(libraries,), name="bytecode", daemon=True).start()
+
+
+def _compile(libraries: list[Path]) -> None:
+    for library in libraries:
+        for source in sorted(library.rglob("*.py")):
+            with suppress(OSError, SyntaxError, ValueError):
+                # Reads bytecode that is there and fits, else compiles and writes it, as an import would.
+                SourceFileLoader(source.stem, str(source)).get_code(source.stem)

@@ -1,9 +1,10 @@
-"""The state in which the server and what it starts begin, whatever the state of the process that starts the server."""
+"""The state that the server and its sandboxes begin with, whatever the state of the process that starts them."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import resource
 import signal
 from contextlib import suppress
@@ -16,6 +17,20 @@ _RAISED = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_MEM
 # Each sandbox takes some of the server's; more than this is of no use to it, and slow where all are closed in turn.
 _MOST_FILES = 65_536
 _PLAIN_PERSONALITY = 0
+# One byte: 0 would keep the kernel from writing files, but not from starting the host's crash handler.
+_CORE_BYTES = 1
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+# The C library has no function for it, and the number of a system call depends on the processor.
+_KEYCTL = {
+    "aarch64": 219,
+    "armv7l": 311,
+    "i686": 288,
+    "loongarch64": 219,
+    "ppc64le": 271,
+    "riscv64": 219,
+    "s390x": 280,
+    "x86_64": 250,
+}
 
 
 def set_start_state() -> None:
@@ -43,3 +58,22 @@ def _raise_limit(kind: int) -> None:
     is_too_much = kind == resource.RLIMIT_NOFILE and (hard == resource.RLIM_INFINITY or hard > _MOST_FILES)
     with suppress(OSError, ValueError):
         resource.setrlimit(kind, (_MOST_FILES if is_too_much else hard, hard))
+
+
+def leave_no_cores() -> None:
+    """Have this process, and what it starts, dump no cores."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))
+
+
+def leave_session_keyring() -> bool:
+    """Give the calling thread, and what it starts, an empty session keyring of its own.
+
+    Returns:
+        False where that cannot be done: an unknown processor, or a kernel without keyrings, which then leaks none.
+    """
+    number = _KEYCTL.get(platform.machine())
+    if number is None:
+        return False
+    keyring: int = ctypes.CDLL(None).syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    return keyring >= 0
