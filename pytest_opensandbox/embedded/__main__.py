@@ -15,8 +15,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_opensandbox.embedded.errors import StartError
-from pytest_opensandbox.embedded.runtime.inherited_state import leave_no_cores, set_start_state
-from pytest_opensandbox.embedded.runtime.obstacles import check_platform, storage_trouble
+from pytest_opensandbox.embedded.runtime.inherited_state import disable_core_dumps, set_start_state
+from pytest_opensandbox.embedded.runtime.requirements import check_platform, storage_error
 from pytest_opensandbox.embedded.runtime.user_namespaces import enter_own_namespace
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_platform()
         enter_own_namespace()
         set_start_state()
-        leave_no_cores()
+        disable_core_dumps()
         _run(port)
     except StartError as error:
         _say({"error": str(error), "cause": error.cause})
@@ -62,29 +62,29 @@ def _run(port: int) -> None:
     """Serve until standard input closes, then end every sandbox."""
     from pytest_opensandbox.embedded.server import EmbeddedServer  # lazily: it needs what check_platform has looked for
 
-    house, key = _ready(EmbeddedServer), secrets.token_hex(16)
+    server, key = _ready(EmbeddedServer), secrets.token_hex(16)
     try:
-        _ready(house.prepare, place=house.directory)
+        _ready(server.prepare, place=server.directory)
         listener = _listen(port)
         # Before the HTTP library is loaded: requests that come meanwhile wait in the listener's queue.
         _say({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "api_key": key})
-        _open(house, listener, key)
+        _open(server, listener, key)
         _wait_for_end()
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        if not house.close():
+        if not server.close():
             raise SystemExit(_LEFT_STATUS)
 
 
-def _open(house: EmbeddedServer, listener: socket.socket, key: str) -> None:
+def _open(server: EmbeddedServer, listener: socket.socket, key: str) -> None:
     """Begin to answer; what keeps it from that is told on standard error, for the caller has read the one line.
 
     Raises:
         SystemExit: it cannot, mostly because no further threads may be started.
     """
     try:
-        house.open(listener, key)
+        server.open(listener, key)
     except (RuntimeError, MemoryError, OSError) as error:
         text = f"the server cannot begin to answer: {error or 'out of memory'}; {_LIMITS}"
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
@@ -100,7 +100,7 @@ def _ready(make: Callable[[], T], *, place: str = "") -> T:
     try:
         return make()
     except OSError as error:
-        raise storage_trouble(error, place or tempfile.gettempdir()) from error
+        raise storage_error(error, place or tempfile.gettempdir()) from error
 
 
 def _listen(port: int) -> socket.socket:

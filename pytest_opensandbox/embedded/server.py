@@ -12,30 +12,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.embedded.errors import StartError
-from pytest_opensandbox.embedded.runtime.agent_files import is_beside, mark_agent_files
-from pytest_opensandbox.embedded.runtime.background import Background
+from pytest_opensandbox.embedded.runtime.agent_files import expose_agent_files, is_in_library_directory
 from pytest_opensandbox.embedded.runtime.bubblewrap import (
     Bubblewrap,
     BubblewrapRefusedError,
     executables_here,
     find_bubblewrap,
-    over_layers,
+    with_layers,
 )
 from pytest_opensandbox.embedded.runtime.directories import SHARED_MEMORY, RuntimeDirectory
-from pytest_opensandbox.embedded.runtime.hiding import Search
-from pytest_opensandbox.embedded.runtime.host_files import compile_ahead, look_around
+from pytest_opensandbox.embedded.runtime.event_loop import BackgroundLoop
+from pytest_opensandbox.embedded.runtime.host_files import compile_ahead, find_host_files
 from pytest_opensandbox.embedded.runtime.identities import Identities
-from pytest_opensandbox.embedded.runtime.obstacles import likely_cause
+from pytest_opensandbox.embedded.runtime.private_files import PrivateFileSearch
+from pytest_opensandbox.embedded.runtime.requirements import likely_cause
 from pytest_opensandbox.embedded.runtime.system_layer import build_layer
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.embedded.state.sandboxes import Registry
+    from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
 _READ_ONLY = "this machine refuses overlays, so /usr, /etc and /opt are read-only in the sandbox"
 _SAME_ROOT = (
     "this root may not give sandboxes users of their own: root in a sandbox is root outside, without any capability"
 )
-_UNGUARDED = "this machine refuses nested namespaces, so hostile code may outlive a server that is killed"
+_NOT_NESTED = "this machine refuses nested namespaces, so hostile code may outlive a server that is killed"
 
 _UNFILTERED = (
     "this machine has no seccomp filter for sandboxes: their system calls are only limited by the kernel's rules"
@@ -50,12 +50,12 @@ class EmbeddedServer:
     """A server's private directory, its way to make sandboxes, and the sandboxes."""
 
     def __init__(self) -> None:
-        self._marks = self._runtime = RuntimeDirectory()
+        self._whiteout_directory = self._runtime = RuntimeDirectory()
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
-        self._background = Background()
+        self._background = BackgroundLoop()
         self._identities: Identities | None = None
         self._hidden: Future[None] | None = None
-        self._registry: Registry | None = None
+        self._registry: SandboxRegistry | None = None
 
     @property
     def directory(self) -> str:
@@ -68,7 +68,7 @@ class EmbeddedServer:
         Raises:
             StartError: they cannot.
         """
-        self._host = look_around(is_nobody=True)
+        self._host = find_host_files(has_own_users=True)
         self._interpreter = self._host.interpreter
         try:
             # In the thread that starts them all, because that is what dies last.
@@ -79,7 +79,7 @@ class EmbeddedServer:
             raise StartError(str(error), likely_cause(str(error))) from error
         self._notes = [_SAME_ROOT] if os.geteuid() == 0 and self._identities is None else []
         self._notes += [] if self._bubblewrap.is_copy_on_write else [_READ_ONLY]
-        self._notes += [] if self._bubblewrap.guard else [_UNGUARDED]
+        self._notes += [] if self._bubblewrap.outer_options else [_NOT_NESTED]
         self._notes += [] if self._bubblewrap.call_filter else [_UNFILTERED]
         for note in self._notes:
             print(note, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
@@ -92,10 +92,10 @@ class EmbeddedServer:
             api_key: what requests must carry.
         """
         from pytest_opensandbox.embedded.api.http import serve
-        from pytest_opensandbox.embedded.runtime.process import LaunchContext  # lazily, these are slow to load
-        from pytest_opensandbox.embedded.state.sandboxes import Registry
+        from pytest_opensandbox.embedded.runtime.sandbox_process import LaunchContext  # lazily, these are slow to load
+        from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
-        workshop = LaunchContext(
+        context = LaunchContext(
             self._bubblewrap,
             self._host,
             self._runtime.path,
@@ -105,7 +105,7 @@ class EmbeddedServer:
             self._starter,
             self._hidden,
         )
-        self._registry = Registry(workshop, self._notes)
+        self._registry = SandboxRegistry(context, self._notes)
         serve(listener, self._registry, api_key)
         self._starter.submit(compile_ahead, self._interpreter, self._host.interpreter)
 
@@ -115,7 +115,7 @@ class EmbeddedServer:
         if self._identities is not None:
             self._identities.close()
         self._runtime.remove()
-        self._marks.remove()
+        self._whiteout_directory.remove()
         return have_ended
 
     def _find_bubblewrap(self) -> Bubblewrap:
@@ -126,11 +126,15 @@ class EmbeddedServer:
             except OSError as error:
                 if error.errno in _PASSES:  # this root may do it, so its sandboxes are not to be root outside
                     raise StartError(error.strerror or str(error), _LATER) from error
-        host = look_around()
-        if is_beside(host.interpreter, self._runtime.path):  # overlays refuse a layer that lies in another one
-            self._marks = RuntimeDirectory(SHARED_MEMORY)
-        self._host = replace(host, agent_files=mark_agent_files(host.interpreter, self._marks.path / "marks"))
-        search = Search(self._host.directories)
+        host = find_host_files()
+        if is_in_library_directory(
+            host.interpreter, self._runtime.path
+        ):  # overlays refuse a layer that lies in another one
+            self._whiteout_directory = RuntimeDirectory(SHARED_MEMORY)
+        self._host = replace(
+            host, agent_files=expose_agent_files(host.interpreter, self._whiteout_directory.path / "whiteouts")
+        )
+        search = PrivateFileSearch(self._host.directories)
         build_layer(self._runtime.layer)
         found = find_bubblewrap(self._host, self._runtime.layer)
         # In the same thread, before it starts the first sandbox.
@@ -139,14 +143,14 @@ class EmbeddedServer:
 
     def _mask(self) -> None:
         """Mount something over what must not be seen where nothing hides it: sockets and pipes lead to the host."""
-        files, directories = Search(self._host.directories, special=True).found()
+        files, directories = PrivateFileSearch(self._host.directories, special=True).result()
         self._host = replace(
             self._host,
             hidden_files=tuple(dict.fromkeys((*self._host.hidden_files, *files))),
             hidden_directories=tuple(dict.fromkeys((*self._host.hidden_directories, *directories))),
         )
         layer = self._identities.any_layer() if self._identities else self._runtime.layer
-        self._bubblewrap = self._starter.submit(over_layers, self._bubblewrap, self._host, layer).result()
+        self._bubblewrap = self._starter.submit(with_layers, self._bubblewrap, self._host, layer).result()
 
     def _find_for_root(self) -> Bubblewrap:
         """Return what makes sandboxes that have users of their own.
@@ -161,10 +165,10 @@ class EmbeddedServer:
         identities = Identities([*executables, *sources, *places])
         self._host = identities.adapt(self._host)
         programs = [identities.copy_program(executable) for executable in executables]
-        identity = identities.take()
+        identity = identities.acquire()
         self._identities = identities
         try:
             return find_bubblewrap(self._host, identity.layer, programs, identity)
         finally:
             identity.close()
-            identities.give_back(identity.ids)
+            identities.release(identity.ids)

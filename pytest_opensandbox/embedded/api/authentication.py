@@ -22,14 +22,14 @@ KEY_HEADER = "OPEN_SANDBOX_API_KEY"
 _OPEN_PATHS = ("/health", "/version")
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
 _SECRET_ROUTE = re.compile(r"/(?P<secret>[0-9a-f]{32})(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/\d+(?:/|$)")
-UNKNOWN_CONNECTIONS = 256
+MAX_UNAUTHENTICATED = 256
 """How many connections may not have shown the key yet; one more, and the oldest is closed."""
 
-_UNKNOWN_SECONDS = 10
-_UNKNOWN_BODY_BYTES = 65_536
+_UNAUTHENTICATED_SECONDS = 10
+_UNAUTHENTICATED_BODY_BYTES = 65_536
 
 
-class Callers:
+class Authenticator:
     """Knows the API key, and the secret of each sandbox.
 
     Args:
@@ -55,7 +55,7 @@ class Callers:
             message = f"This server is 127.0.0.1, not {host!r}."
             raise RefusedError(403, {"code": "HOST_NOT_ALLOWED", "message": message})
         given, path = environ.get(f"HTTP_{KEY_HEADER}", ""), environ["PATH_INFO"]
-        if path.startswith(_OPEN_PATHS) or self.are_known(given, path):
+        if path.startswith(_OPEN_PATHS) or self.is_authenticated(given, path):
             return
         if (match := _SECRET_ROUTE.match(path)) and not self._find_secret(match["id"]):
             # As the real server's open proxy says it of a sandbox that has gone; its id was no secret.
@@ -67,7 +67,7 @@ class Callers:
         message = "Authentication credentials are invalid. Check your API key and try again."
         raise RefusedError(401, {"code": "INVALID_API_KEY", "message": message})
 
-    def are_known(self, given: str, path: str) -> bool:
+    def is_authenticated(self, given: str, path: str) -> bool:
         """Say whether a request shows the API key, or in its path the secret of the sandbox that it goes to.
 
         Args:
@@ -88,7 +88,7 @@ def _is_equal(given: str, secret: str) -> bool:
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """A request as it arrives: a long body is for callers who may ask.
+    """A request as it arrives: a long body is for authenticated callers.
 
     The server keeps a body, on the disk if it is long, before the application hears of the request.
 
@@ -118,11 +118,11 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     def parse_header(self, header_plus: bytes) -> None:
         """Read the head, and decide by it how long the body may be."""
         super().parse_header(header_plus)
-        if self._connection.callers.are_known(self.headers.get(KEY_HEADER, ""), self.path):
-            self._connection.become_known()
+        if self._connection.authenticator.is_authenticated(self.headers.get(KEY_HEADER, ""), self.path):
+            self._connection.mark_authenticated()
         else:
             self.adj = copy.copy(self.adj)
-            self.adj.max_request_body_size = _UNKNOWN_BODY_BYTES
+            self.adj.max_request_body_size = _UNAUTHENTICATED_BODY_BYTES
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]  # as above
@@ -132,41 +132,41 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # as above
     a number of such connections only, the newest ones, and a short time for each.
 
     Attributes:
-        callers: who may ask.
+        authenticator: knows who may ask.
     """
 
-    callers: Callers
-    unknown: dict[Connection, float]
+    authenticator: Authenticator
+    unauthenticated: dict[Connection, float]
     requests: list[Any]
     will_close: bool
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.parser_class = partial(Parser, self)
         super().__init__(*arguments, **options)
-        if len(self.unknown) >= UNKNOWN_CONNECTIONS:
-            next(iter(self.unknown)).handle_close()
-        self.unknown[self] = time.monotonic() + _UNKNOWN_SECONDS
+        if len(self.unauthenticated) >= MAX_UNAUTHENTICATED:
+            next(iter(self.unauthenticated)).handle_close()
+        self.unauthenticated[self] = time.monotonic() + _UNAUTHENTICATED_SECONDS
 
-    def become_known(self) -> None:
+    def mark_authenticated(self) -> None:
         """Lift the limits: a request on this connection has shown that its caller may ask."""
-        self.unknown.pop(self, None)
+        self.unauthenticated.pop(self, None)
 
     def readable(self) -> bool:
         """Say whether to wait for bytes; the server asks once a second at least."""
-        if not self.requests and time.monotonic() > self.unknown.get(self, float("inf")):
+        if not self.requests and time.monotonic() > self.unauthenticated.get(self, float("inf")):
             self.will_close = True
         return bool(super().readable())
 
     def handle_close(self) -> None:
         """Close the connection."""
-        self.unknown.pop(self, None)
+        self.unauthenticated.pop(self, None)
         super().handle_close()
 
 
-def connection_class(callers: Callers) -> type[Connection]:
+def connection_class(authenticator: Authenticator) -> type[Connection]:
     """Return the class of the connections of one server.
 
     Args:
-        callers: who may ask.
+        authenticator: knows who may ask.
     """
-    return type("Connection", (Connection,), {"callers": callers, "unknown": {}})
+    return type("Connection", (Connection,), {"authenticator": authenticator, "unauthenticated": {}})

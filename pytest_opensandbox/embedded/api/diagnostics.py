@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
 from pytest_opensandbox.embedded.errors import refuse
-from pytest_opensandbox.embedded.runtime.log import stamp
+from pytest_opensandbox.embedded.runtime.log import format_time
 from pytest_opensandbox.embedded.state.sandboxes import SandboxRecord
 
 NO_LOGS = "(no logs)"
@@ -67,9 +67,9 @@ def log_text(record: SandboxRecord, *, tail: int, since: str | None = None) -> s
 def event_text(record: SandboxRecord) -> str:
     """Return when a sandbox was made and how it ended."""
     state, reason, _ = record.status
-    lines = [f"Sandbox:    {record.id}", f"Status:     {state}", f"Created:    {stamp(record.created_at)}"]
+    lines = [f"Sandbox:    {record.id}", f"Status:     {state}", f"Created:    {format_time(record.created_at)}"]
     if record.ended_at:
-        lines.append(f"Finished:   {stamp(record.ended_at)}")
+        lines.append(f"Finished:   {format_time(record.ended_at)}")
     if record.process.exit_code:
         why = ", OOMKilled" if record.process.ran_out_of_memory else ""
         lines.append(f"Event:      {reason}, exit code {record.process.exit_code}{why}")

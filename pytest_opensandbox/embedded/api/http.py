@@ -14,12 +14,12 @@ from typing import Any
 import bottle
 import waitress
 
-from pytest_opensandbox.embedded.api.authentication import Callers, connection_class
+from pytest_opensandbox.embedded.api.authentication import Authenticator, connection_class
 from pytest_opensandbox.embedded.api.lifecycle_api import routes
 from pytest_opensandbox.embedded.api.reverse_proxy import forward, is_proxied
 from pytest_opensandbox.embedded.errors import RefusedError
 from pytest_opensandbox.embedded.runtime.limits import raise_file_limit
-from pytest_opensandbox.embedded.state.sandboxes import Registry
+from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
 # A request through the proxy holds its thread while it streams, and a request to a paused sandbox until it goes on.
 _THREADS, _PROXY_THREADS = 64, 56
@@ -29,7 +29,7 @@ _REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not
 StartResponse = Callable[..., Any]
 
 
-def serve(listener: socket.socket, registry: Registry, api_key: str) -> None:
+def serve(listener: socket.socket, registry: SandboxRegistry, api_key: str) -> None:
     """Answer requests until the process ends; returns at once.
 
     Args:
@@ -38,9 +38,9 @@ def serve(listener: socket.socket, registry: Registry, api_key: str) -> None:
         api_key: what every request but health and version must carry.
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    callers = Callers(api_key, registry.find_secret)
+    authenticator = Authenticator(api_key, registry.find_secret)
     server = waitress.create_server(
-        Gate(registry, callers),
+        Application(registry, authenticator),
         sockets=[listener],
         threads=_THREADS,
         connection_limit=raise_file_limit() // 2,
@@ -49,22 +49,22 @@ def serve(listener: socket.socket, registry: Registry, api_key: str) -> None:
         asyncore_use_poll=True,
         log_socket_errors=False,  # a side that hangs up is no news
     )
-    server.channel_class = connection_class(callers)
+    server.channel_class = connection_class(authenticator)
     threading.Thread(target=server.run, name="http", daemon=True).start()
 
 
-class Gate:
+class Application:
     """The WSGI application: checks who asks, sends to the proxy or the lifecycle API, and numbers every answer."""
 
-    def __init__(self, registry: Registry, callers: Callers) -> None:
+    def __init__(self, registry: SandboxRegistry, authenticator: Authenticator) -> None:
         self._registry = registry
-        self._callers = callers
+        self._callers = authenticator
         self._api = _lifecycle_app(registry)
         self._proxy_threads = threading.BoundedSemaphore(_PROXY_THREADS)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        start = _numbered(environ, start_response)
+        start = _with_request_id(environ, start_response)
         try:
             self._callers.check(environ)
             if is_proxied(environ["PATH_INFO"]):
@@ -117,14 +117,14 @@ class _ProxiedBody:
             self._on_close()
 
 
-def _lifecycle_app(registry: Registry) -> Any:
+def _lifecycle_app(registry: SandboxRegistry) -> Any:
     """Return the router over the lifecycle API."""
     app = bottle.Bottle()
     app.uninstall(bottle.JSONPlugin)  # the handlers write their own
     for method, path, handler in routes(registry, _own_version()):
         app.route(path, method, _as_json(handler))
     app.default_error_handler = _shape_error
-    bottle.response.default_content_type = ""  # an answer without a body has no type; see _numbered
+    bottle.response.default_content_type = ""  # an answer without a body has no type; see _with_request_id
     return app
 
 
@@ -153,7 +153,7 @@ def _shape_error(error: Any) -> bytes:
     return _json({"detail": _REASONS.get(error.status_code, "Bad Request")})
 
 
-def _numbered(environ: Mapping[str, Any], start_response: StartResponse) -> StartResponse:
+def _with_request_id(environ: Mapping[str, Any], start_response: StartResponse) -> StartResponse:
     """Return a ``start_response`` that adds the request's id, the caller's own if there is one."""
     number = environ.get("HTTP_X_REQUEST_ID", "").strip() or uuid.uuid4().hex
 

@@ -7,14 +7,14 @@ from typing import Any, NoReturn
 
 import bottle
 
-from pytest_opensandbox.embedded.api import diagnostics, queries
+from pytest_opensandbox.embedded.api import diagnostics, parameters
 from pytest_opensandbox.embedded.api.create_request import parse_create
 from pytest_opensandbox.embedded.api.snapshot_api import snapshot_routes
 from pytest_opensandbox.embedded.api.validation import check_labels, instant, integer, parse_filter, reject
 from pytest_opensandbox.embedded.errors import refuse
 from pytest_opensandbox.embedded.runtime.agent_connections import TOKEN_HEADER
-from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.state.sandboxes import Registry
+from pytest_opensandbox.embedded.runtime.log import format_time
+from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
 _MAX_PORT = 65535
 _MAX_TAIL = 10_000
@@ -24,7 +24,7 @@ _DEPRECATED = {**_PLAIN, "Deprecation": "true"}
 Handler = Callable[..., Any]
 
 
-def routes(registry: Registry, version: str) -> Iterable[tuple[str, str, Handler]]:
+def routes(registry: SandboxRegistry, version: str) -> Iterable[tuple[str, str, Handler]]:
     """Return method, path and handler of every route, without the ``/v1`` in front."""
     api = _Api(registry, version)
     one = "/sandboxes/<sandbox_id>"
@@ -50,7 +50,7 @@ def routes(registry: Registry, version: str) -> Iterable[tuple[str, str, Handler
 class _Api:
     """The handlers; each returns a value for JSON or an answer of its own."""
 
-    def __init__(self, registry: Registry, version: str) -> None:
+    def __init__(self, registry: SandboxRegistry, version: str) -> None:
         self._registry = registry
         self._version = version
 
@@ -62,11 +62,11 @@ class _Api:
 
     def create(self) -> dict[str, object]:
         bottle.response.status = 202
-        return self._registry.create(parse_create(queries.body(), self._registry.snapshots.check)).describe_created()
+        return self._registry.create(parse_create(parameters.body(), self._registry.snapshots.check)).describe_created()
 
     def list(self) -> Mapping[str, object]:
-        page, metadata = queries.Page(), parse_filter(queries.last("metadata") or "")
-        return page.of(self._registry.find(states=queries.texts("state"), metadata=metadata))
+        page, metadata = parameters.Page(), parse_filter(parameters.last("metadata") or "")
+        return page.of(self._registry.find(states=parameters.texts("state"), metadata=metadata))
 
     def get(self, sandbox_id: str) -> dict[str, object]:
         return self._registry.get(sandbox_id).describe()
@@ -77,7 +77,7 @@ class _Api:
 
     def patch_metadata(self, sandbox_id: str) -> dict[str, object]:
         record = self._registry.get(sandbox_id)
-        patch = queries.body()
+        patch = parameters.body()
         if reserved := next((key for key in patch if key.startswith("opensandbox.io/")), None):
             message = f"Metadata key '{reserved}' is reserved (opensandbox.io/ prefix)."
             refuse(400, "INVALID_METADATA_LABEL", message)
@@ -98,17 +98,17 @@ class _Api:
         return bottle.HTTPResponse(status=202)
 
     def renew(self, sandbox_id: str) -> dict[str, str]:
-        body = queries.body()
+        body = parameters.body()
         if "expiresAt" not in body and "expires_at" not in body:
             reject("missing", ["body", "expiresAt"], "Field required", body)
         expires_at = instant(body.get("expiresAt", body.get("expires_at")), "expiresAt")
         self._registry.renew(sandbox_id, expires_at)
-        return {"expiresAt": stamp(expires_at)}
+        return {"expiresAt": format_time(expires_at)}
 
     def endpoint(self, sandbox_id: str, port: str) -> dict[str, object]:
-        number = integer(port, ["path", "port"], at_least=-queries.MAX_NUMBER)
-        through_server = queries.flag("use_server_proxy")
-        if queries.last("expires") is not None:
+        number = integer(port, ["path", "port"], at_least=-parameters.MAX_NUMBER)
+        through_server = parameters.flag("use_server_proxy")
+        if parameters.last("expires") is not None:
             reason = (
                 "use_server_proxy cannot be combined with expires" if through_server else "no gateway signs routes here"
             )
@@ -127,19 +127,19 @@ class _Api:
 
     def diagnose(self, sandbox_id: str, kind: str) -> Any:
         record = self._registry.get(sandbox_id)
-        if (scope := queries.last("scope")) is not None:
+        if (scope := parameters.last("scope")) is not None:
             return diagnostics.describe_inline(record, kind, scope)
         if kind == "events":
             return _answer_text(diagnostics.event_text(record), _DEPRECATED)
-        tail = queries.number("tail", 100, at_most=_MAX_TAIL)
-        return _answer_text(diagnostics.log_text(record, tail=tail, since=queries.last("since")), _DEPRECATED)
+        tail = parameters.number("tail", 100, at_most=_MAX_TAIL)
+        return _answer_text(diagnostics.log_text(record, tail=tail, since=parameters.last("since")), _DEPRECATED)
 
     def describe_as_text(self, sandbox_id: str, kind: str) -> Any:
         record = self._registry.get(sandbox_id)
         if kind == "inspect":
             return _answer_text(diagnostics.inspect_text(record), _PLAIN)
         return _answer_text(
-            diagnostics.summary_text(record, tail=queries.number("tail", 50, at_most=_MAX_TAIL)), _PLAIN
+            diagnostics.summary_text(record, tail=parameters.number("tail", 50, at_most=_MAX_TAIL)), _PLAIN
         )
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from pytest_opensandbox.embedded.errors import RefusedError, refuse
 from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TOKEN_HEADER, AgentSocket
-from pytest_opensandbox.embedded.state.sandboxes import Registry, SandboxRecord
+from pytest_opensandbox.embedded.state.sandboxes import SandboxRecord, SandboxRegistry
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
@@ -74,7 +74,9 @@ def is_proxied(path: str) -> bool:
     return _ROUTE.match(path) is not None
 
 
-def forward(registry: Registry, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def forward(
+    registry: SandboxRegistry, environ: Mapping[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
     """Answer a WSGI request with what a port in a sandbox answers.
 
     Args:

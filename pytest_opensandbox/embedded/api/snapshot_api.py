@@ -7,14 +7,14 @@ from typing import Any
 
 import bottle
 
-from pytest_opensandbox.embedded.api import queries
+from pytest_opensandbox.embedded.api import parameters
 from pytest_opensandbox.embedded.api.validation import reject, text
-from pytest_opensandbox.embedded.state.sandboxes import Registry
+from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
 Handler = Callable[..., Any]
 
 
-def snapshot_routes(registry: Registry) -> Iterable[tuple[str, str, Handler]]:
+def snapshot_routes(registry: SandboxRegistry) -> Iterable[tuple[str, str, Handler]]:
     """Return method, path and handler of every route, without the ``/v1`` in front."""
     api = _Api(registry)
     one = "/snapshots/<snapshot_id>"
@@ -29,21 +29,21 @@ def snapshot_routes(registry: Registry) -> Iterable[tuple[str, str, Handler]]:
 class _Api:
     """The handlers; each returns a value for JSON or an answer of its own."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: SandboxRegistry) -> None:
         self._registry = registry
         self._snapshots = registry.snapshots
 
     def create(self, sandbox_id: str) -> dict[str, object]:
-        name = _name(queries.optional_body().get("name"))
+        name = _name(parameters.optional_body().get("name"))
         described = self._snapshots.create(self._registry.get(sandbox_id), name)
         bottle.response.status = 202
         bottle.response.set_header("Location", f"/v1/snapshots/{described['id']}")
         return described
 
     def list(self) -> Mapping[str, object]:
-        page = queries.Page()
+        page = parameters.Page()
         found = self._snapshots.find(
-            sandbox_id=queries.last("sandboxId"), name=queries.last("name"), states=queries.texts("state")
+            sandbox_id=parameters.last("sandboxId"), name=parameters.last("name"), states=parameters.texts("state")
         )
         return page.of(found)
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _PREFIX_CHARACTERS = 253
 _NUMBER = re.compile(r"[-+]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 # A number from there on counts milliseconds, as in the real server's library.
-_MOST_SECONDS = 20_000_000_000
+_MAX_SECONDS = 20_000_000_000
 
 
 def reject(kind: str, loc: list[str | int], message: str, value: object, **context: object) -> NoReturn:
@@ -254,7 +254,7 @@ def instant(value: object, field: str) -> datetime:
         number = float(value) if not isinstance(value, str) or _NUMBER.fullmatch(value) else None
         if number is None:
             return _read_time(str(value)).astimezone(timezone.utc)
-        return datetime.fromtimestamp(number / 1000 if abs(number) > _MOST_SECONDS else number, timezone.utc)
+        return datetime.fromtimestamp(number / 1000 if abs(number) > _MAX_SECONDS else number, timezone.utc)
     except (ValueError, OverflowError, OSError) as error:
         message = "Input should be a valid datetime or date, invalid datetime"
         reject("datetime_from_date_parsing", loc, message, value, error=str(error))

@@ -20,7 +20,7 @@ from .tree import DIRECTORY, Budget, Tree, opened
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
-_MOST_DESCRIPTORS = 4096
+_MAX_DESCRIPTORS = 4096
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def copy(order: dict[str, Any]) -> None:
 def _confine(namespace: int | None, parent: int | None, *, is_root: bool) -> None:
     """Give up rights, and die with the one who asked."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _MOST_DESCRIPTORS)
+    most = _MAX_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _MAX_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     libc = ctypes.CDLL(None, use_errno=True)
     if namespace is not None and libc.setns(namespace, _CLONE_NEWUSER):

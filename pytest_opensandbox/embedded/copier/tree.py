@@ -12,16 +12,16 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .attributes import announce_whiteouts, copy_attributes, is_opaque, is_whiteout, make_opaque, make_whiteout
 from .errors import RefusedError
-from .marks import announce_whiteouts, copy_attributes, is_opaque, is_whiteout, make_opaque, make_whiteout
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOST_LEVELS = 200
+_MAX_LEVELS = 200
 # Below what the kernel takes for a path, with room for the directory in which the copy lies.
-_LONGEST_PATH = 3000
+_MAX_PATH_BYTES = 3000
 _CHUNK_BYTES = 8 << 20
 # Somebody was faster: the name is gone, or stands for something else.
 _CHANGED = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE})
@@ -105,15 +105,15 @@ class Tree:
 
     def _copy_entries(self, source: int, target: int, path: str, *, level: int) -> bool:
         """Copy what is in a directory; say whether it must announce deletions."""
-        if level > _MOST_LEVELS:
-            raise RefusedError(f"there are more than {_MOST_LEVELS} directories inside each other")
+        if level > _MAX_LEVELS:
+            raise RefusedError(f"there are more than {_MAX_LEVELS} directories inside each other")
         must_announce = False
         with os.scandir(source) as entries:
             for entry in entries:
                 self._budget.take_entry()
                 below = f"{path}/{entry.name}" if path else entry.name
-                if len(os.fsencode(below)) > _LONGEST_PATH:
-                    raise RefusedError(f"there are paths of more than {_LONGEST_PATH} bytes")
+                if len(os.fsencode(below)) > _MAX_PATH_BYTES:
+                    raise RefusedError(f"there are paths of more than {_MAX_PATH_BYTES} bytes")
                 with _unless_changed():
                     must_announce |= self._copy_entry(entry, source, target, below, level=level)
         return must_announce

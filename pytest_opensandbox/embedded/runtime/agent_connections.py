@@ -15,7 +15,7 @@ _AGENT_BACKLOG = 1024
 
 EXECD_PORT = 44772
 TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name, not a token
-UNKNOWN_CONNECTIONS = 64
+MAX_UNAUTHENTICATED = 64
 """How many connections of one sandbox may not have shown the secret yet; one more, and the oldest is closed."""
 
 _HEAD_SECONDS = 10
@@ -136,7 +136,7 @@ class Relay:
                 except OSError:  # out of descriptors, or the client has gone: the next one may fare better
                     await asyncio.sleep(0.05)
                     continue
-                if len(self._unknown) >= UNKNOWN_CONNECTIONS:
+                if len(self._unknown) >= MAX_UNAUTHENTICATED:
                     self._unknown.pop(next(iter(self._unknown))).cancel()
                 task = self._unknown[client] = loop.create_task(self._serve(client))
                 self._keep(task)

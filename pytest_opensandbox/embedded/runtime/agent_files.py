@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.host_files import INSIDE, LIBRARIES, AgentFiles, Host, Interpreter
-from pytest_opensandbox.embedded.runtime.system_layer import hide
+from pytest_opensandbox.embedded.runtime.host_files import INSIDE, LIBRARIES, AgentFiles, HostFiles, Interpreter
+from pytest_opensandbox.embedded.runtime.system_layer import write_whiteout
 
 PACKAGES = "/var/lib/dpkg"
 
@@ -24,28 +24,28 @@ _VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 _OF_OTHERS = ("site-packages", "dist-packages")
 
 
-def mark_agent_files(interpreter: Interpreter, marks: Path) -> AgentFiles:
+def expose_agent_files(interpreter: Interpreter, whiteouts: Path) -> AgentFiles:
     """Have sandboxes see the files of the agent where they lie, and nothing of what lies beside them.
 
     Args:
         interpreter: the one that runs the agent.
-        marks: a directory, which is made, for the marks that hide the rest.
+        whiteouts: a directory, which is made, for the whiteouts that hide the rest.
     """
     for name in (_EMPTY, _LIBRARIES, _PYTHON):
-        (marks / name).mkdir(parents=True)
+        (whiteouts / name).mkdir(parents=True)
     modules = [(Path(source), Path(inside)) for source, inside in interpreter.binds if _is_library(inside)]
     library = modules[-1][0].parent
     others = [(source, inside) for source, inside in modules if source.parent != library]
-    _hide_others(library, marks / _LIBRARIES, {inside.name for _, inside in modules})
+    _whiteout_others(library, whiteouts / _LIBRARIES, {inside.name for _, inside in modules})
     for _, inside in others:
-        (marks / _LIBRARIES / inside.name).mkdir()
+        (whiteouts / _LIBRARIES / inside.name).mkdir()
     for python, place in interpreter.binds:
         if not _is_library(place):
-            _hide_all_but_python(Path(python), Path(interpreter.executable).name, marks / _PYTHON)
-    return AgentFiles(marks, str(library), tuple((str(source), str(inside)) for source, inside in others))
+            _whiteout_all_but_python(Path(python), Path(interpreter.executable).name, whiteouts / _PYTHON)
+    return AgentFiles(whiteouts, str(library), tuple((str(source), str(inside)) for source, inside in others))
 
 
-def is_beside(interpreter: Interpreter, place: Path) -> bool:
+def is_in_library_directory(interpreter: Interpreter, place: Path) -> bool:
     """Say whether a directory lies in one that holds libraries of the agent.
 
     Args:
@@ -61,7 +61,7 @@ def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) 
     """Copy the agent and its libraries to where the users of sandboxes can read them.
 
     Args:
-        files: where they lie, with the marks.
+        files: where they lie, with the whiteouts.
         interpreter: the one that runs the agent.
         target: a directory, which is made.
     """
@@ -76,12 +76,12 @@ def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) 
         for name in names:
             with suppress(OSError):
                 os.chmod(os.path.join(directory, name), 0o644)
-    shutil.rmtree(files.marks / _LIBRARIES)
-    (files.marks / _LIBRARIES).mkdir()
+    shutil.rmtree(files.whiteouts / _LIBRARIES)
+    (files.whiteouts / _LIBRARIES).mkdir()
     return replace(files, library=str(library), others=())
 
 
-def agent_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
+def agent_options(host: HostFiles, *, is_copy_on_write: bool) -> Iterator[str]:
     """Yield the options that put the agent, and what ``dpkg`` knows, into a sandbox.
 
     Args:
@@ -93,17 +93,17 @@ def agent_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
         yield from _bound(host)
         return
     if os.path.isdir(PACKAGES):
-        yield from _behind_overlay(PACKAGES, files.marks / _EMPTY, PACKAGES)
+        yield from _behind_overlay(PACKAGES, files.whiteouts / _EMPTY, PACKAGES)
     yield from ("--perms", "0755", "--dir", INSIDE)
-    yield from _behind_overlay(files.library, files.marks / _LIBRARIES, LIBRARIES)
+    yield from _behind_overlay(files.library, files.whiteouts / _LIBRARIES, LIBRARIES)
     for source, inside in files.others:
-        yield from _behind_overlay(source, files.marks / _EMPTY, inside)
+        yield from _behind_overlay(source, files.whiteouts / _EMPTY, inside)
     for source, inside in host.interpreter.binds:
         if not _is_library(inside):
-            yield from _behind_overlay(source, files.marks / _PYTHON, inside)
+            yield from _behind_overlay(source, files.whiteouts / _PYTHON, inside)
 
 
-def _bound(host: Host) -> Iterator[str]:
+def _bound(host: HostFiles) -> Iterator[str]:
     """Yield the options that bind every part by itself."""
     yield from ("--ro-bind-try", PACKAGES, PACKAGES)
     for directory in (INSIDE, LIBRARIES):
@@ -135,23 +135,25 @@ def _parts(base: Path) -> list[str]:
     ]
 
 
-def _hide_all_but_python(base: Path, program: str, marks: Path) -> None:
+def _whiteout_all_but_python(base: Path, program: str, whiteouts: Path) -> None:
     """Mark what is not Python's below its prefix: others may have put their programs there, and their files."""
     parts = [f"bin/{program}", *_parts(base)]
     tops = {part.partition("/")[0] for part in parts}
     links = {name for name in ("lib", "lib64") if (base / name).is_symlink()}
-    _hide_others(base, marks, tops | links)
+    _whiteout_others(base, whiteouts, tops | links)
     for top in tops:
-        (marks / top).mkdir()
-        _hide_others(base / top, marks / top, {part.partition("/")[2] for part in parts if part.startswith(f"{top}/")})
+        (whiteouts / top).mkdir()
+        _whiteout_others(
+            base / top, whiteouts / top, {part.partition("/")[2] for part in parts if part.startswith(f"{top}/")}
+        )
     for part in parts:
         for name in _OF_OTHERS:
             if (base / part / name).is_dir():
-                (marks / part).mkdir(exist_ok=True)
-                hide(marks / part / name)
+                (whiteouts / part).mkdir(exist_ok=True)
+                write_whiteout(whiteouts / part / name)
 
 
-def _hide_others(directory: Path, marks: Path, kept: set[str]) -> None:
+def _whiteout_others(directory: Path, whiteouts: Path, kept: set[str]) -> None:
     for name in os.listdir(directory):
         if name not in kept:
-            hide(marks / name)
+            write_whiteout(whiteouts / name)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.embedded.runtime.agent_files import PACKAGES, agent_options
-from pytest_opensandbox.embedded.runtime.host_files import INSIDE, Host
-from pytest_opensandbox.embedded.runtime.limits import first_to_go, private_bytes
+from pytest_opensandbox.embedded.runtime.host_files import INSIDE, HostFiles
+from pytest_opensandbox.embedded.runtime.limits import oom_victim_prefix, private_bytes
 from pytest_opensandbox.embedded.runtime.outer_namespace import (
     PRIVATE,
     SHARED_MEMORY,
     UPPER,
-    guard_options,
+    outer_namespace_options,
     overlay_options,
 )
 from pytest_opensandbox.embedded.runtime.seccomp import filter_program
@@ -57,7 +57,7 @@ class Bubblewrap:
         executable: the program.
         options: every option that all sandboxes share.
         is_copy_on_write: False where the system directories are read-only, because overlays were refused.
-        guard: options of a namespace around the sandbox that ends it with the server; none where that is refused.
+        outer_options: those of the namespace around a sandbox, which ends it with the server; none if refused.
         preparation: a command that runs in that namespace and then becomes the sandbox's own bubblewrap.
         call_filter: seccomp program for everything in the sandbox; empty where there is none for this machine.
     """
@@ -65,7 +65,7 @@ class Bubblewrap:
     executable: str
     options: tuple[str, ...]
     is_copy_on_write: bool
-    guard: tuple[str, ...] = ()
+    outer_options: tuple[str, ...] = ()
     preparation: tuple[str, ...] = ()
     call_filter: bytes = b""
 
@@ -92,11 +92,13 @@ class Bubblewrap:
         call_filter = [in_memory(self.call_filter)] if self.call_filter else []
         filtering = [part for fd in call_filter for part in ("--seccomp", str(fd))]
         arguments = in_memory(nul_separated([*self.options, *inner, *variables, *filtering]))
-        guard = (self.executable, *self.guard, *outer, "--", *self.preparation) if self.guard else ()
+        outer_options = (
+            (self.executable, *self.outer_options, *outer, "--", *self.preparation) if self.outer_options else ()
+        )
         nothing = empty_input()
         try:
             return subprocess.Popen(  # noqa: S603 - the arguments are ours, the command is what a sandbox is for
-                [*first_to_go(), *guard, self.executable, "--args", str(arguments), "--", *command],
+                [*oom_victim_prefix(), *outer_options, self.executable, "--args", str(arguments), "--", *command],
                 stdin=nothing,
                 stdout=output,
                 stderr=output,
@@ -114,7 +116,7 @@ class Bubblewrap:
 
 
 def find_bubblewrap(
-    host: Host, layer: Path, executables: Sequence[str] | None = None, identity: Identity | None = None
+    host: HostFiles, layer: Path, executables: Sequence[str] | None = None, identity: Identity | None = None
 ) -> Bubblewrap:
     """Return the first bubblewrap that can make a sandbox, copy-on-write and guarded if possible.
 
@@ -129,11 +131,13 @@ def find_bubblewrap(
     """
     candidates = list(executables_here()) if executables is None else executables
     refusals, call_filter = [], filter_program()
-    for is_copy_on_write, is_guarded in ((True, True), (True, False), (False, True), (False, False)):
-        options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write, is_guarded=is_guarded))
+    for is_copy_on_write, is_nested in ((True, True), (True, False), (False, True), (False, False)):
+        options = tuple(sandbox_options(host, layer, is_copy_on_write=is_copy_on_write, is_nested=is_nested))
         for executable in candidates:
-            guard = guard_options(host, layer, executable, is_copy_on_write=is_copy_on_write) if is_guarded else ()
-            candidate = Bubblewrap(executable, options, is_copy_on_write, tuple(guard), call_filter=call_filter)
+            outer_options = (
+                outer_namespace_options(host, layer, executable, is_copy_on_write=is_copy_on_write) if is_nested else ()
+            )
+            candidate = Bubblewrap(executable, options, is_copy_on_write, tuple(outer_options), call_filter=call_filter)
             refusal = _try(candidate, identity)
             if refusal is None:
                 return candidate
@@ -153,7 +157,7 @@ def executables_here() -> Iterator[str]:
         yield system
 
 
-def over_layers(bubblewrap: Bubblewrap, host: Host, layer: Path, restored: Sequence[Path] = ()) -> Bubblewrap:
+def with_layers(bubblewrap: Bubblewrap, host: HostFiles, layer: Path, restored: Sequence[Path] = ()) -> Bubblewrap:
     """Return a bubblewrap whose sandboxes lie on other layers.
 
     Args:
@@ -162,10 +166,10 @@ def over_layers(bubblewrap: Bubblewrap, host: Host, layer: Path, restored: Seque
         layer: the tree that lies over the system directories.
         restored: layers of a snapshot, lowest first.
     """
-    how, is_guarded = bubblewrap.is_copy_on_write, bool(bubblewrap.guard)
-    options = sandbox_options(host, layer, is_copy_on_write=how, is_guarded=is_guarded, restored=restored)
-    guard = guard_options(host, layer, bubblewrap.executable, is_copy_on_write=how, restored=restored)
-    return replace(bubblewrap, options=tuple(options), guard=tuple(guard) if is_guarded else ())
+    how, is_nested = bubblewrap.is_copy_on_write, bool(bubblewrap.outer_options)
+    options = sandbox_options(host, layer, is_copy_on_write=how, is_nested=is_nested, restored=restored)
+    outer_options = outer_namespace_options(host, layer, bubblewrap.executable, is_copy_on_write=how, restored=restored)
+    return replace(bubblewrap, options=tuple(options), outer_options=tuple(outer_options) if is_nested else ())
 
 
 def _try(candidate: Bubblewrap, identity: Identity | None) -> str | None:
@@ -189,7 +193,7 @@ def _try(candidate: Bubblewrap, identity: Identity | None) -> str | None:
 
 
 def sandbox_options(
-    host: Host, layer: Path, *, is_copy_on_write: bool, is_guarded: bool = False, restored: Sequence[Path] = ()
+    host: HostFiles, layer: Path, *, is_copy_on_write: bool, is_nested: bool = False, restored: Sequence[Path] = ()
 ) -> Iterator[str]:
     """Yield the options that all sandboxes of a server share, or those of a snapshot.
 
@@ -197,22 +201,22 @@ def sandbox_options(
         host: what they see of this machine.
         layer: the tree that lies over the system directories.
         is_copy_on_write: whether they may change those directories, each for itself.
-        is_guarded: whether there is a namespace around each, which holds what it writes.
+        is_nested: whether there is a namespace around each, which holds what it writes.
         restored: layers of the snapshot, lowest first.
     """
     yield from _NAMESPACES
     # Two file systems where there is no namespace around, which would hold both.
-    size = str(private_bytes() if is_guarded else private_bytes() // 2)
-    yield from _private_root(size, restored if is_copy_on_write else (), is_guarded=is_guarded)
+    size = str(private_bytes() if is_nested else private_bytes() // 2)
+    yield from _private_root(size, restored if is_copy_on_write else (), is_nested=is_nested)
     for mode, directory in () if restored else _PRIVATE:
         yield from ("--perms", mode, "--dir", directory)
     for target, name in (*_LINKS, *host.links):
         yield from ("--symlink", target, name)
     if is_copy_on_write:
-        yield from _copied_system(host, layer, restored, is_guarded=is_guarded)
+        yield from _copied_system(host, layer, restored, is_nested=is_nested)
     else:
         yield from _bound_system(host, layer)
-    yield from _devices(size, is_guarded=is_guarded)
+    yield from _devices(size, is_nested=is_nested)
     yield from ("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys")
     yield from agent_options(host, is_copy_on_write=is_copy_on_write)
     for path in filter(os.path.isdir, host.hidden_directories):
@@ -223,7 +227,7 @@ def sandbox_options(
     yield from ("--remount-ro", "/proc")
 
 
-def fixed_paths(host: Host) -> list[str]:
+def mount_paths(host: HostFiles) -> list[str]:
     """Return where every sandbox has a mount or a link that bubblewrap makes.
 
     Bubblewrap follows links that it meets on the way there, and not as the sandbox would.
@@ -233,41 +237,41 @@ def fixed_paths(host: Host) -> list[str]:
     return [*mounted, *linked, *(inside for _, inside in host.interpreter.binds)]
 
 
-def _private_root(size: str, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:
+def _private_root(size: str, layers: Sequence[Path], *, is_nested: bool) -> Iterator[str]:
     """Yield what holds the private directories: memory, or an overlay on what a snapshot has of them."""
     if layers:
         yield from overlay_options(PRIVATE, "/", layers)
-    elif is_guarded:
+    elif is_nested:
         yield from ("--bind", f"{UPPER}/{PRIVATE}", "/")
     else:
         yield from ("--size", size, "--tmpfs", "/")
 
 
-def _devices(size: str, *, is_guarded: bool) -> Iterator[str]:
+def _devices(size: str, *, is_nested: bool) -> Iterator[str]:
     """Yield the usual devices, and shared memory: it counts together with the private directories if that can be."""
     place = "/dev/shm"  # noqa: S108 - a name inside the sandbox
     yield from ("--dev", "/dev")
-    if is_guarded:
+    if is_nested:
         yield from ("--bind", SHARED_MEMORY, place)
     else:
         yield from ("--perms", "1777", "--size", size, "--tmpfs", place)
     yield from ("--remount-ro", "/dev")
 
 
-def _copied_system(host: Host, layer: Path, layers: Sequence[Path], *, is_guarded: bool) -> Iterator[str]:
+def _copied_system(host: HostFiles, layer: Path, layers: Sequence[Path], *, is_nested: bool) -> Iterator[str]:
     """Yield overlays: the host's directories below, our layer above, then a snapshot's, and writes in memory."""
     for directory in host.directories:
         yield from ("--overlay-src", directory)
         ours = layer / directory.lstrip("/")
         if ours.is_dir():
             yield from ("--overlay-src", str(ours))
-        if is_guarded:
+        if is_nested:
             yield from overlay_options(directory.lstrip("/"), directory, layers)
         else:
             yield from ("--tmp-overlay", directory)
 
 
-def _bound_system(host: Host, layer: Path) -> Iterator[str]:
+def _bound_system(host: HostFiles, layer: Path) -> Iterator[str]:
     """Yield read-only binds; /opt is rebuilt from its entries, because the agent has its place in it."""
     for directory in host.directories:
         if directory != "/opt":

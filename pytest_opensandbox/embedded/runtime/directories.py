@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.host_ids import IdRange
+from pytest_opensandbox.embedded.runtime.id_ranges import IdRange
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only directories of ours are made there
@@ -104,7 +104,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SnapshotSource:
     """What a snapshot lends to a sandbox that is made from it.
 
     Attributes:

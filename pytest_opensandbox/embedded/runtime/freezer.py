@@ -17,7 +17,7 @@ from pytest_opensandbox.embedded.runtime.process_tree import Process, descendant
 SECONDS = 10
 """How long it may take until everything stands still."""
 
-_PROGRAM = Path(__file__).with_name("stop_all.py")
+_PROGRAM = Path(__file__).with_name("freezer_program.py")
 _FIRST = 1
 _REPORT_SECONDS = 20
 _BEGIN_SECONDS = 30

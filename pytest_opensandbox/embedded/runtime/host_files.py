@@ -39,10 +39,10 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class AgentFiles:
-    """How overlays show the agent: what lies where, and directories of marks that hide what is not the agent's."""
+    """The places of the agent's files, and the whiteouts that hide what lies beside them."""
 
-    marks: Path
-    """The directory with the marks."""
+    whiteouts: Path
+    """The directory with the whiteouts."""
     library: str
     """Directory with the agent's libraries, or with most of them."""
     others: tuple[tuple[str, str], ...]
@@ -50,7 +50,7 @@ class AgentFiles:
 
 
 @dataclass(frozen=True)
-class Host:
+class HostFiles:
     """The parts of this machine that a sandbox sees; looked up once per server."""
 
     directories: tuple[str, ...]
@@ -68,15 +68,15 @@ class Host:
     """How overlays show the agent; None where each of its parts is bound."""
 
 
-def look_around(*, is_nobody: bool = False) -> Host:
+def find_host_files(*, has_own_users: bool = False) -> HostFiles:
     """Return what sandboxes get of this machine.
 
     Args:
-        is_nobody: whether root in a sandbox is nobody outside, from whom the kernel keeps what is private.
+        has_own_users: whether root in a sandbox is nobody outside, from whom the kernel keeps what is private.
     """
     present = [Path("/", name) for name in _SYSTEM if Path("/", name).exists()]
-    files, directories = ([], []) if is_nobody else _private_paths()
-    return Host(
+    files, directories = ([], []) if has_own_users else _private_paths()
+    return HostFiles(
         directories=tuple(str(path) for path in present if not path.is_symlink()),
         links=tuple((os.readlink(path), str(path)) for path in present if path.is_symlink()),
         hidden_files=tuple(dict.fromkeys([*files, *_existing(_PROC_FILES)])),

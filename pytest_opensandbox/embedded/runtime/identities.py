@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.agent_files import copy_agent_files, mark_agent_files
-from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, Host
-from pytest_opensandbox.embedded.runtime.host_ids import HostIds, IdRange
-from pytest_opensandbox.embedded.runtime.staging import Staging
+from pytest_opensandbox.embedded.runtime.agent_files import copy_agent_files, expose_agent_files
+from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, HostFiles
+from pytest_opensandbox.embedded.runtime.id_ranges import IdRange, IdRanges
+from pytest_opensandbox.embedded.runtime.private_mounts import PrivateMounts
 from pytest_opensandbox.embedded.runtime.system_layer import build_layer
 from pytest_opensandbox.embedded.runtime.user_namespaces import NamespaceMaker
 
@@ -41,7 +41,7 @@ class Identity:
 
 
 class Identities:
-    """Makes identities; all but ``hold`` and ``give_back`` is called in the thread that starts the sandboxes.
+    """Makes identities; all but ``retain`` and ``release`` is called in the thread that starts the sandboxes.
 
     Args:
         needed: paths that sandboxes need, and that no mount must lie over.
@@ -51,12 +51,12 @@ class Identities:
     """
 
     def __init__(self, needed: Sequence[str]) -> None:
-        self._staging = Staging(needed)
-        self._ids = HostIds()
+        self._mounts = PrivateMounts(needed)
+        self._ids = IdRanges()
         self._layers: dict[IdRange, Path] = {}
         self._namespaces = NamespaceMaker()
 
-    def take(self, ids: IdRange | None = None) -> Identity:
+    def acquire(self, ids: IdRange | None = None) -> Identity:
         """Return a new identity.
 
         Args:
@@ -65,50 +65,50 @@ class Identities:
         Raises:
             OSError: there are no more ids, or the kernel refuses namespaces.
         """
-        taken = self._ids.take(ids)
+        taken = self._ids.acquire(ids)
         try:
             return Identity(taken, self._layer(taken), self._namespaces.make(taken))
         except OSError:
-            self._ids.give_back(taken)
+            self._ids.release(taken)
             raise
 
     def any_layer(self) -> Path:
         """Return one of the layers; they are all alike."""
         return next(iter(self._layers.values()))
 
-    def hold(self, ids: IdRange) -> None:
+    def retain(self, ids: IdRange) -> None:
         """Keep ids from others until they are given back once more."""
-        self._ids.take(ids)
+        self._ids.acquire(ids)
 
-    def give_back(self, ids: IdRange) -> None:
+    def release(self, ids: IdRange) -> None:
         """Note that a sandbox or a snapshot with these ids has gone."""
-        self._ids.give_back(ids)
+        self._ids.release(ids)
 
-    def show(self, path: str) -> Path:
+    def bind(self, path: str) -> Path:
         """Return another path of a file or directory, which users of sandboxes can reach.
 
         Raises:
             OSError: it cannot be mounted.
         """
-        return self._staging.show(path)
+        return self._mounts.bind(path)
 
-    def adapt(self, host: Host) -> Host:
+    def adapt(self, host: HostFiles) -> HostFiles:
         """Return the same host, with sources that users of sandboxes can reach.
 
         Raises:
             OSError: something cannot be copied or mounted.
         """
-        interpreter, top = host.interpreter, self._staging.path / "agent"
-        files = mark_agent_files(interpreter, top / "marks")
+        interpreter, top = host.interpreter, self._mounts.path / "agent"
+        files = expose_agent_files(interpreter, top / "marks")
         files = copy_agent_files(files, interpreter, top / "copies")
         binds = tuple(
             (
-                str(self._staging.show(source)) if inside == PYTHON else f"{files.library}{inside[len(LIBRARIES) :]}",
+                str(self._mounts.bind(source)) if inside == PYTHON else f"{files.library}{inside[len(LIBRARIES) :]}",
                 inside,
             )
             for source, inside in interpreter.binds
         )
-        copier = self._staging.path / "copier"
+        copier = self._mounts.path / "copier"
         shutil.copytree(host.copier, copier)
         return replace(host, interpreter=replace(interpreter, binds=binds), copier=str(copier), agent_files=files)
 
@@ -119,7 +119,7 @@ class Identities:
             OSError: there is no such program.
         """
         source = Path(executable)
-        top = self._staging.path / f"bubblewrap-{len(list(self._staging.path.iterdir()))}"
+        top = self._mounts.path / f"bubblewrap-{len(list(self._mounts.path.iterdir()))}"
         package = source.parents[1]
         libraries = package.parent / f"{package.name}.libs"
         if libraries.is_dir():
@@ -140,7 +140,7 @@ class Identities:
     def _layer(self, ids: IdRange) -> Path:
         """Return the layer of a range, which is made once."""
         if ids not in self._layers:
-            layer = self._staging.path / f"layer-{ids.first:x}"
+            layer = self._mounts.path / f"layer-{ids.first:x}"
             build_layer(layer, owner=ids.first)
             self._layers[ids] = layer
         return self._layers[ids]

@@ -15,7 +15,7 @@ UMASK = 0o022
 _LEFT_TO_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 _RAISED = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_MEMLOCK", "RLIMIT_NOFILE", "RLIMIT_NPROC")
 # Each sandbox takes some of the server's; more than this is of no use to it, and slow where all are closed in turn.
-_MOST_FILES = 65_536
+_MAX_FILES = 65_536
 _PLAIN_PERSONALITY = 0
 # One byte: 0 would keep the kernel from writing files, but not from starting the host's crash handler.
 _CORE_BYTES = 1
@@ -55,18 +55,18 @@ def set_start_state() -> None:
 def _raise_limit(kind: int) -> None:
     """Raise a soft limit to the hard one, that of open files to what is of use."""
     _, hard = resource.getrlimit(kind)
-    is_too_much = kind == resource.RLIMIT_NOFILE and (hard == resource.RLIM_INFINITY or hard > _MOST_FILES)
+    is_too_much = kind == resource.RLIMIT_NOFILE and (hard == resource.RLIM_INFINITY or hard > _MAX_FILES)
     with suppress(OSError, ValueError):
-        resource.setrlimit(kind, (_MOST_FILES if is_too_much else hard, hard))
+        resource.setrlimit(kind, (_MAX_FILES if is_too_much else hard, hard))
 
 
-def leave_no_cores() -> None:
+def disable_core_dumps() -> None:
     """Have this process, and what it starts, dump no cores."""
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))
 
 
-def leave_session_keyring() -> bool:
+def join_new_session_keyring() -> bool:
     """Give the calling thread, and what it starts, an empty session keyring of its own.
 
     Returns:

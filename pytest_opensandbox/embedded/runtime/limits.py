@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-MOST_PROCESSES = 4096
+MAX_PROCESSES = 4096
 
-_LEAST_PRIVATE_BYTES = 256 << 20
+_MIN_PRIVATE_BYTES = 256 << 20
 _COUNTS_BY_NAMESPACE = (5, 15)
 # For a shell that becomes what is to go first when memory runs short: before pytest, the server and all else.
-_FIRST_TO_GO = '{ echo 1000 > /proc/self/oom_score_adj; } 2> /dev/null; exec "$@"'
-_MOST_FILES = 1 << 20
+_OOM_VICTIM = '{ echo 1000 > /proc/self/oom_score_adj; } 2> /dev/null; exec "$@"'
+_MAX_FILES = 1 << 20
 # By the type of the file system: the files that hold a limit. What is above memory.high is slowed down until it stands.
 _LIMITS = {"cgroup": ("memory.limit_in_bytes",), "cgroup2": ("memory.max", "memory.high")}
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -24,21 +24,21 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 def private_bytes() -> int:
     """Return what one sandbox may write: a quarter of the memory, at least 256 MiB where that is no more than half."""
     usable = usable_bytes()
-    return max(usable // 4, min(_LEAST_PRIVATE_BYTES, usable // 2))
+    return max(usable // 4, min(_MIN_PRIVATE_BYTES, usable // 2))
 
 
-def first_to_go() -> list[str]:
+def oom_victim_prefix() -> list[str]:
     """Return what to put before a command so that it, and what it starts, ends first when memory runs short."""
-    return ["/bin/sh", "-c", _FIRST_TO_GO, "sh"]
+    return ["/bin/sh", "-c", _OOM_VICTIM, "sh"]
 
 
-def most_processes() -> int | None:
+def max_processes() -> int | None:
     """Return how many processes and threads one sandbox may have at a time, None where the kernel cannot say.
 
     Older kernels would count those that the user has outside too.
     """
     release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-    return MOST_PROCESSES if release >= _COUNTS_BY_NAMESPACE else None
+    return MAX_PROCESSES if release >= _COUNTS_BY_NAMESPACE else None
 
 
 def raise_file_limit() -> int:
@@ -50,7 +50,7 @@ def raise_file_limit() -> int:
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
+    return _MAX_FILES if soft == resource.RLIM_INFINITY else min(soft, _MAX_FILES)
 
 
 def usable_bytes(proc: Path = Path("/proc")) -> int:

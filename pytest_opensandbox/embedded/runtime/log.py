@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
-from pytest_opensandbox.embedded.runtime.background import Background
+from pytest_opensandbox.embedded.runtime.event_loop import BackgroundLoop
 
 _MAX_BYTES = 256 * 1024
 # What comes in more pieces than this takes more room than its bytes.
@@ -55,10 +55,10 @@ class Log:
             if self._begins_in_a_line:
                 lines[:-1] = lines[1:-1]
         chosen = [(when, line) for when, line in lines if since is None or when >= since][-tail:]
-        return "".join(f"{stamp(when)} {line.decode(errors='replace')}\n" for when, line in chosen)
+        return "".join(f"{format_time(when)} {line.decode(errors='replace')}\n" for when, line in chosen)
 
 
-def stamp(when: datetime) -> str:
+def format_time(when: datetime) -> str:
     """Return a time as the API writes it: RFC 3339, in UTC, with a Z."""
     return when.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
@@ -85,7 +85,7 @@ class OutputReader:
         background: the loop.
     """
 
-    def __init__(self, descriptor: int, log: Log, background: Background) -> None:
+    def __init__(self, descriptor: int, log: Log, background: BackgroundLoop) -> None:
         self._descriptor = descriptor
         self._log = log
         self._background = background

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.host_files import Host
+from pytest_opensandbox.embedded.runtime.host_files import HostFiles
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
 
 _NAMESPACES = ("--unshare-pid", "--as-pid-1", "--die-with-parent")
@@ -29,8 +29,8 @@ _WORK = "/writes/work"
 _LAYERS = "/layers"
 
 
-def guard_options(
-    host: Host, layer: Path, executable: str, *, is_copy_on_write: bool, restored: Sequence[Path] = ()
+def outer_namespace_options(
+    host: HostFiles, layer: Path, executable: str, *, is_copy_on_write: bool, restored: Sequence[Path] = ()
 ) -> Iterator[str]:
     """Yield bubblewrap's options for the namespace around a sandbox: it sees what the inner one is made of.
 
@@ -58,13 +58,13 @@ def guard_options(
     yield from layer_options(restored)
 
 
-def _sources(host: Host) -> Iterator[str]:
+def _sources(host: HostFiles) -> Iterator[str]:
     """Yield what the agent is made of, and nothing in what was yielded: overlays refuse layers with mounts in them."""
     if host.agent_files is None:
         yield from (source for source, _ in host.interpreter.binds)
         return
     library = host.agent_files.library
-    yield from (str(host.agent_files.marks), library)
+    yield from (str(host.agent_files.whiteouts), library)
     yield from (source for source, _ in host.interpreter.binds if not source.startswith(f"{library}/"))
 
 
@@ -77,12 +77,12 @@ def _programs(executable: str) -> Iterator[str]:
         yield str(libraries)
 
 
-def tree_names(host: Host, *, is_copy_on_write: bool) -> tuple[str, ...]:
+def upper_directories(host: HostFiles, *, is_copy_on_write: bool) -> tuple[str, ...]:
     """Return the names of the trees: that of the private directories, then one for each system directory."""
     return (PRIVATE, *(directory.lstrip("/") for directory in host.directories if is_copy_on_write))
 
 
-def writable_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
+def writable_options(host: HostFiles, *, is_copy_on_write: bool) -> Iterator[str]:
     """Yield the options that make room for a sandbox's trees in the namespace around it.
 
     Args:
@@ -90,7 +90,7 @@ def writable_options(host: Host, *, is_copy_on_write: bool) -> Iterator[str]:
         is_copy_on_write: whether it may change the system directories.
     """
     yield from ("--size", str(private_bytes()), "--tmpfs", _WRITES, "--perms", "1777", "--dir", SHARED_MEMORY)
-    for name in tree_names(host, is_copy_on_write=is_copy_on_write):
+    for name in upper_directories(host, is_copy_on_write=is_copy_on_write):
         yield from ("--dir", f"{UPPER}/{name}", "--dir", f"{_WORK}/{name}")
 
 
@@ -100,7 +100,7 @@ def layer_options(layers: Sequence[Path]) -> Iterator[str]:
         yield from ("--ro-bind", str(path), f"{_LAYERS}/{index}")
 
 
-def layer_place(index: int, name: str) -> str:
+def layer_path(index: int, name: str) -> str:
     """Return where a layer's tree is in that namespace."""
     return f"{_LAYERS}/{index}/{name}"
 
@@ -115,5 +115,5 @@ def overlay_options(name: str, place: str, layers: Sequence[Path]) -> Iterator[s
     """
     for index, path in enumerate(layers):
         if (path / name).is_dir():
-            yield from ("--overlay-src", layer_place(index, name))
+            yield from ("--overlay-src", layer_path(index, name))
     yield from ("--overlay", f"{UPPER}/{name}", f"{_WORK}/{name}", place)

@@ -1,62 +1,56 @@
-"""Finds what a sandbox must not see of the system directories: a program of its own, as it looks at every file.
-
-``python private_files.py [--special] DIRECTORY...`` prints the paths, each with a NUL behind it and ``/`` before that
-where it is a directory. What is private and can be read all the same by the user who runs it is printed: a file of his
-own, of one of his groups, or with an access list. So is each directory that is private, for a search would stumble over
-it, and with ``--special`` each socket and pipe. Nothing in a directory that is printed is looked at.
-"""
+"""Hides what is private in the system directories, where a sandbox runs as a user of this machine who could read it."""
 
 from __future__ import annotations
 
 import os
-import stat
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_opensandbox.embedded.runtime.system_layer import write_whiteout
+
+_PROGRAM = Path(__file__).with_name("private_files_program.py")
 
 
-def find(directory: str, *, special: bool) -> Iterator[str]:
-    """Yield the paths in a directory.
+class PrivateFileSearch:
+    """A search through whole directories, in a process of its own, so that a server starts meanwhile.
 
     Args:
-        directory: absolute.
-        special: whether sockets and pipes count.
+        directories: where to look.
+        special: whether sockets and pipes are looked for as well.
     """
-    own, waiting = os.getuid(), [directory]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    is_directory = stat.S_ISDIR(status.st_mode)
-                    if _is_private(status, entry.path, own) or (special and _is_special(status)):
-                        yield f"{entry.path}/" if is_directory else entry.path
-                    elif is_directory:
-                        waiting.append(entry.path)
-        except OSError:  # removed in the meantime, or closed for this user, and so for the sandbox
-            continue
 
+    def __init__(self, directories: Sequence[str], *, special: bool = False) -> None:
+        options = ["--special"] if special else []
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-I", "-S", str(_PROGRAM), *options, *directories],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
-def _is_private(status: os.stat_result, path: str, own: int) -> bool:
-    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
-    if status.st_mode & needed == needed:
-        return False
-    return stat.S_ISDIR(status.st_mode) or status.st_uid == own or os.access(path, os.R_OK)
+    def result(self) -> tuple[list[str], list[str]]:
+        """Wait for the end, and return the files and the directories.
 
+        Raises:
+            OSError: the search did not come to its end.
+        """
+        said, _ = self._process.communicate()
+        if self._process.returncode:
+            raise OSError("the search for private files in the system directories failed")
+        paths = [os.fsdecode(path) for path in said.split(b"\0") if path]
+        return [path for path in paths if not path.endswith("/")], [path[:-1] for path in paths if path.endswith("/")]
 
-def _is_special(status: os.stat_result) -> bool:
-    return stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode)
+    def hide_in(self, layer: Path) -> None:
+        """Write whiteouts over the result into a layer, once the search has ended.
 
-
-def main() -> None:
-    """Print what is found in the directories of the command line."""
-    directories = sys.argv[1:]
-    special = directories[:1] == ["--special"]
-    for directory in directories[special:]:
-        for path in find(directory, special=special):
-            sys.stdout.buffer.write(os.fsencode(path) + b"\0")
-
-
-if __name__ == "__main__":
-    main()
+        Raises:
+            OSError: the search did not come to its end.
+        """
+        files, directories = self.result()
+        for path in (*files, *directories):
+            whiteout = layer / path.lstrip("/")
+            whiteout.parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(whiteout):
+                write_whiteout(whiteout)

@@ -11,16 +11,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_opensandbox.embedded.runtime.bubblewrap import Bubblewrap, fixed_paths, over_layers
-from pytest_opensandbox.embedded.runtime.host_files import Host, Interpreter
-from pytest_opensandbox.embedded.runtime.host_ids import IdRange
+from pytest_opensandbox.embedded.runtime.bubblewrap import Bubblewrap, mount_paths, with_layers
+from pytest_opensandbox.embedded.runtime.host_files import HostFiles, Interpreter
+from pytest_opensandbox.embedded.runtime.id_ranges import IdRange
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
-from pytest_opensandbox.embedded.runtime.outer_namespace import PRIVATE, UPPER, layer_place, tree_names
+from pytest_opensandbox.embedded.runtime.outer_namespace import PRIVATE, UPPER, layer_path, upper_directories
 
 SECONDS = 120
 
 _REASON_CHARACTERS = 500
-MOST_ENTRIES = 500_000
+MAX_ENTRIES = 500_000
 _RIGHTS = ("CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER", "CAP_FSETID")
 
 COPIER = Path(__file__).parents[1] / "copier"
@@ -33,8 +33,8 @@ class CaptureError(Exception):
 
 
 def capture(
-    host: Host,
-    guard: int,
+    host: HostFiles,
+    outer_process: int,
     target: Path,
     *,
     is_copy_on_write: bool,
@@ -46,7 +46,7 @@ def capture(
 
     Args:
         host: what it sees of this machine.
-        guard: the process around it, as a descriptor in ``/proc``.
+        outer_process: the process around it, as a descriptor in ``/proc``.
         target: an empty directory.
         is_copy_on_write: whether it could change the system directories.
         is_restored: whether its private directories lie over those of a snapshot.
@@ -60,21 +60,21 @@ def capture(
     with ExitStack() as stack:
         try:
             ends = [
-                _open(stack, f"root{UPPER}", os.O_DIRECTORY, guard),
+                _open(stack, f"root{UPPER}", os.O_DIRECTORY, outer_process),
                 _open(stack, target, os.O_DIRECTORY),
-                _open(stack, "ns/user", 0, guard),
+                _open(stack, "ns/user", 0, outer_process),
             ]
         except OSError as error:
             raise CaptureError(f"The sandbox cannot be read: {error.strerror}.") from error
         if ids:
             os.chown(target, ids.first, ids.first)
-        trees = tree_names(host, is_copy_on_write=is_copy_on_write)
+        trees = upper_directories(host, is_copy_on_write=is_copy_on_write)
         order = dict(zip(("source", "target", "namespace"), ends, strict=True)) | {
             "trees": {
                 name: {"fixed": list(_fixed(host, name)), "is_overlay": name != PRIVATE or is_restored}
                 for name in trees
             },
-            "entries": MOST_ENTRIES,
+            "entries": MAX_ENTRIES,
             "bytes": min(private_bytes(), _room(target)),
             "parent": os.getpid(),
             "is_root": ids is not None,
@@ -89,10 +89,10 @@ def _open(stack: ExitStack, path: str | Path, flags: int, directory: int | None 
     return descriptor
 
 
-def _fixed(host: Host, tree: str) -> Iterator[str]:
+def _fixed(host: HostFiles, tree: str) -> Iterator[str]:
     """Yield the paths of a tree at which every sandbox has a mount or a link of its own."""
     start = "/" if tree == PRIVATE else f"/{tree}/"
-    for path in fixed_paths(host):
+    for path in mount_paths(host):
         if path.startswith(start):
             yield path[len(start) :]
 
@@ -130,7 +130,7 @@ def _drop_empty(target: Path) -> None:
             tree.rmdir()
 
 
-def restoring(bubblewrap: Bubblewrap, host: Host, layer: Path, layers: Sequence[Path]) -> Bubblewrap:
+def with_restored_files(bubblewrap: Bubblewrap, host: HostFiles, layer: Path, layers: Sequence[Path]) -> Bubblewrap:
     """Return a bubblewrap whose sandboxes begin with a snapshot, each for itself.
 
     Args:
@@ -139,22 +139,22 @@ def restoring(bubblewrap: Bubblewrap, host: Host, layer: Path, layers: Sequence[
         layer: the tree that lies over the system directories.
         layers: of the snapshot, lowest first.
     """
-    laid = over_layers(bubblewrap, host, layer, layers)
+    laid = with_layers(bubblewrap, host, layer, layers)
     if laid.is_copy_on_write:
         return laid
     # The copy must be able to read what the sandbox made unreadable, and to give everything its owner.
     rights = [part for name in _RIGHTS for part in ("--cap-add", name)]
     own = ("--ro-bind", host.copier, str(COPIER), *rights, *_library_path(host.interpreter))
-    return replace(laid, guard=(*laid.guard, *own), preparation=tuple(_copying(host.interpreter)))
+    return replace(laid, outer_options=(*laid.outer_options, *own), preparation=tuple(_copying(host.interpreter)))
 
 
 def _copying(interpreter: Interpreter) -> Iterator[str]:
     """Yield the command that copies the private directories, and then becomes what follows."""
     order = {
-        "source": layer_place(0, ""),
+        "source": layer_path(0, ""),
         "target": UPPER,
         "trees": {PRIVATE: {"fixed": [], "is_overlay": False}},
-        "entries": MOST_ENTRIES,
+        "entries": MAX_ENTRIES,
         "bytes": private_bytes(),
         "is_root": True,
     }

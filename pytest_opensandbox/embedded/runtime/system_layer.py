@@ -1,4 +1,4 @@
-"""The layer over the host's system directories: files of the sandbox's own, and marks that hide what is private."""
+"""The layer over the host's system directories: files of the sandbox's own, and whiteouts over what is private."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def build_layer(layer: Path, *, owner: int | None = None) -> None:
     for directory in made:
         os.makedirs(directory, exist_ok=True)
         os.chmod(directory, _DIRECTORY_MODE)
-    for mark in hidden:
-        hide(mark)
+    for whiteout in hidden:
+        write_whiteout(whiteout)
     for name, text in _FILES.items():
         (layer / name).write_text(text)
         (layer / name).chmod(_FILE_MODE)
@@ -56,11 +56,11 @@ def layer_files() -> list[str]:
     return [f"/{name}" for name in _FILES]
 
 
-def hide(path: str | Path) -> None:
+def write_whiteout(path: str | Path) -> None:
     """Mark a name in a layer as deleted, so that overlays show nothing of what lies below.
 
     Args:
-        path: of the mark; its directory is there.
+        path: of the whiteout; its directory is there.
     """
     try:
         os.mknod(path, stat.S_IFCHR, 0)

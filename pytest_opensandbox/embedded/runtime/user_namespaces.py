@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES
+from pytest_opensandbox.embedded.runtime.limits import MAX_PROCESSES
 
 if TYPE_CHECKING:
-    from pytest_opensandbox.embedded.runtime.host_ids import IdRange
+    from pytest_opensandbox.embedded.runtime.id_ranges import IdRange
     from pytest_opensandbox.embedded.runtime.identities import Identity
 
 # Root in a sandbox is the server's user outside: the only one that there is inside.
@@ -26,7 +26,7 @@ _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
     "CAP_NET_BIND_SERVICE",
 )
-_MAKER = Path(__file__).with_name("namespace_maker.py")
+_MAKER = Path(__file__).with_name("user_namespaces_program.py")
 _REASON_BYTES = 500
 # The processes of bubblewrap around a sandbox count as well.
 _AROUND = 8
@@ -57,7 +57,7 @@ class NamespaceMaker:
         Raises:
             OSError: the kernel refuses.
         """
-        self._socket.send(f"{ids.first} {ids.count} {MOST_PROCESSES + _AROUND}".encode())
+        self._socket.send(f"{ids.first} {ids.count} {MAX_PROCESSES + _AROUND}".encode())
         said, namespaces, _, _ = socket.recv_fds(self._socket, _REASON_BYTES, 2)
         if len(namespaces) != 2:
             raise OSError(f"no user namespace for a sandbox: {said.decode(errors='replace')}")
@@ -73,17 +73,17 @@ class NamespaceMaker:
 
 
 def user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[str], list[str]]:
-    """Return the options for the user namespace of the guard, and for that of the sandbox with its rights."""
+    """Return the options for the outer user namespace, and for that of the sandbox with its rights."""
     if identity:
         outer, inner = (["--userns", str(namespace)] for namespace in identity.namespaces)
     else:
         outer, inner = ["--unshare-user"], [*_OWN_USER, *([] if is_filtered else [_NO_FURTHER_NAMESPACES])]
     if not identity and os.geteuid() == 0:
-        # Everything of the host's root would count as the sandbox's own. A /proc of the guard's own, in which its
-        # bubblewrap covers what this root could change, would keep the sandbox from having one.
+        # Everything of the host's root would count as the sandbox's own. With a /proc that belongs to the outer
+        # namespace, in which its bubblewrap covers what this root could change, the sandbox could not have one.
         outer += ["--dev-bind", "/proc", "/proc"]
     else:
-        # The inner bubblewrap looks there for processes as the guard's namespace numbers them.
+        # The inner bubblewrap looks there for processes as the outer namespace numbers them.
         outer += ["--proc", "/proc"]
         inner += [part for name in _CAPABILITIES for part in ("--cap-add", name)]
     return outer, inner

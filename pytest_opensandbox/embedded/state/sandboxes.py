@@ -12,9 +12,9 @@ from datetime import datetime, timedelta, timezone
 
 from pytest_opensandbox.embedded.errors import RefusedError, refuse
 from pytest_opensandbox.embedded.runtime.agent_connections import Relay
-from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.runtime.process import END_SECONDS, LaunchContext, SandboxProcess
-from pytest_opensandbox.embedded.state.snapshots import Snapshots
+from pytest_opensandbox.embedded.runtime.log import format_time
+from pytest_opensandbox.embedded.runtime.sandbox_process import END_SECONDS, LaunchContext, SandboxProcess
+from pytest_opensandbox.embedded.state.snapshots import SnapshotRegistry
 
 HOST_IMAGE = "host"
 
@@ -56,7 +56,7 @@ class SandboxRecord:
         timer: deletes it when its time is up.
     """
 
-    def __init__(self, request: CreateRequest, workshop: LaunchContext, inherited: Mapping[str, str]) -> None:
+    def __init__(self, request: CreateRequest, context: LaunchContext, inherited: Mapping[str, str]) -> None:
         self.id = str(uuid.uuid4())
         self.request = request
         self.labels = {**inherited, **request.metadata}
@@ -66,7 +66,7 @@ class SandboxRecord:
         self.ended_at: datetime | None = None
         self.is_paused = False
         self.lock = threading.Lock()
-        self.process = SandboxProcess(workshop, self.id, self._end)
+        self.process = SandboxProcess(context, self.id, self._end)
         self.relay = Relay(self.process.agent, self.process.token)
         self.timer: asyncio.TimerHandle | None = None
 
@@ -98,8 +98,8 @@ class SandboxRecord:
             or None,
             "platform": self.request.platform,
             "entrypoint": list(self.request.entrypoint),
-            "expiresAt": self.expires_at and stamp(self.expires_at),
-            "createdAt": stamp(self.created_at),
+            "expiresAt": self.expires_at and format_time(self.expires_at),
+            "createdAt": format_time(self.created_at),
         }
         return {name: value for name, value in described.items() if value is not None}
 
@@ -112,7 +112,7 @@ class SandboxRecord:
 
     def _status(self, state: str, reason: str, message: str) -> dict[str, str]:
         changed = self.ended_at if state in ("Terminated", "Failed") and self.ended_at else self.created_at
-        return {"state": state, "reason": reason, "message": message, "lastTransitionAt": stamp(changed)}
+        return {"state": state, "reason": reason, "message": message, "lastTransitionAt": format_time(changed)}
 
     def _end(self) -> None:
         """Close what belongs to a running sandbox; called in the background loop."""
@@ -135,20 +135,20 @@ def expiry(created_at: datetime, timeout_seconds: int | None) -> datetime | None
         refuse(400, "SANDBOX::INVALID_PARAMETER", message)
 
 
-class Registry:
+class SandboxRegistry:
     """All sandboxes, newest last.
 
     Args:
-        workshop: what it takes to start one.
+        context: what it takes to start one.
         notes: lines for the log of every sandbox.
 
     Attributes:
         snapshots: what was kept of some of them.
     """
 
-    def __init__(self, workshop: LaunchContext, notes: Sequence[str] = ()) -> None:
-        self.snapshots = Snapshots(workshop)
-        self._workshop = workshop
+    def __init__(self, context: LaunchContext, notes: Sequence[str] = ()) -> None:
+        self.snapshots = SnapshotRegistry(context)
+        self._context = context
         self._notes = notes
         self._sandboxes: dict[str, SandboxRecord] = {}
         self._lock = threading.Lock()
@@ -276,10 +276,10 @@ class Registry:
         return not self._sandboxes
 
     def _start(self, request: CreateRequest) -> SandboxRecord:
-        record = SandboxRecord(request, self._workshop, self.snapshots.labels_in(request.snapshot_id))
+        record = SandboxRecord(request, self._context, self.snapshots.labels_in(request.snapshot_id))
         for note in self._notes:
             record.process.log.note(note)
-        background = self._workshop.background
+        background = self._context.background
         environment = {**request.environment, "OPENSANDBOX_ID": record.id}
         try:
             origin = self.snapshots.acquire(request.snapshot_id, record.id) if request.snapshot_id else None
@@ -303,7 +303,7 @@ class Registry:
         self._in_loop(self._set_timer, record)
 
     def _in_loop(self, function: Callable[[SandboxRecord], None], record: SandboxRecord) -> None:
-        self._workshop.background.call(function, record)
+        self._context.background.call(function, record)
 
     def _cancel_timer(self, record: SandboxRecord) -> None:
         if record.timer:
@@ -321,4 +321,4 @@ class Registry:
                 return
             record.process.kill()
             pause = _END_POLL_SECONDS
-        record.timer = self._workshop.background.loop.call_later(pause, self._set_timer, record)
+        record.timer = self._context.background.loop.call_later(pause, self._set_timer, record)

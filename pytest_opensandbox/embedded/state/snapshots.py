@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_opensandbox.embedded.errors import refuse
-from pytest_opensandbox.embedded.runtime.directories import Origin, SnapshotLayers
-from pytest_opensandbox.embedded.runtime.log import stamp
-from pytest_opensandbox.embedded.runtime.process import LaunchContext
+from pytest_opensandbox.embedded.runtime.directories import SnapshotLayers, SnapshotSource
+from pytest_opensandbox.embedded.runtime.log import format_time
 from pytest_opensandbox.embedded.runtime.process_tree import knows_children
+from pytest_opensandbox.embedded.runtime.sandbox_process import LaunchContext
 
 if TYPE_CHECKING:
     from pytest_opensandbox.embedded.state.sandboxes import SandboxRecord
 
-MOST_LAYERS = 64
+MAX_LAYERS = 64
 
 _AT_A_TIME = 2
 
@@ -69,22 +69,22 @@ class SnapshotRecord:
                 "state": self.state,
                 "reason": self._reason,
                 "message": self._message,
-                "lastTransitionAt": stamp(self._changed_at),
+                "lastTransitionAt": format_time(self._changed_at),
             },
-            "createdAt": stamp(self.created_at),
+            "createdAt": format_time(self.created_at),
         }
         return {name: value for name, value in described.items() if value is not None}
 
 
-class Snapshots:
+class SnapshotRegistry:
     """All snapshots, newest last; nothing is made or started before the first.
 
     Args:
-        workshop: what it takes to start a sandbox.
+        context: what it takes to start a sandbox.
     """
 
-    def __init__(self, workshop: LaunchContext) -> None:
-        self._workshop = workshop
+    def __init__(self, context: LaunchContext) -> None:
+        self._context = context
         self._snapshots: dict[str, SnapshotRecord] = {}
         self._lock = threading.Lock()
         self._layers = SnapshotLayers()
@@ -109,8 +109,8 @@ class Snapshots:
             except OSError as error:
                 refuse(409, "SNAPSHOT::RUNTIME_PREFLIGHT_FAILED", f"There is no place for a snapshot: {error}")
             snapshot = SnapshotRecord(sandbox, name, layers)
-            if snapshot.ids and self._workshop.identities:
-                self._workshop.identities.hold(snapshot.ids)
+            if snapshot.ids and self._context.identities:
+                self._context.identities.retain(snapshot.ids)
             described = snapshot.describe()
             self._snapshots[snapshot.id] = snapshot
             self._takers = self._takers or ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="snapshot")
@@ -165,8 +165,8 @@ class Snapshots:
             del self._snapshots[snapshot_id]
             kept = {layer for other in self._snapshots.values() for layer in other.layers}
         self._layers.drop(set(snapshot.layers) - kept)
-        if snapshot.ids and self._workshop.identities:
-            self._workshop.identities.give_back(snapshot.ids)
+        if snapshot.ids and self._context.identities:
+            self._context.identities.release(snapshot.ids)
 
     def check(self, snapshot_id: str) -> None:
         """Look whether a sandbox can be made from a snapshot.
@@ -177,7 +177,7 @@ class Snapshots:
         if self.get(snapshot_id).state != "Ready":
             refuse(409, "SNAPSHOT::NOT_READY", f"Snapshot {snapshot_id} is not ready for restore.")
 
-    def acquire(self, snapshot_id: str, sandbox_id: str) -> Origin:
+    def acquire(self, snapshot_id: str, sandbox_id: str) -> SnapshotSource:
         """Return what to make a sandbox of from a snapshot, which now stays until the sandbox has gone.
 
         Raises:
@@ -187,7 +187,7 @@ class Snapshots:
             self.check(snapshot_id)
             snapshot = self.get(snapshot_id)
             snapshot.users.add(sandbox_id)
-        return Origin(snapshot.layers, snapshot.ids)
+        return SnapshotSource(snapshot.layers, snapshot.ids)
 
     def labels_in(self, snapshot_id: str) -> Mapping[str, str]:
         """Return what a sandbox inherits from a snapshot; nothing where it is made from none."""
@@ -211,16 +211,16 @@ class Snapshots:
     def _layers_below(self, sandbox: SandboxRecord) -> tuple[Path, ...]:
         """Return the layers on which what a sandbox writes lies; where nothing lies on others, a copy is complete."""
         source = sandbox.request.snapshot_id
-        return self.get(source).layers if source and self._workshop.bubblewrap.is_copy_on_write else ()
+        return self.get(source).layers if source and self._context.bubblewrap.is_copy_on_write else ()
 
     def _why_not(self, sandbox: SandboxRecord) -> str:
         """Return what keeps a sandbox from being kept, "" if nothing does."""
-        if not self._workshop.bubblewrap.guard:
+        if not self._context.bubblewrap.outer_options:
             return "this machine refuses nested namespaces, and without them a sandbox's files are out of reach"
         if not knows_children():
             return "no /proc/PID/task/TID/children in this kernel"
-        if len(self._layers_below(sandbox)) >= MOST_LAYERS:
-            return f"{MOST_LAYERS} snapshots lie upon each other already"
+        if len(self._layers_below(sandbox)) >= MAX_LAYERS:
+            return f"{MAX_LAYERS} snapshots lie upon each other already"
         return ""
 
     def _take(self, snapshot: SnapshotRecord, sandbox: SandboxRecord) -> None:
@@ -248,19 +248,19 @@ class Snapshots:
             if not was_paused:
                 sandbox.process.freeze()
             try:
-                guard = sandbox.process.open_guard()
+                outer_process = sandbox.process.open_outer_process()
                 try:
                     capture(
-                        self._workshop.host,
-                        guard,
+                        self._context.host,
+                        outer_process,
                         snapshot.layers[-1],
-                        is_copy_on_write=self._workshop.bubblewrap.is_copy_on_write,
+                        is_copy_on_write=self._context.bubblewrap.is_copy_on_write,
                         is_restored=len(snapshot.layers) > 1,
                         ids=snapshot.ids,
                         on_start=self._watch,
                     )
                 finally:
-                    os.close(guard)
+                    os.close(outer_process)
             finally:
                 if not was_paused:
                     sandbox.process.thaw()

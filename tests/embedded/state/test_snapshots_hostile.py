@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_opensandbox import NotFoundError
-from pytest_opensandbox.embedded.runtime.bubblewrap import fixed_paths, sandbox_options
-from pytest_opensandbox.embedded.runtime.host_files import look_around
+from pytest_opensandbox.embedded.runtime.bubblewrap import mount_paths, sandbox_options
+from pytest_opensandbox.embedded.runtime.host_files import find_host_files
 from pytest_opensandbox.embedded.runtime.snapshot_files import BOOT
 from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, running_server
 from tests.embedded.state.test_snapshots import places, restore, take
@@ -239,11 +239,11 @@ def test_a_snapshot_cannot_be_changed_by_its_sandboxes(machine, kept):
 
 def test_every_mount_of_a_sandbox_is_known_to_the_copy():
     """A mount that is not on the list could be led astray by a link in a snapshot."""
-    host = look_around()
-    fixed = fixed_paths(host)
+    host = find_host_files()
+    fixed = mount_paths(host)
 
     for is_copy_on_write in (True, False):
-        options = list(sandbox_options(host, Path("/layer"), is_copy_on_write=is_copy_on_write, is_guarded=True))
+        options = list(sandbox_options(host, Path("/layer"), is_copy_on_write=is_copy_on_write, is_nested=True))
         for place in _destinations(options):
             inside = any(place == path or place.startswith(f"{path}/") for path in fixed)
             assert inside or place in ("/", *_PRIVATE_DIRECTORIES), place

@@ -38,7 +38,7 @@ class IdRange:
     count: int
 
 
-class HostIds:
+class IdRanges:
     """The ranges; servers that run at the same time share none, as far as they see the same ``/run``."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class HostIds:
         self._unlocked = _free_ranges()
         self._has_any = False
 
-    def take(self, ids: IdRange | None = None) -> IdRange:
+    def acquire(self, ids: IdRange | None = None) -> IdRange:
         """Lend a range.
 
         Args:
@@ -62,7 +62,7 @@ class HostIds:
             self._users[taken] = self._users.get(taken, 0) + 1
             return taken
 
-    def give_back(self, ids: IdRange) -> None:
+    def release(self, ids: IdRange) -> None:
         """End one loan of a range."""
         with self._mutex:
             self._users[ids] -= 1
@@ -71,7 +71,7 @@ class HostIds:
         """Return a range that no server has, and keep others from it for as long as this one runs."""
         for ids in self._unlocked:
             self._has_any = True
-            if self._file is None or _locks(self._file, ids.first):
+            if self._file is None or _lock_byte(self._file, ids.first):
                 return ids
         if self._has_any:
             raise OSError(errno.EAGAIN, "there are no free user ids on this machine for a further sandbox")
@@ -133,7 +133,7 @@ def _open_lock_file() -> int | None:
     return None
 
 
-def _locks(file: int, place: int) -> bool:
+def _lock_byte(file: int, place: int) -> bool:
     """Lock one byte of a file; say whether no other process has it."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)

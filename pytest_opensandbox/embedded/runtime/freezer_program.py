@@ -33,7 +33,7 @@ _OWN = "it is the server's own"
 _WAKE_UP = (signal.SIGCONT, signal.SIGKILL)
 
 
-class NotStoppedError(Exception):
+class StopError(Exception):
     """Something still runs, or will; the text says what."""
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     own = os.getpid() if order["is_inside"] else None
     try:
         _answer({"stopped": stop_all(order["processes"], deadline=deadline, own=own)})
-    except NotStoppedError as error:
+    except StopError as error:
         _signal_all(signal.SIGCONT)
         _answer({"error": str(error)})
 
@@ -79,7 +79,7 @@ def stop_all(proc: int, *, deadline: float, own: int | None) -> list[tuple[int, 
         Id and start of each process that was stopped already.
 
     Raises:
-        NotStoppedError: not everything could be stopped.
+        StopError: not everything could be stopped.
     """
     before = sorted(_stopped(_threads(proc)))
     seen: set[Thread] | None = None
@@ -94,7 +94,7 @@ def stop_all(proc: int, *, deadline: float, own: int | None) -> list[tuple[int, 
             _refuse_alarms(proc, {thread.process for thread in now})
             seen = now
         if time.monotonic() > deadline:
-            raise NotStoppedError("something in it still runs, however often it is stopped")
+            raise StopError("something in it still runs, however often it is stopped")
         time.sleep(_PAUSE_SECONDS)
 
 
@@ -207,14 +207,14 @@ def _refuse_alarms(proc: int, processes: set[int]) -> None:
     """Look for timers that would have a stopped process go on.
 
     Raises:
-        NotStoppedError: there is one.
+        StopError: there is one.
     """
     for process in processes:
         with suppress(OSError):  # a kernel that does not tell
             timers = _read(proc, f"{process}/timers")
             for alarm in _WAKE_UP:
                 if f"signal: {alarm:d}/" in timers:
-                    raise NotStoppedError(f"a timer of a process in it sends {alarm.name}")
+                    raise StopError(f"a timer of a process in it sends {alarm.name}")
 
 
 def _answer(answer: dict[str, Any]) -> NoReturn:

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_opensandbox.embedded.runtime.agent_connections import AgentSocket
-from pytest_opensandbox.embedded.runtime.background import Background
-from pytest_opensandbox.embedded.runtime.bubblewrap import PATH, Bubblewrap, over_layers
-from pytest_opensandbox.embedded.runtime.directories import Origin
+from pytest_opensandbox.embedded.runtime.bubblewrap import PATH, Bubblewrap, with_layers
+from pytest_opensandbox.embedded.runtime.directories import SnapshotSource
+from pytest_opensandbox.embedded.runtime.event_loop import BackgroundLoop
 from pytest_opensandbox.embedded.runtime.freezer import Freezer
-from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, Host
-from pytest_opensandbox.embedded.runtime.host_ids import IdRange
+from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, HostFiles
+from pytest_opensandbox.embedded.runtime.id_ranges import IdRange
 from pytest_opensandbox.embedded.runtime.identities import Identities
-from pytest_opensandbox.embedded.runtime.inherited_state import leave_session_keyring
-from pytest_opensandbox.embedded.runtime.limits import most_processes, out_of_memory_kills
+from pytest_opensandbox.embedded.runtime.inherited_state import join_new_session_keyring
+from pytest_opensandbox.embedded.runtime.limits import max_processes, out_of_memory_kills
 from pytest_opensandbox.embedded.runtime.log import Log, OutputReader
 from pytest_opensandbox.embedded.runtime.process_tree import children, look_up
 
@@ -43,11 +43,11 @@ class LaunchContext:
     """What it takes to start sandboxes; one per server."""
 
     bubblewrap: Bubblewrap
-    host: Host
+    host: HostFiles
     directory: Path
     layer: Path
     identities: Identities | None
-    background: Background
+    background: BackgroundLoop
     # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
     starter: ThreadPoolExecutor
     # Fails where what is private could not be found; None where the kernel keeps it from sandboxes.
@@ -68,26 +68,28 @@ class SandboxProcess:
         ended: set when it has ended and nothing of it is left.
     """
 
-    def __init__(self, workshop: LaunchContext, name: str, on_end: Callable[[], None]) -> None:
+    def __init__(self, context: LaunchContext, name: str, on_end: Callable[[], None]) -> None:
         self.token = secrets.token_hex(16)
-        self.agent = AgentSocket(workshop.directory, name)
+        self.agent = AgentSocket(context.directory, name)
         self.log = Log()
         self.exit_code: int | None = None
         self.ran_out_of_memory = False
         self.ended = threading.Event()
-        self._workshop = workshop
+        self._context = context
         self._on_end = on_end
         self.ids: IdRange | None = None
         self._kills_before = out_of_memory_kills()
         self._was_killed = False
 
-    def start(self, entrypoint: Sequence[str], environment: Mapping[str, str], origin: Origin | None = None) -> None:
+    def start(
+        self, entrypoint: Sequence[str], environment: Mapping[str, str], source: SnapshotSource | None = None
+    ) -> None:
         """Start bubblewrap with the agent in it, which runs the entrypoint.
 
         Args:
             entrypoint: the program and its arguments.
             environment: what it and all commands get.
-            origin: the snapshot that it begins with.
+            source: the snapshot that it begins with.
 
         Raises:
             OSError: no process could be started.
@@ -96,9 +98,9 @@ class SandboxProcess:
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
         try:
             command, variables = self._command(entrypoint, lifeline), self._environment(environment)
-            self._bwrap = self._workshop.starter.submit(
+            self._bwrap = self._context.starter.submit(
                 self._start_bubblewrap,
-                origin,
+                source,
                 command,
                 variables,
                 lifeline=lifeline,
@@ -107,13 +109,13 @@ class SandboxProcess:
             self._freezer = Freezer(self._bwrap.pid)
         except OSError:
             os.close(output)
-            self._let_go()
+            self._close_descriptors()
             raise
         finally:
             os.close(writing)
             os.close(lifeline)
             self.agent.listener.close()
-        reader = OutputReader(output, self.log, self._workshop.background)
+        reader = OutputReader(output, self.log, self._context.background)
         reader.start()
         threading.Thread(target=self._wait, args=(reader,), name="end of a sandbox", daemon=True).start()
 
@@ -140,19 +142,19 @@ class SandboxProcess:
         """Let the frozen processes go on."""
         self._freezer.thaw()
 
-    def open_guard(self) -> int:
+    def open_outer_process(self) -> int:
         """Return a descriptor of the process around the sandbox, in ``/proc``: what it says is of no other process.
 
         Raises:
             OSError: the sandbox has ended.
         """
         pid = next(children(self._bwrap.pid), 0)
-        guard = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        outer_process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # The numbers of processes are used again, but not those of ours that has not been waited for.
         if pid not in children(self._bwrap.pid) or self._bwrap.returncode is not None:
-            os.close(guard)
+            os.close(outer_process)
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
-        return guard
+        return outer_process
 
     def kill(self) -> None:
         """End every process of the sandbox; ``ended`` tells when they are gone."""
@@ -165,7 +167,7 @@ class SandboxProcess:
 
     def _start_bubblewrap(
         self,
-        origin: Origin | None,
+        source: SnapshotSource | None,
         command: Sequence[str],
         environment: Mapping[str, str],
         *,
@@ -173,56 +175,56 @@ class SandboxProcess:
         output: int,
     ) -> subprocess.Popen[bytes]:
         """Start bubblewrap from the thread that starts them all."""
-        leave_session_keyring()  # or they would share one, and read each other's keys
-        if self._workshop.hidden:
-            self._workshop.hidden.result()
-        shop, fds = self._workshop, (self.agent.listener.fileno(), lifeline)
-        if shop.identities is None:
-            bubblewrap = _over(shop, shop.layer, origin.layers if origin else ())
+        join_new_session_keyring()  # or they would share one, and read each other's keys
+        if self._context.hidden:
+            self._context.hidden.result()
+        context, fds = self._context, (self.agent.listener.fileno(), lifeline)
+        if context.identities is None:
+            bubblewrap = _bubblewrap_for(context, context.layer, source.layers if source else ())
             return bubblewrap.start(command, environment=environment, fds=fds, output=output)
-        identity = shop.identities.take(origin.ids if origin else None)
+        identity = context.identities.acquire(source.ids if source else None)
         self.ids = identity.ids
         try:
             os.fchown(output, identity.ids.first, identity.ids.first)  # or what runs inside could not open it anew
-            layers = [shop.identities.show(str(layer)) for layer in origin.layers] if origin else []
-            bubblewrap = _over(shop, identity.layer, layers)
+            layers = [context.identities.bind(str(layer)) for layer in source.layers] if source else []
+            bubblewrap = _bubblewrap_for(context, identity.layer, layers)
             return bubblewrap.start(command, environment=environment, fds=fds, output=output, identity=identity)
         except OSError:
-            self._give_back_ids()
+            self._release_ids()
             raise
         finally:
             identity.close()
 
-    def _give_back_ids(self) -> None:
-        if self.ids and self._workshop.identities:
-            self._workshop.identities.give_back(self.ids)
+    def _release_ids(self) -> None:
+        if self.ids and self._context.identities:
+            self._context.identities.release(self.ids)
 
     def _command(self, entrypoint: Sequence[str], lifeline: int) -> list[str]:
         """Return the command line of the agent; it is visible on the host."""
-        python = self._workshop.host.interpreter
+        python = self._context.host.interpreter
         boot = _BOOT_SHARED if python.library_path else _BOOT
         fds = ("--listen-fd", str(self.agent.listener.fileno()), "--lifeline-fd", str(lifeline))
-        bound = ("--processes", str(limit)) if (limit := most_processes()) else ()
+        bound = ("--processes", str(limit)) if (limit := max_processes()) else ()
         return [python.executable, "-I", "-S", "-c", boot, *fds, *bound, "--", *entrypoint]
 
     def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the agent, which hands down all but its token to what it starts."""
         language = {} if any(name == "LANG" or name.startswith("LC_") for name in wanted) else {"LANG": "C.UTF-8"}
         environment = {"PATH": PATH, "HOME": "/root", **language, **wanted, "EXECD_ACCESS_TOKEN": self.token}
-        if shared := self._workshop.host.interpreter.library_path:
+        if shared := self._context.host.interpreter.library_path:
             environment["LD_LIBRARY_PATH"] = f"{shared}:{environment.get('LD_LIBRARY_PATH', '')}"
         return environment
 
     def _wait(self, output: OutputReader) -> None:
         """Wait for the end, in a thread of its own: a descriptor for that is more than older kernels have."""
         self._bwrap.wait()
-        self._workshop.background.call(self._finish, output)
+        self._context.background.call(self._finish, output)
 
     def _finish(self, output: OutputReader) -> None:
         """Record the end and let go of everything, in the background loop."""
         output.close()
-        self._let_go()
-        self._give_back_ids()
+        self._close_descriptors()
+        self._release_ids()
         status = self._bwrap.returncode
         code = status if status >= 0 else 128 - status
         if code == _KILLED and not self._was_killed and out_of_memory_kills() > self._kills_before:
@@ -232,17 +234,19 @@ class SandboxProcess:
         self._on_end()
         self.ended.set()
 
-    def _let_go(self) -> None:
+    def _close_descriptors(self) -> None:
         os.close(self._lifeline)
         self.agent.close()
 
 
-def _over(workshop: LaunchContext, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
+def _bubblewrap_for(context: LaunchContext, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
     """Return a bubblewrap for one sandbox, which begins with the layers of a snapshot if there are any."""
-    if not restored and workshop.identities is None and workshop.bubblewrap.is_copy_on_write:
-        return workshop.bubblewrap
+    if not restored and context.identities is None and context.bubblewrap.is_copy_on_write:
+        return context.bubblewrap
     if not restored:  # what is hidden by mounts may have gone in the meantime
-        return over_layers(workshop.bubblewrap, workshop.host, layer)
-    from pytest_opensandbox.embedded.runtime.snapshot_files import restoring  # lazily, as most runs have no snapshots
+        return with_layers(context.bubblewrap, context.host, layer)
+    from pytest_opensandbox.embedded.runtime.snapshot_files import (
+        with_restored_files,  # lazily, as most runs have no snapshots
+    )
 
-    return restoring(workshop.bubblewrap, workshop.host, layer, restored)
+    return with_restored_files(context.bubblewrap, context.host, layer, restored)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Background:
+class BackgroundLoop:
     """The loop, seen from other threads."""
 
     def __init__(self) -> None:

@@ -44,7 +44,7 @@ def check_platform() -> None:
         raise StartError(f"missing libraries: {', '.join(missing)}", cause)
 
 
-def storage_trouble(error: OSError, place: str) -> StartError:
+def storage_error(error: OSError, place: str) -> StartError:
     """Return what to say of a private directory that cannot be made.
 
     Args:

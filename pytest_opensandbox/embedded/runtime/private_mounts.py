@@ -20,7 +20,7 @@ _NODES = ("full", "null", "random", "tty", "urandom", "zero")
 _KEPT = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
 
 
-class Staging:
+class PrivateMounts:
     """The directory; everything here is called in the thread that starts the sandboxes.
 
     Args:
@@ -35,7 +35,7 @@ class Staging:
 
     def __init__(self, needed: Sequence[str]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._staged: dict[str, Path] = {}
+        self._bound: dict[str, Path] = {}
         # A thread shares its working directory and its mounts with the others until it says otherwise.
         self._check(self._libc.unshare(_CLONE_FS | _CLONE_NEWNS))
         self._mount(None, "/", None, _MS_REC | _MS_SLAVE)
@@ -53,21 +53,21 @@ class Staging:
         self._mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=0755,size={_BYTES}")
         self.path = Path(place)
 
-    def show(self, source: str) -> Path:
+    def bind(self, source: str) -> Path:
         """Return another path of a file or directory, at which everybody can reach it.
 
         Raises:
             OSError: it cannot be mounted.
         """
-        if source not in self._staged:
-            place = self.path / f"source-{len(self._staged)}"
+        if source not in self._bound:
+            place = self.path / f"source-{len(self._bound)}"
             if os.path.isdir(source):
                 place.mkdir()
             else:
                 place.touch()
             self._mount(source, str(place), None, _MS_BIND | _MS_REC)
-            self._staged[source] = place
-        return self._staged[source]
+            self._bound[source] = place
+        return self._bound[source]
 
     def _protect_devices(self) -> None:
         """Have the nodes of devices that sandboxes see read-only: they can be written to, but not changed."""
