@@ -1,4 +1,4 @@
-"""Start the embedded server: one JSON line on standard output, then it serves until standard input closes."""
+"""The command that starts the embedded server: it writes one line of JSON and serves until its input closes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _READ_BYTES = 4096
 _BACKLOG = 512
-_LEFT_STATUS = 3
+_SANDBOX_LEFT_STATUS = 3
 _LIMITS = "raise the limits of processes and of address space (ulimit -u, ulimit -v)"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         disable_core_dumps()
         _run(port)
     except StartError as error:
-        _say({"error": str(error), "cause": error.cause})
+        _write_line({"error": str(error), "cause": error.cause})
         return 1
     return 0
 
@@ -67,32 +67,32 @@ def _run(port: int) -> None:
         _ready(server.prepare, place=server.directory)
         listener = _listen(port)
         # Before the HTTP library is loaded: requests that come meanwhile wait in the listener's queue.
-        _say({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "api_key": key})
+        _write_line({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "api_key": key})
         _open(server, listener, key)
         _wait_for_end()
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not server.close():
-            raise SystemExit(_LEFT_STATUS)
+            raise SystemExit(_SANDBOX_LEFT_STATUS)
 
 
 def _open(server: EmbeddedServer, listener: socket.socket, key: str) -> None:
-    """Begin to answer; what keeps it from that is told on standard error, for the caller has read the one line.
+    """Begin to answer requests. Report a failure on standard error, because the caller has read the JSON line already.
 
     Raises:
-        SystemExit: it cannot, mostly because no further threads may be started.
+        SystemExit: the server cannot, usually because it may start no further threads.
     """
     try:
         server.open(listener, key)
     except (RuntimeError, MemoryError, OSError) as error:
         text = f"the server cannot begin to answer: {error or 'out of memory'}; {_LIMITS}"
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the server reports on standard error
         raise SystemExit(1) from None
 
 
 def _ready(make: Callable[[], T], *, place: str = "") -> T:
-    """Return what is made, and say in words why it cannot be.
+    """Return what ``make`` returns, and turn an error of the system into one with a cause.
 
     Raises:
         StartError: the system refuses.
@@ -121,13 +121,13 @@ def _wait_for_end() -> None:
         pass
 
 
-def _say(line: dict[str, str]) -> None:
+def _write_line(line: dict[str, str]) -> None:
     """Write one line of JSON to standard output."""
-    print(json.dumps(line), flush=True)  # noqa: T201 - this line is how the server tells where it is
+    print(json.dumps(line), flush=True)  # noqa: T201 - the caller reads the address here
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the process in good order."""
+    """Raise ``SystemExit``, so that the ``finally`` blocks end the sandboxes."""
     raise SystemExit(0)
 
 

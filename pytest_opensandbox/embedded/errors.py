@@ -19,7 +19,7 @@ class StartError(Exception):
 
 
 class RefusedError(Exception):
-    """An answer other than success.
+    """A response other than success.
 
     Attributes:
         status: HTTP status.

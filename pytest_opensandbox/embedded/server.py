@@ -1,4 +1,4 @@
-"""Everything that one server owns, put together and taken apart again."""
+"""The embedded server: its directories, its way to create sandboxes, and its start and end."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _UNFILTERED = (
     "this machine has no seccomp filter for sandboxes: their system calls are only limited by the kernel's rules"
 )
 
-_LATER = "root's sandboxes have users of their own, and cannot get them now: end other servers, or try again later"
-# What is wanting for now, such as room.
-_PASSES = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+_TRY_AGAIN = "root's sandboxes have users of their own, and cannot get them now: end other servers, or try again later"
+# Shortages that may pass, such as a full disk.
+_TEMPORARY = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 
 class EmbeddedServer:
-    """A server's private directory, its way to make sandboxes, and the sandboxes."""
+    """One server with everything that it owns."""
 
     def __init__(self) -> None:
         self._whiteout_directory = self._runtime = RuntimeDirectory()
@@ -59,19 +59,19 @@ class EmbeddedServer:
 
     @property
     def directory(self) -> str:
-        """Where it keeps what is its own."""
+        """Path of the private directory."""
         return str(self._runtime.path)
 
     def prepare(self) -> None:
-        """Find out how sandboxes can be made here.
+        """Find out how this machine can create sandboxes.
 
         Raises:
-            StartError: they cannot.
+            StartError: it cannot.
         """
         self._host = find_host_files(has_own_users=True)
         self._interpreter = self._host.interpreter
         try:
-            # In the thread that starts them all, because that is what dies last.
+            # In the thread that starts all sandboxes, because that thread ends last.
             self._bubblewrap = self._starter.submit(self._find_bubblewrap).result()
             if not self._bubblewrap.is_copy_on_write:
                 self._mask()
@@ -82,10 +82,10 @@ class EmbeddedServer:
         self._notes += [] if self._bubblewrap.outer_options else [_NOT_NESTED]
         self._notes += [] if self._bubblewrap.call_filter else [_UNFILTERED]
         for note in self._notes:
-            print(note, file=sys.stderr, flush=True)  # noqa: T201 - a server's place to say so
+            print(note, file=sys.stderr, flush=True)  # noqa: T201 - the server reports on standard error
 
     def open(self, listener: socket.socket, api_key: str) -> None:
-        """Begin to answer.
+        """Begin to answer requests.
 
         Args:
             listener: bound to a loopback port.
@@ -119,13 +119,13 @@ class EmbeddedServer:
         return have_ended
 
     def _find_bubblewrap(self) -> Bubblewrap:
-        """Return what makes sandboxes, and have them be nobody outside if this is root."""
+        """Return a bubblewrap that works; for root, one whose sandboxes have users of their own."""
         if os.geteuid() == 0:
             try:
                 return self._find_for_root()
             except OSError as error:
-                if error.errno in _PASSES:  # this root may do it, so its sandboxes are not to be root outside
-                    raise StartError(error.strerror or str(error), _LATER) from error
+                if error.errno in _TEMPORARY:  # this root may do it, so its sandboxes must not be root outside
+                    raise StartError(error.strerror or str(error), _TRY_AGAIN) from error
         host = find_host_files()
         if is_in_library_directory(
             host.interpreter, self._runtime.path
@@ -142,7 +142,7 @@ class EmbeddedServer:
         return found
 
     def _mask(self) -> None:
-        """Mount something over what must not be seen where nothing hides it: sockets and pipes lead to the host."""
+        """Mount over what no overlay hides, and over sockets and pipes, because they lead to the host."""
         files, directories = PrivateFileSearch(self._host.directories, special=True).result()
         self._host = replace(
             self._host,
@@ -153,11 +153,11 @@ class EmbeddedServer:
         self._bubblewrap = self._starter.submit(with_layers, self._bubblewrap, self._host, layer).result()
 
     def _find_for_root(self) -> Bubblewrap:
-        """Return what makes sandboxes that have users of their own.
+        """Return a bubblewrap whose sandboxes have users of their own.
 
         Raises:
-            OSError: this root may not do it.
-            BubblewrapRefusedError: there is no bubblewrap that works.
+            OSError: this root lacks the rights, or the system is short of something.
+            BubblewrapRefusedError: no bubblewrap works.
         """
         executables, interpreter = list(executables_here()), self._host.interpreter
         sources = [source for source, _ in interpreter.binds]

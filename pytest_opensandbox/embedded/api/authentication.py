@@ -23,18 +23,18 @@ _OPEN_PATHS = ("/health", "/version")
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
 _SECRET_ROUTE = re.compile(r"/(?P<secret>[0-9a-f]{32})(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/\d+(?:/|$)")
 MAX_UNAUTHENTICATED = 256
-"""How many connections may not have shown the key yet; one more, and the oldest is closed."""
+"""Limit of connections that have not shown the key; a further one closes the oldest."""
 
 _UNAUTHENTICATED_SECONDS = 10
 _UNAUTHENTICATED_BODY_BYTES = 65_536
 
 
 class Authenticator:
-    """Knows the API key, and the secret of each sandbox.
+    """Checks the API key of a request, or the secret of the sandbox in its path.
 
     Args:
-        api_key: opens everything.
-        find_secret: returns a sandbox's secret, which opens the proxy to this sandbox, or "" where there is none.
+        api_key: gives access to everything.
+        find_secret: returns the secret that gives access to the proxy of one sandbox, or "" for no such sandbox.
     """
 
     def __init__(self, api_key: str, find_secret: Callable[[str], str]) -> None:
@@ -42,13 +42,13 @@ class Authenticator:
         self._find_secret = find_secret
 
     def check(self, environ: Mapping[str, Any]) -> None:
-        """Refuse callers who may not ask, and browsers that a foreign name led here.
+        """Refuse unauthenticated requests, and requests of browsers under a foreign host name (DNS rebinding).
 
         Args:
             environ: the request.
 
         Raises:
-            RefusedError: with status 401, 403, or 404 where a sandbox's proxy is asked for and the sandbox is gone.
+            RefusedError: status 401 or 403, or 404 for the proxy of a sandbox that is gone.
         """
         host = environ.get("HTTP_HOST", "")
         if not _LOOPBACK.fullmatch(host):
@@ -58,7 +58,7 @@ class Authenticator:
         if path.startswith(_OPEN_PATHS) or self.is_authenticated(given, path):
             return
         if (match := _SECRET_ROUTE.match(path)) and not self._find_secret(match["id"]):
-            # As the real server's open proxy says it of a sandbox that has gone; its id was no secret.
+            # The real server's proxy, which needs no key, answers so for a deleted sandbox; the id is no secret.
             message = f"Sandbox {match['id']} not found."
             raise RefusedError(404, {"code": "DOCKER::SANDBOX_NOT_FOUND", "message": message})
         if not given:
@@ -68,11 +68,11 @@ class Authenticator:
         raise RefusedError(401, {"code": "INVALID_API_KEY", "message": message})
 
     def is_authenticated(self, given: str, path: str) -> bool:
-        """Say whether a request shows the API key, or in its path the secret of the sandbox that it goes to.
+        """Say whether a request carries the API key, or in its path the secret of the sandbox that it goes to.
 
         Args:
-            given: what it has in the key's header.
-            path: its decoded path.
+            given: value of the API key header.
+            path: decoded path.
         """
         if _is_equal(given, self._api_key):
             return True
@@ -88,9 +88,9 @@ def _is_equal(given: str, secret: str) -> bool:
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """A request as it arrives: a long body is for authenticated callers.
+    """A request as it arrives; only authenticated callers may send a long body.
 
-    The server keeps a body, on the disk if it is long, before the application hears of the request.
+    Waitress stores a body, on disk if it is long, before it calls the application.
 
     Args:
         connection: what it arrives on.
@@ -109,14 +109,14 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         self._connection = connection
 
     def received(self, data: bytes) -> int:
-        """Take in bytes; what cannot be how a request begins, such as TLS, is refused before more of it comes."""
+        """Parse bytes; refuse at once what cannot begin a request, such as TLS."""
         if not self.header_bytes_received and not data[:1].isalpha() and data[:1] not in b"\r\n":
             self.error, self.completed = BadRequest("This server speaks HTTP."), True
             return len(data)
         return int(super().received(data))
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Read the head, and decide by it how long the body may be."""
+        """Parse the head, and limit the body by whether the caller is authenticated."""
         super().parse_header(header_plus)
         if self._connection.authenticator.is_authenticated(self.headers.get(KEY_HEADER, ""), self.path):
             self._connection.mark_authenticated()
@@ -126,10 +126,10 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]  # as above
-    """A connection, closed in good time unless a request on it shows that its caller may ask.
+    """A connection that is closed soon unless a request on it is authenticated.
 
-    Any user of this machine can connect, say nothing, and keep a descriptor of this server for it. So there is room for
-    a number of such connections only, the newest ones, and a short time for each.
+    Any user of this machine can connect, stay silent, and occupy a descriptor of this server. So only a limited number
+    of such connections stay open, the newest ones, and each for a short time.
 
     Attributes:
         authenticator: knows who may ask.
@@ -148,11 +148,11 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # as above
         self.unauthenticated[self] = time.monotonic() + _UNAUTHENTICATED_SECONDS
 
     def mark_authenticated(self) -> None:
-        """Lift the limits: a request on this connection has shown that its caller may ask."""
+        """Lift the limits after an authenticated request."""
         self.unauthenticated.pop(self, None)
 
     def readable(self) -> bool:
-        """Say whether to wait for bytes; the server asks once a second at least."""
+        """Say whether to wait for bytes; waitress asks at least once a second."""
         if not self.requests and time.monotonic() > self.unauthenticated.get(self, float("inf")):
             self.will_close = True
         return bool(super().readable())

@@ -1,4 +1,4 @@
-"""The body of a create, checked in the real server's order, and what of it this server cannot do."""
+"""Parsing of the body of a create, in the real server's order, with refusals of what this server cannot do."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _snapshot(value: object) -> str:
 
 
 def _platform(value: object) -> Mapping[str, str] | None:
-    """Return a platform as it is compared and told again: in small letters, without white space around it."""
+    """Return a platform in lower case, without white space around it."""
     if value is None:
         return None
     given = typed(value, dict, "platform")
@@ -126,7 +126,7 @@ def _platform(value: object) -> Mapping[str, str] | None:
 
 
 def _wanted(fields: Mapping[str, Any]) -> set[str]:
-    """Return which of the things that this server does not have are asked for."""
+    """Return the requested features that this server does not have."""
     given = {name: value for name, value in fields.items() if value is not None}
     proxy = typed(given.get("credentialProxy", {}), dict, "credentialProxy")
     typed(given.get("networkPolicy", {}), dict, "networkPolicy")
@@ -142,7 +142,7 @@ def _wanted(fields: Mapping[str, Any]) -> set[str]:
 
 
 def _check_together(body: Mapping[str, Any], fields: Mapping[str, Any], wanted: set[str]) -> None:
-    """Refuse what does not go together, whatever the sandbox is made from."""
+    """Refuse contradictory fields, whatever the sandbox is created from."""
     if _LIFECYCLE_VARIABLE in (fields.get("env") or {}):
         message = f"Environment variable '{_LIFECYCLE_VARIABLE}' is reserved. Use the lifecycle request field instead."
         reject_body(message, body)
@@ -151,7 +151,7 @@ def _check_together(body: Mapping[str, Any], fields: Mapping[str, Any], wanted: 
 
 
 def _check_renewal(extensions: Mapping[str, str]) -> None:
-    """Refuse a bad time for the renewal on access, which is an extension that servers know."""
+    """Refuse an invalid time in the extension that renews a sandbox on access."""
     given = extensions.get(_RENEW_EXTENSION)
     low, high = _RENEW_SECONDS
     if given is not None and not (re.fullmatch(r"\s*\+?[0-9]{1,9}\s*", given) and low <= int(given) <= high):
@@ -160,7 +160,7 @@ def _check_renewal(extensions: Mapping[str, str]) -> None:
 
 
 def _check_source(body: Mapping[str, Any], fields: Mapping[str, Any], image: str) -> None:
-    """Refuse a create that does not say what to start, or in which bounds."""
+    """Refuse a create without its source, entrypoint or resource limits."""
     if bool(image) == bool(_snapshot(fields.get("snapshotId"))):
         reject_body("Exactly one of image or snapshotId must be provided.", body)
     if image and not fields.get("entrypoint"):
@@ -170,7 +170,7 @@ def _check_source(body: Mapping[str, Any], fields: Mapping[str, Any], image: str
 
 
 def _check_supported(fields: Mapping[str, Any], request: CreateRequest, image: str, wanted: set[str]) -> None:
-    """Refuse what a namespace on this machine cannot give, and say what can."""
+    """Refuse what this server does not support, and name the backend that does."""
     if pool := request.extensions.get("poolRef", "").strip():
         refuse(
             400,
@@ -212,7 +212,7 @@ def _is_deny_all(policy: object) -> bool:
 
 
 def _check_texts(request: CreateRequest) -> None:
-    """Refuse variables and arguments that no process can be given."""
+    """Refuse variables and arguments that the system cannot pass to a process."""
     for name, value in request.environment.items():
         if not name or "=" in name or not _fits_a_process(name + value):
             message = f"Environment variable {name!r} is invalid: no '=' in a name, no NUL anywhere."
@@ -223,7 +223,7 @@ def _check_texts(request: CreateRequest) -> None:
 
 
 def _fits_a_process(value: str) -> bool:
-    """Say whether a text can be an argument; JSON allows NUL and halves of characters, a process does not."""
+    """Say whether a text can be an argument: JSON allows NUL and lone surrogates, a process does not."""
     try:
         return b"\0" not in value.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What happened to a sandbox, as text: its log, its events, a summary."""
+"""Diagnostics of a sandbox as text: its log, its events and a summary."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SECRET = ("SECRET", "TOKEN", "PASSWORD", "KEY")
 
 
 def describe_inline(record: SandboxRecord, kind: str, scope: str) -> dict[str, object]:
-    """Return the log or the events as the JSON descriptor that carries its text with it.
+    """Return the log or the events as a JSON descriptor with inline text.
 
     Args:
         record: the sandbox.
         kind: ``logs`` or ``events``.
-        scope: as the caller gave it.
+        scope: as in the request.
 
     Raises:
         RefusedError: no such scope.
@@ -65,7 +65,7 @@ def log_text(record: SandboxRecord, *, tail: int, since: str | None = None) -> s
 
 
 def event_text(record: SandboxRecord) -> str:
-    """Return when a sandbox was made and how it ended."""
+    """Return when a sandbox was created and how it ended."""
     state, reason, _ = record.status
     lines = [f"Sandbox:    {record.id}", f"Status:     {state}", f"Created:    {format_time(record.created_at)}"]
     if record.ended_at:
@@ -77,7 +77,7 @@ def event_text(record: SandboxRecord) -> str:
 
 
 def inspect_text(record: SandboxRecord) -> str:
-    """Return what a sandbox was started with; values that look secret are masked."""
+    """Return the configuration of a sandbox; values that look secret are masked."""
     lines = [
         event_text(record),
         f"Image:      {record.describe().get('image') or record.request.snapshot_id}",
@@ -92,7 +92,7 @@ def inspect_text(record: SandboxRecord) -> str:
 
 
 def summary_text(record: SandboxRecord, *, tail: int) -> str:
-    """Return everything there is to say about a sandbox.
+    """Return the configuration, the events and the last lines of the log.
 
     Args:
         record: the sandbox.
@@ -102,7 +102,7 @@ def summary_text(record: SandboxRecord, *, tail: int) -> str:
 
 
 def _moment(since: str | None) -> datetime | None:
-    """Return the time that lies so long ago, ten minutes for what cannot be read."""
+    """Return the time so long ago; ten minutes ago for a text that cannot be parsed."""
     if not since:
         return None
     match = re.fullmatch(r"(\d{1,6})\s*([smhd])", since.strip().lower())

@@ -1,4 +1,4 @@
-"""The HTTP server: which room answers, and how an answer looks."""
+"""The HTTP server: dispatch to the lifecycle API or the proxy, and the form of every response."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ StartResponse = Callable[..., Any]
 
 
 def serve(listener: socket.socket, registry: SandboxRegistry, api_key: str) -> None:
-    """Answer requests until the process ends; returns at once.
+    """Start to answer requests in a thread, until the process ends.
 
     Args:
         listener: bound to a loopback port.
@@ -47,14 +47,14 @@ def serve(listener: socket.socket, registry: SandboxRegistry, api_key: str) -> N
         max_request_body_size=_BODY_BYTES,
         ident=None,
         asyncore_use_poll=True,
-        log_socket_errors=False,  # a side that hangs up is no news
+        log_socket_errors=False,  # a closed connection is normal
     )
     server.channel_class = connection_class(authenticator)
     threading.Thread(target=server.run, name="http", daemon=True).start()
 
 
 class Application:
-    """The WSGI application: checks who asks, sends to the proxy or the lifecycle API, and numbers every answer."""
+    """The WSGI application: it authenticates, dispatches, and gives every response a request id."""
 
     def __init__(self, registry: SandboxRegistry, authenticator: Authenticator) -> None:
         self._registry = registry
@@ -82,7 +82,7 @@ class Application:
         return answer
 
     def _forward(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
-        """Answer through the proxy, as long as this leaves threads for the lifecycle API: that ends what hangs."""
+        """Answer through the proxy; keep threads free for the lifecycle API, which ends hanging sandboxes."""
         if not self._proxy_threads.acquire(blocking=False):
             message = f"{_PROXY_THREADS} requests to sandboxes are under way: ask again later, or directly at its port."
             raise RefusedError(503, {"code": "SANDBOX::TOO_MANY_REQUESTS", "message": message})
@@ -95,10 +95,10 @@ class Application:
 
 
 class _ProxiedBody:
-    """A body, and what is to be done when it has been sent.
+    """A response body, and a callback for its end.
 
     Args:
-        body: of an answer.
+        body: of a response from the proxy.
         on_close: called once.
     """
 
@@ -110,7 +110,7 @@ class _ProxiedBody:
         return iter(self._body)
 
     def close(self) -> None:
-        """Close the body; the server does so once, however the sending ends."""
+        """Close the body; waitress calls this once, however the sending ends."""
         try:
             self._body.close()  # type: ignore[attr-defined]  # the proxy's have it
         finally:
@@ -129,7 +129,7 @@ def _lifecycle_app(registry: SandboxRegistry) -> Any:
 
 
 def _as_json(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the handler with its value, or its refusal, written as JSON."""
+    """Return a handler that writes the value or the refusal as JSON."""
 
     def answer(**arguments: object) -> Any:
         try:
@@ -145,7 +145,7 @@ def _as_json(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _shape_error(error: Any) -> bytes:
-    """Return the body for a request without a route, and for a fault of ours."""
+    """Return the body for a request without a route, and for an unexpected exception."""
     if error.status_code >= 500:
         error.content_type = "text/plain; charset=utf-8"
         return b"Internal Server Error"
@@ -154,7 +154,7 @@ def _shape_error(error: Any) -> bytes:
 
 
 def _with_request_id(environ: Mapping[str, Any], start_response: StartResponse) -> StartResponse:
-    """Return a ``start_response`` that adds the request's id, the caller's own if there is one."""
+    """Return a ``start_response`` that adds a request id: the caller's, or a new one."""
     number = environ.get("HTTP_X_REQUEST_ID", "").strip() or uuid.uuid4().hex
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -173,14 +173,14 @@ def _send_refusal(refusal: RefusedError, start: StartResponse) -> bytes:
 
 
 def _strip_version(environ: dict[str, Any]) -> None:
-    """Take ``/v1`` off the path: every route exists with it and without."""
+    """Remove ``/v1`` from the path: every route exists with it and without it."""
     if environ["PATH_INFO"].startswith("/v1/"):
         environ["SCRIPT_NAME"] = "/v1"
         environ["PATH_INFO"] = environ["PATH_INFO"][len("/v1") :]
 
 
 def _without_slash(api: bottle.Bottle, environ: Mapping[str, Any]) -> str:
-    """Return where a path leads that has a route without the slashes at its end; "" where it is as it should be."""
+    """Return the URL to redirect to if the path has a route only without its final slashes, else ""."""
     path = environ["PATH_INFO"].rstrip("/")
     if path == environ["PATH_INFO"] or not path:
         return ""
@@ -195,10 +195,10 @@ def _without_slash(api: bottle.Bottle, environ: Mapping[str, Any]) -> str:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    # Half a character, which JSON may hold, becomes its escape again.
+    # A lone surrogate, which JSON may hold, becomes its escape again.
     try:
         text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (ValueError, RecursionError):  # an input that is told back: no number, or as deep as can be read
+    except (ValueError, RecursionError):  # the input in a refusal is not a number, or is nested too deeply
         return _json({"detail": [{**error, "input": None} for error in body["detail"]]})
     return text.encode(errors="backslashreplace")
 

@@ -1,4 +1,4 @@
-"""The lifecycle API: one function a route, from a request to an answer."""
+"""The handlers of the lifecycle API, one for each route."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def routes(registry: SandboxRegistry, version: str) -> Iterable[tuple[str, str, 
 
 
 class _Api:
-    """The handlers; each returns a value for JSON or an answer of its own."""
+    """The handlers; each returns a value for JSON or a complete response."""
 
     def __init__(self, registry: SandboxRegistry, version: str) -> None:
         self._registry = registry
@@ -144,7 +144,7 @@ class _Api:
 
 
 def _routes_on_kubernetes() -> Iterable[tuple[str, str, Handler]]:
-    """Yield the routes of what only Kubernetes has."""
+    """Yield the routes of features that only Kubernetes has."""
     for path, handler in (("/pools", _refuse_pools), ("/templates", _refuse_templates)):
         for method in ("GET", "POST"):
             yield method, path, handler

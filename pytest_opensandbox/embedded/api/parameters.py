@@ -1,4 +1,4 @@
-"""What a request to the lifecycle API asks for: its body, its query, and the page of a listing."""
+"""The parameters of a request: its body, its query, and the page of a listing."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def optional_body() -> dict[str, Any]:
 
 
 def texts(name: str) -> list[str]:
-    """Return all values of a query parameter; what is no UTF-8 in them becomes U+FFFD."""
+    """Return all values of a query parameter; invalid UTF-8 becomes U+FFFD."""
     query = parse_qsl(bottle.request.query_string, keep_blank_values=True)
     return [value for key, value in query if key == name]
 
 
 def last(name: str) -> str | None:
-    """Return a query parameter, its last value where there are several, None where there is none."""
+    """Return the last value of a query parameter, None without one."""
     return next(reversed(texts(name)), None)
 
 
@@ -56,7 +56,7 @@ def number(name: str, default: int, *, at_most: int) -> int:
 
 
 def flag(name: str) -> bool:
-    """Return a query parameter that is yes or no, no by default.
+    """Return a boolean query parameter, False by default.
 
     Raises:
         RefusedError: it is something else.

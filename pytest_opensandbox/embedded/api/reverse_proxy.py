@@ -1,4 +1,4 @@
-"""The HTTP proxy of the lifecycle server: requests to any port in a sandbox, by way of its agent."""
+"""The HTTP proxy of the lifecycle server: it forwards requests to any port in a sandbox, through the agent."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _TARGET = re.compile(
     r"(?P<route>(?:/[0-9a-f]{32})?(?:/v1)?/sandboxes/(?P<id>[^/]+)/proxy/(?P<port>\d{1,5}))(?P<path>/[^?]*)?(?P<query>\?.*)?"
 )
 _FOLD = re.compile(r"[\r\n]+[ \t]*")
-# What the agent says when nothing listens on the port that it was asked to forward to.
-_NOBODY_LISTENS = (502, b"Bad Gateway")
+# The agent's response when nothing listens on the port to forward to.
+_NOTHING_LISTENS = (502, b"Bad Gateway")
 
 
 class _Body:
-    """The body of a proxied answer, passed on as it arrives.
+    """The body of a proxied response, passed on as it arrives.
 
     Args:
         connection: closed with the body.
@@ -60,11 +60,11 @@ class _Body:
                 yield data
         except HTTPException as error:
             raise ConnectionError(str(error)) from error
-        if self._response.length:  # what is missing of the announced length: the caller must not take this for an end
+        if self._response.length:  # less than the announced length: the caller must not take this for the end
             raise ConnectionError(f"{self._response.length} bytes are missing")
 
     def close(self) -> None:
-        """Hang up; the agent then stops what it was doing for this request."""
+        """Close the connection; the agent then stops its work for this request."""
         self._response.close()
         self._connection.close()
 
@@ -77,7 +77,7 @@ def is_proxied(path: str) -> bool:
 def forward(
     registry: SandboxRegistry, environ: Mapping[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
-    """Answer a WSGI request with what a port in a sandbox answers.
+    """Answer a WSGI request with the response of a port in a sandbox.
 
     Args:
         registry: where the sandbox is looked up.
@@ -85,7 +85,7 @@ def forward(
         start_response: as WSGI has it.
 
     Raises:
-        RefusedError: nothing answers there, or not in time.
+        RefusedError: the port does not answer, or not in time.
     """
     match = _TARGET.fullmatch(environ["REQUEST_URI"])
     if match is None or environ["REQUEST_METHOD"] not in METHODS:
@@ -101,7 +101,7 @@ def forward(
 
 
 def _ask(record: SandboxRecord, port: int, target: str, environ: Mapping[str, Any]) -> tuple[HTTPResponse, _Body]:
-    """Send a request to the agent and return its answer, as soon as it has begun."""
+    """Send a request to the agent, and return its response as soon as its head has arrived."""
     connection = _AgentConnection(record.process.agent, port)
     try:
         method = environ["REQUEST_METHOD"]
@@ -109,8 +109,8 @@ def _ask(record: SandboxRecord, port: int, target: str, environ: Mapping[str, An
         connection.request(method, path, body=_request_body(method, environ), headers=_headers(record, environ))
         response = connection.getresponse()
         _check_length(response)
-        first = response.read1(_CHUNK_BYTES) if response.status == _NOBODY_LISTENS[0] else b""
-        if (response.status, first.strip()) == _NOBODY_LISTENS:
+        first = response.read1(_CHUNK_BYTES) if response.status == _NOTHING_LISTENS[0] else b""
+        if (response.status, first.strip()) == _NOTHING_LISTENS:
             raise ConnectionRefusedError(f"nothing listens on port {port}")
     except BaseException as error:
         connection.close()
@@ -120,7 +120,7 @@ def _ask(record: SandboxRecord, port: int, target: str, environ: Mapping[str, An
 
 
 class _Lines:
-    """The lines of a head, until there are too many.
+    """The lines of a head, up to a limit.
 
     Args:
         file: where they come from.
@@ -131,7 +131,7 @@ class _Lines:
         self._left = _HEAD_LINES
 
     def readline(self, size: int = -1) -> bytes:
-        """Return the next line, or so much of it.
+        """Return the next line, or at most ``size`` bytes of it.
 
         Raises:
             HTTPException: it is one too many.
@@ -146,17 +146,17 @@ class _Lines:
         self._file.close()
 
 
-class _Answer(HTTPResponse):
-    """An answer with a head that ends: what took the agent's place could keep a thread of ours busy with it."""
+class _LimitedResponse(HTTPResponse):
+    """A response with a limited head: a process that replaced the agent could keep a thread busy without end."""
 
     def begin(self) -> None:
         """Read the head.
 
         Raises:
-            HTTPException: it makes no sense, or has too many lines.
+            HTTPException: the head is malformed, or has too many lines.
         """
         file = self.fp
-        self.fp = _Lines(file)  # type: ignore[assignment]  # all that is asked of it here
+        self.fp = _Lines(file)  # type: ignore[assignment]  # HTTPResponse uses no other method here
         try:
             super().begin()
         finally:
@@ -167,7 +167,7 @@ class _Answer(HTTPResponse):
 class _AgentConnection(HTTPConnection):
     """A connection that goes over the agent's socket instead of TCP."""
 
-    response_class = _Answer
+    response_class = _LimitedResponse
 
     def __init__(self, agent: AgentSocket, port: int) -> None:
         super().__init__("127.0.0.1", port)
@@ -204,10 +204,10 @@ def _headers(record: SandboxRecord, environ: Mapping[str, Any]) -> dict[str, str
 
 
 def _check_length(response: HTTPResponse) -> None:
-    """Refuse an answer that says two things of its length, of which the caller might believe the other one.
+    """Refuse a response with two lengths, because the caller might use the other one.
 
     Raises:
-        HTTPException: it does.
+        HTTPException: the length is not one number.
     """
     length = response.getheader("Content-Length")
     if length is not None and not response.chunked and not (length.isascii() and length.isdigit()):

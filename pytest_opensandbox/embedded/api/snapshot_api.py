@@ -1,4 +1,4 @@
-"""The part of the lifecycle API that is about snapshots."""
+"""The handlers of the lifecycle API for snapshots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def snapshot_routes(registry: SandboxRegistry) -> Iterable[tuple[str, str, Handl
 
 
 class _Api:
-    """The handlers; each returns a value for JSON or an answer of its own."""
+    """The handlers; each returns a value for JSON or a complete response."""
 
     def __init__(self, registry: SandboxRegistry) -> None:
         self._registry = registry

@@ -96,7 +96,7 @@ def integer(value: object, loc: list[str | int], *, at_least: int, at_most: int 
 
 
 def boolean(value: object, loc: list[str | int]) -> bool:
-    """Return yes or no; text and numbers that mean one of them count.
+    """Return a boolean; the usual texts and numbers for one count.
 
     Raises:
         RefusedError: it is something else.
@@ -160,7 +160,7 @@ def mapping(value: object, field: str, *, drop_null: bool = False) -> dict[str, 
 
 
 def check_labels(metadata: Mapping[str, str]) -> None:
-    """Hold metadata to the rules of Kubernetes labels.
+    """Check metadata against the rules of Kubernetes labels.
 
     Raises:
         RefusedError: a key or a value breaks them.
@@ -193,7 +193,7 @@ def check_labels(metadata: Mapping[str, str]) -> None:
 
 
 def check_resources(limits: Mapping[str, str]) -> None:
-    """Hold cpu and memory to what Docker would understand.
+    """Check that cpu and memory are amounts that Docker accepts.
 
     Raises:
         RefusedError: a limit is not a positive amount.

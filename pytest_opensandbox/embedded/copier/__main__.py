@@ -1,4 +1,4 @@
-"""Copies trees as told: ``python -m pytest_opensandbox.embedded.copier ORDER [PROGRAM ARGUMENT...]``.
+"""The command of the copier: ``python -m pytest_opensandbox.embedded.copier ORDER [PROGRAM ARGUMENT...]``.
 
 The order is JSON, or ``-`` where it comes from standard input.
 """
@@ -24,7 +24,7 @@ _MAX_DESCRIPTORS = 4096
 
 
 def main() -> None:
-    """Copy, and then become the program that is to run on the copy, if one is named."""
+    """Copy, and then execute the named program, if there is one."""
     order = sys.stdin.read() if sys.argv[1] == "-" else sys.argv[1]
     try:
         copy(json.loads(order))
@@ -33,7 +33,7 @@ def main() -> None:
     if program := sys.argv[2:]:
         ctypes.CDLL(None).prctl(
             _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0
-        )  # the program has rights of its own
+        )  # the program gets its rights from its own namespace
         os.execve(program[0], program, {})  # noqa: S606 - as asked
 
 
@@ -47,8 +47,8 @@ def copy(order: dict[str, Any]) -> None:
             copied; ``parent``, id of the process with which this one is to die, if any.
 
     Raises:
-        RefusedError: what there is cannot be kept.
-        OSError: the machine refuses.
+        RefusedError: the files cannot be kept.
+        OSError: the system refuses.
     """
     is_root = bool(order.get("is_root"))
     _confine(order.get("namespace"), order.get("parent"), is_root=is_root)
@@ -62,7 +62,7 @@ def copy(order: dict[str, Any]) -> None:
 
 
 def _confine(namespace: int | None, parent: int | None, *, is_root: bool) -> None:
-    """Give up rights, and die with the one who asked."""
+    """Give up rights, and set that this process dies with its parent."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MAX_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _MAX_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -84,7 +84,7 @@ def _directory(place: int | str) -> int:
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Say on standard error what went wrong, and end."""
+    """Write the reason to standard error, and exit."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     sys.stderr.write(reason or type(error).__name__)
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""What is said about a file apart from its content: mode, times, attributes, and the marks by which overlays delete."""
+"""Attributes of files: mode, times, extended attributes, and the whiteouts by which overlays delete."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def is_whiteout(status: os.stat_result) -> bool:
-    """Say whether a file stands for a deletion."""
+    """Say whether a file is an overlay's whiteout."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def make_whiteout(name: str, directory: int) -> bool:
-    """Mark a name as deleted.
+    """Create a whiteout.
 
     Returns:
-        Whether that took an attribute, which the directory must announce.
+        Whether the whiteout is an attribute, which the directory must announce.
 
     Raises:
-        RefusedError: there is no way to do it here.
-        OSError: the machine refuses.
+        RefusedError: the file system cannot hold it.
+        OSError: the system refuses.
     """
     try:
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
@@ -46,7 +46,7 @@ def make_whiteout(name: str, directory: int) -> bool:
 
 
 def is_opaque(directory: int) -> bool:
-    """Say whether a directory hides what overlays have below it."""
+    """Say whether a directory hides the lower layers."""
     try:
         return os.getxattr(directory, _OPAQUE) == b"y"
     except OSError:
@@ -54,30 +54,30 @@ def is_opaque(directory: int) -> bool:
 
 
 def make_opaque(directory: int) -> None:
-    """Have a directory hide what overlays have below it.
+    """Make a directory hide the lower layers.
 
     Raises:
-        RefusedError: there is no way to do it here.
+        RefusedError: the file system cannot hold it.
     """
     _set(directory, _OPAQUE, b"y")
 
 
 def announce_whiteouts(directory: int) -> None:
-    """Tell overlays that deletions in a directory are marked with attributes.
+    """Mark a directory as one whose whiteouts are attributes.
 
     Raises:
-        RefusedError: there is no way to do it here.
+        RefusedError: the file system cannot hold it.
     """
     _set(directory, _OPAQUE, b"x")
 
 
 def copy_attributes(reading: int, writing: int, *, dropped: int = 0) -> None:
-    """Copy mode, extended attributes and times, but not what overlays take for their own.
+    """Copy mode, extended attributes and times, but not the attributes of overlays.
 
     Args:
         reading: descriptor of a file or directory.
         writing: descriptor of its copy.
-        dropped: bits of the mode that the copy is not to have.
+        dropped: bits of the mode to leave out.
     """
     status = os.fstat(reading)
     os.fchmod(writing, stat.S_IMODE(status.st_mode) & ~dropped)

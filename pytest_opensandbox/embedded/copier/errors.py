@@ -1,7 +1,7 @@
-"""What can be wrong with a tree."""
+"""The error of the copier."""
 
 from __future__ import annotations
 
 
 class RefusedError(Exception):
-    """What there is cannot be kept; the text says why."""
+    """The files cannot be kept; the text gives the reason."""

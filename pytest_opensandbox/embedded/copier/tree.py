@@ -1,7 +1,7 @@
-"""A tree that hostile code made, copied to where it can be restored from.
+"""The copy of a tree that hostile code made.
 
-Kept are directories, files with their holes, links of both kinds, pipes, deletions, modes, times and attributes. Not
-kept are sockets, and set-id bits of files: these have no effect in a sandbox, and the copy lies on the host.
+It has directories, files with their holes, links of both kinds, pipes, whiteouts, modes, times and attributes. It
+has no sockets, and no set-id bits of files: they have no effect in a sandbox, and the copy lies on the host.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LEVELS = 200
-# Below what the kernel takes for a path, with room for the directory in which the copy lies.
+# Below the kernel's limit for a path, less the length of the directory in which the copy lies.
 _MAX_PATH_BYTES = 3000
 _CHUNK_BYTES = 8 << 20
-# Somebody was faster: the name is gone, or stands for something else.
+# The name was removed or replaced in the meantime.
 _CHANGED = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE})
 
 
 class Budget:
-    """How much may still be copied.
+    """The limits of a copy.
 
     Args:
         entries: of directories, at most.
@@ -43,7 +43,7 @@ class Budget:
         """Account for one entry.
 
         Raises:
-            RefusedError: it is one too many.
+            RefusedError: the limit is reached.
         """
         self._entries -= 1
         if self._entries < 0:
@@ -53,7 +53,7 @@ class Budget:
         """Account for content.
 
         Raises:
-            RefusedError: it is too much.
+            RefusedError: the limit is reached.
         """
         self._bytes -= size
         if self._bytes < 0:
@@ -65,7 +65,7 @@ class Tree:
 
     Args:
         source: descriptor of its root; everything below it on another device is left out.
-        target: descriptor of a directory that nobody else changes.
+        target: descriptor of a directory that no other process changes.
         fixed: paths at which a sandbox has mounts or links of its own. They are not kept, and what is above them is
             kept only where it is a directory: a link there would lead the mounts of a restored sandbox astray.
         is_overlay: whether deletions are marked in it as overlays mark them.
@@ -98,13 +98,13 @@ class Tree:
 
         Raises:
             RefusedError: there is too much, or a deletion cannot be kept here.
-            OSError: the copy has no room, and the like.
+            OSError: the disk is full, and the like.
         """
         if self._copy_entries(self._source, self._target, "", level=0):
             announce_whiteouts(self._target)
 
     def _copy_entries(self, source: int, target: int, path: str, *, level: int) -> bool:
-        """Copy what is in a directory; say whether it must announce deletions."""
+        """Copy the entries of a directory; say whether it must announce whiteouts."""
         if level > _MAX_LEVELS:
             raise RefusedError(f"there are more than {_MAX_LEVELS} directories inside each other")
         must_announce = False
@@ -119,7 +119,7 @@ class Tree:
         return must_announce
 
     def _copy_entry(self, entry: os.DirEntry[str], source: int, target: int, path: str, *, level: int) -> bool:
-        """Copy one entry; say whether it is a deletion that the directory must announce."""
+        """Copy one entry; say whether it is a whiteout that the directory must announce."""
         status = entry.stat(follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if path in self._fixed or (path in self._above and kind != stat.S_IFDIR):
@@ -190,7 +190,7 @@ class Tree:
 
 @contextmanager
 def opened(name: str, flags: int, directory: int) -> Iterator[int]:
-    """Hold a descriptor of a name in a directory; what it creates is for nobody else.
+    """Yield a descriptor of a name in a directory; a created file is for this user alone.
 
     Raises:
         OSError: it cannot be opened.
@@ -204,7 +204,7 @@ def opened(name: str, flags: int, directory: int) -> Iterator[int]:
 
 @contextmanager
 def _unless_changed() -> Iterator[None]:
-    """Leave out an entry that has gone, or has become something else, since it was listed."""
+    """Skip an entry that was removed or replaced since it was listed."""
     try:
         yield
     except OSError as error:

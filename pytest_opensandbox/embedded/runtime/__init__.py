@@ -1,4 +1,4 @@
-"""What a sandbox is made of: bubblewrap, namespaces, processes, limits and directories.
+"""Sandboxes on this machine: bubblewrap, namespaces, processes, limits and directories.
 
 Nothing here knows HTTP.
 """

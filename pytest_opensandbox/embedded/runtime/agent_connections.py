@@ -16,7 +16,7 @@ _AGENT_BACKLOG = 1024
 EXECD_PORT = 44772
 TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name, not a token
 MAX_UNAUTHENTICATED = 64
-"""How many connections of one sandbox may not have shown the secret yet; one more, and the oldest is closed."""
+"""Limit of connections to one sandbox that have not shown its secret; a further one closes the oldest."""
 
 _HEAD_SECONDS = 10
 _HEAD_BYTES = 65_536
@@ -47,7 +47,7 @@ class AgentSocket:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Through the descriptor: a unix address has 107 bytes, which a directory for temporary files may exceed.
+            # Through the descriptor: a unix address has at most 107 bytes, and the path of the directory may have more.
             self.listener.bind(f"/proc/self/fd/{parent}/{name}")
             self._file = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=parent)
             os.unlink(name, dir_fd=parent)
@@ -77,7 +77,7 @@ class AgentSocket:
         return connection
 
     def close(self) -> None:
-        """Give up the way to the agent."""
+        """Close the socket; no new connection is possible then."""
         self.listener.close()
         with self._lock:
             if self._file >= 0:
@@ -88,8 +88,8 @@ class AgentSocket:
 class Relay:
     """Accepts on a loopback port and joins connections with new ones to the agent; lives in the background loop.
 
-    Any user of this machine can connect. A connection reaches the agent once the head of its first request carries
-    the sandbox's secret, in the path or in a header. The agent checks each request again.
+    Any user of this machine can connect. The relay joins a connection to the agent once the head of its first request
+    has the sandbox's secret, in the path or in a header. The agent checks each request again.
 
     Args:
         agent: the agent's socket.
@@ -105,7 +105,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self._listener.setblocking(False)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unknown: dict[socket.socket, asyncio.Task[None]] = {}
+        self._unauthenticated: dict[socket.socket, asyncio.Task[None]] = {}
         self._is_closed = False
         self.port: int = self._listener.getsockname()[1]
 
@@ -123,7 +123,7 @@ class Relay:
             task.cancel()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        """Hold a task until it is done: the loop itself keeps only a weak reference."""
+        """Keep a task until it is done: the loop itself has only a weak reference."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -133,12 +133,12 @@ class Relay:
             while True:
                 try:
                     client, _ = await loop.sock_accept(self._listener)
-                except OSError:  # out of descriptors, or the client has gone: the next one may fare better
+                except OSError:  # out of descriptors, or the client has gone
                     await asyncio.sleep(0.05)
                     continue
-                if len(self._unknown) >= MAX_UNAUTHENTICATED:
-                    self._unknown.pop(next(iter(self._unknown))).cancel()
-                task = self._unknown[client] = loop.create_task(self._serve(client))
+                if len(self._unauthenticated) >= MAX_UNAUTHENTICATED:
+                    self._unauthenticated.pop(next(iter(self._unauthenticated))).cancel()
+                task = self._unauthenticated[client] = loop.create_task(self._serve(client))
                 self._keep(task)
 
     async def _serve(self, client: socket.socket) -> None:
@@ -151,7 +151,7 @@ class Relay:
                 if refusal:
                     await _refuse(client, refusal)
             finally:
-                self._unknown.pop(client, None)
+                self._unauthenticated.pop(client, None)
             if not refusal:
                 await self._join(client, head)
 
@@ -172,7 +172,7 @@ class Relay:
 
 
 async def _read_head(client: socket.socket) -> bytes:
-    """Return what a client sends first: a request's head and perhaps more, or less where it is none or takes long."""
+    """Return the first bytes of a client: a request's head and perhaps more, or less if it is invalid or too slow."""
     loop = asyncio.get_running_loop()
     head = b""
     with contextlib.suppress(asyncio.TimeoutError):
@@ -186,7 +186,7 @@ async def _read_head(client: socket.socket) -> bytes:
 
 
 def _may_be_http(head: bytes) -> bool:
-    """Say whether bytes can be how a request begins."""
+    """Say whether bytes can begin a request."""
     line, end, _ = head.partition(b"\r\n")
     if end:
         return _REQUEST_LINE.fullmatch(line + end) is not None
@@ -194,13 +194,13 @@ def _may_be_http(head: bytes) -> bool:
 
 
 def _refusal(head: bytes, token: bytes) -> bytes:
-    """Return the answer to what does not show the secret; nothing where it does."""
+    """Return the response to a head without the secret, b"" for one with it."""
     if not _may_be_http(head):
         return _answer("400 Bad Request", "text/plain; charset=utf-8", _ONLY_HTTP)
     if b"\r\n\r\n" not in head:
         status = "431 Request Header Fields Too Large" if len(head) >= _HEAD_BYTES else "408 Request Timeout"
         return _answer(status, "text/plain; charset=utf-8", _ONLY_HTTP)
-    if token not in head.partition(b"\r\n\r\n")[0]:  # where in it, the agent will see
+    if token not in head.partition(b"\r\n\r\n")[0]:  # the agent checks where the secret is
         body = b"" if head.startswith(b"HEAD ") else _UNAUTHORIZED
         return _answer("401 Unauthorized", "application/json; charset=utf-8", body)
     return b""
@@ -212,7 +212,7 @@ def _answer(status: str, content_type: str, body: bytes) -> bytes:
 
 
 async def _refuse(client: socket.socket, answer: bytes) -> None:
-    """Send an answer and hang up, but not before the client has had time to read it: unread bytes would reset it."""
+    """Send a response and close, but first read what the client sends: unread bytes would reset the connection."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         await asyncio.wait_for(loop.sock_sendall(client, answer), _DRAIN_SECONDS)
@@ -223,7 +223,7 @@ async def _refuse(client: socket.socket, answer: bytes) -> None:
 
 
 async def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy one direction to its end, and pass that end on; a side that has gone is an end as well."""
+    """Copy one direction to its end, and pass the end on; a broken connection is an end as well."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
         while data := await loop.sock_recv(source, _CHUNK_BYTES):

@@ -1,7 +1,7 @@
-"""What the agent is made of, as sandboxes see it: its libraries, and of Python what it needs.
+"""The agent's files as sandboxes see them: its libraries, and the parts of Python that it needs.
 
-All of it lies behind overlays where the machine has them. A file that is bound from the host can be locked by whoever
-may open it, and the host's programs would wait for that lock.
+They lie behind overlays where the machine has them. A sandbox can lock a file that is bound from the host, and the
+host's programs would wait for that lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OF_OTHERS = ("site-packages", "dist-packages")
 
 
 def expose_agent_files(interpreter: Interpreter, whiteouts: Path) -> AgentFiles:
-    """Have sandboxes see the files of the agent where they lie, and nothing of what lies beside them.
+    """Write whiteouts for what lies beside the agent's files, so that sandboxes see these files only.
 
     Args:
         interpreter: the one that runs the agent.
@@ -61,7 +61,7 @@ def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) 
     """Copy the agent and its libraries to where the users of sandboxes can read them.
 
     Args:
-        files: where they lie, with the whiteouts.
+        files: their places, with the whiteouts.
         interpreter: the one that runs the agent.
         target: a directory, which is made.
     """
@@ -71,7 +71,7 @@ def copy_agent_files(files: AgentFiles, interpreter: Interpreter, target: Path) 
     for source, inside in interpreter.binds:
         if _is_library(inside):
             shutil.copytree(source, library / os.path.relpath(inside, LIBRARIES))
-    for directory, _, names in os.walk(target):  # modes of the user's umask may keep others out
+    for directory, _, names in os.walk(target):  # the umask may have made them unreadable for others
         os.chmod(directory, 0o755)  # noqa: S103 - the sandboxes' users must read it
         for name in names:
             with suppress(OSError):

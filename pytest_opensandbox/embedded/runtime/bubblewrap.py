@@ -46,7 +46,7 @@ _PRIVATE = (
 
 
 class BubblewrapRefusedError(Exception):
-    """No bubblewrap on this machine can make a sandbox; the text is its own words."""
+    """No bubblewrap on this machine can create a sandbox; the text is bubblewrap's output."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Bubblewrap:
         options: every option that all sandboxes share.
         is_copy_on_write: False where the system directories are read-only, because overlays were refused.
         outer_options: those of the namespace around a sandbox, which ends it with the server; none if refused.
-        preparation: a command that runs in that namespace and then becomes the sandbox's own bubblewrap.
+        preparation: a command that runs in that namespace and then executes the sandbox's own bubblewrap.
         call_filter: seccomp program for everything in the sandbox; empty where there is none for this machine.
     """
 
@@ -82,10 +82,10 @@ class Bubblewrap:
 
         Args:
             command: the program inside and its arguments; these are visible in the host's process list.
-            environment: all that the command gets; not visible there.
+            environment: the complete environment of the command; not visible there.
             fds: descriptors that the command inherits under the same numbers.
             output: descriptor for its standard output and standard error.
-            identity: who the sandbox is on this machine; None for the server's own user.
+            identity: user ids and namespaces of the sandbox; None for the server's own user.
         """
         outer, inner = user_options(identity, is_filtered=bool(self.call_filter))
         variables = [part for name, value in environment.items() for part in ("--setenv", name, value)]
@@ -118,16 +118,16 @@ class Bubblewrap:
 def find_bubblewrap(
     host: HostFiles, layer: Path, executables: Sequence[str] | None = None, identity: Identity | None = None
 ) -> Bubblewrap:
-    """Return the first bubblewrap that can make a sandbox, copy-on-write and guarded if possible.
+    """Return the first bubblewrap that can create a sandbox, copy-on-write and nested if possible.
 
     Args:
-        host: what its sandboxes see of this machine.
+        host: the host's files that its sandboxes see.
         layer: the tree that lies over the system directories.
         executables: programs to try, in this order; None for the wheel's and the system's.
-        identity: who a sandbox is on this machine; None for the server's own user.
+        identity: user ids and namespaces of a sandbox; None for the server's own user.
 
     Raises:
-        BubblewrapRefusedError: there is none.
+        BubblewrapRefusedError: none can.
     """
     candidates = list(executables_here()) if executables is None else executables
     refusals, call_filter = [], filter_program()
@@ -158,11 +158,11 @@ def executables_here() -> Iterator[str]:
 
 
 def with_layers(bubblewrap: Bubblewrap, host: HostFiles, layer: Path, restored: Sequence[Path] = ()) -> Bubblewrap:
-    """Return a bubblewrap whose sandboxes lie on other layers.
+    """Return a bubblewrap whose sandboxes have other layers.
 
     Args:
         bubblewrap: one that works here.
-        host: what its sandboxes see of this machine.
+        host: the host's files that its sandboxes see.
         layer: the tree that lies over the system directories.
         restored: layers of a snapshot, lowest first.
     """
@@ -173,7 +173,7 @@ def with_layers(bubblewrap: Bubblewrap, host: HostFiles, layer: Path, restored: 
 
 
 def _try(candidate: Bubblewrap, identity: Identity | None) -> str | None:
-    """Return None if the candidate can run a program in a sandbox, else why not."""
+    """Return None if the candidate can run a program in a sandbox, else the reason."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         process = candidate.start(["true"], environment={"PATH": PATH}, fds=(), output=writing, identity=identity)
@@ -188,8 +188,8 @@ def _try(candidate: Bubblewrap, identity: Identity | None) -> str | None:
         except subprocess.TimeoutExpired:
             process.kill()
             return f"no answer within {_PROBE_SECONDS} s"
-        said = output.read().decode(errors="replace").strip()
-    return None if status == 0 else said or f"exit status {status}"
+        text = output.read().decode(errors="replace").strip()
+    return None if status == 0 else text or f"exit status {status}"
 
 
 def sandbox_options(
@@ -198,7 +198,7 @@ def sandbox_options(
     """Yield the options that all sandboxes of a server share, or those of a snapshot.
 
     Args:
-        host: what they see of this machine.
+        host: the host's files that they see.
         layer: the tree that lies over the system directories.
         is_copy_on_write: whether they may change those directories, each for itself.
         is_nested: whether there is a namespace around each, which holds what it writes.
@@ -228,9 +228,9 @@ def sandbox_options(
 
 
 def mount_paths(host: HostFiles) -> list[str]:
-    """Return where every sandbox has a mount or a link that bubblewrap makes.
+    """Return the paths at which bubblewrap makes a mount or a link in every sandbox.
 
-    Bubblewrap follows links that it meets on the way there, and not as the sandbox would.
+    Bubblewrap follows links on the way there, and resolves them differently from the sandbox.
     """
     mounted = (*host.directories, "/dev", "/proc", PACKAGES, INSIDE, *host.hidden_files, *host.hidden_directories)
     linked = (name for _, name in (*_LINKS, *host.links))
@@ -238,7 +238,7 @@ def mount_paths(host: HostFiles) -> list[str]:
 
 
 def _private_root(size: str, layers: Sequence[Path], *, is_nested: bool) -> Iterator[str]:
-    """Yield what holds the private directories: memory, or an overlay on what a snapshot has of them."""
+    """Yield the root file system: memory, or an overlay on a snapshot's private directories."""
     if layers:
         yield from overlay_options(PRIVATE, "/", layers)
     elif is_nested:
@@ -248,7 +248,7 @@ def _private_root(size: str, layers: Sequence[Path], *, is_nested: bool) -> Iter
 
 
 def _devices(size: str, *, is_nested: bool) -> Iterator[str]:
-    """Yield the usual devices, and shared memory: it counts together with the private directories if that can be."""
+    """Yield the usual devices, and shared memory, which shares its limit with the private directories if nested."""
     place = "/dev/shm"  # noqa: S108 - a name inside the sandbox
     yield from ("--dev", "/dev")
     if is_nested:
@@ -272,7 +272,7 @@ def _copied_system(host: HostFiles, layer: Path, layers: Sequence[Path], *, is_n
 
 
 def _bound_system(host: HostFiles, layer: Path) -> Iterator[str]:
-    """Yield read-only binds; /opt is rebuilt from its entries, because the agent has its place in it."""
+    """Yield read-only binds; those of /opt entry by entry, because the agent lies in it."""
     for directory in host.directories:
         if directory != "/opt":
             yield from ("--ro-bind", directory, directory)

@@ -27,14 +27,14 @@ _REMOVE = 'read -r _; chmod -R u+rwX "$1"; rm -rf "$1"'
 
 
 class RuntimeDirectory:
-    """A directory that only this user can enter; it goes with the server, or with the next one that starts.
+    """A directory that only this user can enter; this server removes it, or the next one that starts.
 
     Args:
-        parent: where to make it; None for the user's own runtime directory, or the one for temporary files.
+        parent: where to create it; None for the user's own runtime directory, or the one for temporary files.
 
     Attributes:
         path: where it is.
-        layer: a tree that is stacked over the host's system directories.
+        layer: the layer over the host's system directories.
     """
 
     def __init__(self, parent: str | None = None) -> None:
@@ -56,7 +56,7 @@ def remove_tree(path: Path) -> None:
     """Remove a directory of this user's, whatever the modes in it; nothing happens when it is gone.
 
     Args:
-        path: of the directory; nobody else can enter what it is in.
+        path: of the directory; other users cannot enter its parent.
     """
     shutil.rmtree(path, ignore_errors=True)
     if not path.exists():
@@ -81,7 +81,7 @@ def _parent() -> str:
 
 
 def _sweep(parent: str) -> None:
-    """Remove what servers left that were killed: directories of this user whose lock nobody holds."""
+    """Remove the directories that killed servers left: those of this user that no process has locked."""
     for path in Path(parent).glob(f"{_PREFIX}*"):
         try:
             status = path.lstat()
@@ -105,11 +105,11 @@ def _is_abandoned(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class SnapshotSource:
-    """What a snapshot lends to a sandbox that is made from it.
+    """The parts of a snapshot that a restored sandbox uses.
 
     Attributes:
         layers: its directories, lowest first.
-        ids: the host's ids of the users who own what is in them; None where sandboxes have no users of their own.
+        ids: the host's ids of the files' owners; None where sandboxes have no users of their own.
     """
 
     layers: tuple[Path, ...]
@@ -117,10 +117,10 @@ class SnapshotSource:
 
 
 class SnapshotLayers:
-    """Directories with what snapshots keep; nothing is made or started before the first.
+    """The directories with the files of snapshots; no directory or process exists before the first.
 
     Args:
-        needed_bytes: how much must be free in memory to keep them there; None for room for a whole sandbox.
+        needed_bytes: free bytes of shared memory without which they lie on disk; None for those of a whole sandbox.
     """
 
     def __init__(self, needed_bytes: int | None = None) -> None:
@@ -133,7 +133,7 @@ class SnapshotLayers:
         """Return a new, empty directory for a layer.
 
         Raises:
-            OSError: there is no room.
+            OSError: the disk is full.
         """
         with self._lock:
             if self._directory is None:
@@ -155,7 +155,7 @@ class SnapshotLayers:
                 self._remover.communicate()
 
     def _place(self) -> str:
-        """Return the directory to make ours in."""
+        """Return the directory to create ours in."""
         if os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
             status = os.statvfs(SHARED_MEMORY)
             # A snapshot takes half of what is free, at most.
@@ -166,7 +166,7 @@ class SnapshotLayers:
 
 
 def _start_remover(directory: Path) -> subprocess.Popen[bytes]:
-    """Start what removes a directory when this process has ended."""
+    """Start a process that removes a directory when this process has ended."""
     return subprocess.Popen(  # noqa: S603 - our own line of shell
         ["/bin/sh", "-c", _REMOVE, "sh", str(directory)],
         stdin=subprocess.PIPE,

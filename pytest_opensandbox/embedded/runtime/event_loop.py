@@ -1,4 +1,4 @@
-"""One asyncio loop in a thread of its own: relays, logs, ends of processes and timers of all sandboxes."""
+"""The asyncio loop, in its own thread, for relays, logs, ends of processes and timers of all sandboxes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class BackgroundLoop:
         return self._loop
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Have the loop call a function soon."""
+        """Schedule a call in the loop."""
         self.loop.call_soon_threadsafe(function, *arguments)
 
     def _run(self) -> None:
-        """Own the loop until the server ends."""
+        """Run the loop until the server ends."""
         import asyncio  # lazily and in this thread, while the rest of the server starts
 
         self._loop = asyncio.new_event_loop()

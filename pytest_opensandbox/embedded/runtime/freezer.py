@@ -1,4 +1,4 @@
-"""Has a sandbox stand still and go on: every process is stopped, and that is seen, before anybody is told so."""
+"""Pausing and resuming of a sandbox: it stops every process, and checks that all have stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from pytest_opensandbox.embedded.runtime.process_tree import Process, descendants, first_processes, knows_children
 
 SECONDS = 10
-"""How long it may take until everything stands still."""
+"""Time limit for stopping all processes."""
 
 _PROGRAM = Path(__file__).with_name("freezer_program.py")
 _FIRST = 1
@@ -24,10 +24,10 @@ _BEGIN_SECONDS = 30
 
 
 class Freezer:
-    """Stops the processes of one sandbox, and lets them go on.
+    """Stops and continues the processes of one sandbox.
 
     Args:
-        pid: the process that was started for it; all of the sandbox is below.
+        pid: the process that was started for it; all processes of the sandbox are below.
     """
 
     def __init__(self, pid: int) -> None:
@@ -38,7 +38,7 @@ class Freezer:
         """Stop everything.
 
         Raises:
-            OSError: that cannot be done or cannot be seen here; then everything goes on.
+            OSError: this machine cannot do or cannot check that; then everything continues.
         """
         if not knows_children():
             raise OSError("no /proc/PID/task/TID/children in this kernel")
@@ -46,27 +46,27 @@ class Freezer:
         if len(firsts) == 1:  # no namespace around it, from where a signal to all reaches its process 1 as well
             firsts[0].signal(signal.SIGSTOP)
         try:
-            said = _stop_all(firsts)
-            if "error" in said:
-                raise OSError(said["error"])
+            report = _stop_all(firsts)
+            if "error" in report:
+                raise OSError(report["error"])
         except OSError:
             self.thaw()
             raise
         # Process 1 is listed where it was stopped first. It cannot have been before: it obeys no signal from inside.
-        self._stopped_before = {(number, started) for number, started in said["stopped"] if number != _FIRST}
+        self._stopped_before = {(number, started) for number, started in report["stopped"] if number != _FIRST}
 
     def thaw(self) -> None:
-        """Let what was frozen go on, children first, so that no parent sees a stopped child."""
+        """Continue the processes, children first, so that no parent sees a stopped child."""
         for process in reversed(list(descendants(self._pid))):
             if process.inside not in self._stopped_before:
                 process.signal(signal.SIGCONT)
         self._stopped_before = set()
 
     def _begun(self) -> list[Process]:
-        """Return the process 1 of each namespace once the sandbox's own has a child: then all is built around it.
+        """Return the process 1 of each namespace, once the sandbox's own has a child: then bubblewrap is done.
 
         Raises:
-            OSError: that takes too long, or the sandbox has ended.
+            OSError: timeout, or the sandbox has ended.
         """
         deadline = time.monotonic() + _BEGIN_SECONDS
         while time.monotonic() < deadline:
@@ -93,7 +93,7 @@ def _stop_all(firsts: list[Process]) -> dict[str, Any]:
 
 
 def _run(order: str, descriptors: list[int]) -> dict[str, Any]:
-    """Run the program with an order, and return what it says."""
+    """Run the program with an order, and return its report."""
     with subprocess.Popen(  # noqa: S603 - our own program, the order holds nothing of the sandbox's
         [sys.executable, "-I", "-S", str(_PROGRAM)],
         stdin=subprocess.PIPE,
@@ -101,9 +101,9 @@ def _run(order: str, descriptors: list[int]) -> dict[str, Any]:
         pass_fds=descriptors,
     ) as process:
         try:
-            said, _ = process.communicate(order.encode(), timeout=SECONDS + _REPORT_SECONDS)
+            output, _ = process.communicate(order.encode(), timeout=SECONDS + _REPORT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            said, _ = process.communicate()
-    answer: dict[str, Any] = json.loads(said or '{"error": "what stops it has ended"}')
-    return answer
+            output, _ = process.communicate()
+    report: dict[str, Any] = json.loads(output or '{"error": "what stops it has ended"}')
+    return report

@@ -1,7 +1,7 @@
-"""Stops all of a sandbox from inside: a program of its own that enters its process namespace; the order comes as JSON.
+"""The program that stops all processes of a sandbox from inside its process namespace; its order comes as JSON.
 
-A signal to one process after the other never gets at those that fork meanwhile. A signal to all, from a process of the
-same namespace, is one step for the kernel: it reaches children that are just being made as well.
+Signals to one process after the other do not reach those that fork meanwhile. A signal to all, from a process of the
+same namespace, is one step for the kernel: it also reaches children that are just being created.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
 _NS_GET_USERNS = 0xB701
 _PR_SET_PDEATHSIG = 1
-_EVERYBODY = -1
+_ALL_PROCESSES = -1
 _STILL = frozenset("TtZXx")
 _WAITS_IN_KERNEL = "D"
 # vfork, clone and clone3: there a parent waits for its child, which is stopped, and can be stopped no further.
@@ -34,7 +34,7 @@ _WAKE_UP = (signal.SIGCONT, signal.SIGKILL)
 
 
 class StopError(Exception):
-    """Something still runs, or will; the text says what."""
+    """A process still runs, or will run again; the text names the reason."""
 
 
 class Thread(NamedTuple):
@@ -88,10 +88,10 @@ def stop_all(proc: int, *, deadline: float, own: int | None) -> list[tuple[int, 
         now = {thread for thread in _threads(proc) if thread.process != own}
         if not all(_is_still(proc, thread) for thread in now):
             seen = None
-        elif now == seen:  # twice the same: nobody came in between who was not seen, and no alarm rang
+        elif now == seen:  # twice the same: no process was missed in between, and no timer fired
             return before
         else:
-            _refuse_alarms(proc, {thread.process for thread in now})
+            _refuse_timers(proc, {thread.process for thread in now})
             seen = now
         if time.monotonic() > deadline:
             raise StopError("something in it still runs, however often it is stopped")
@@ -124,11 +124,11 @@ def _is_own(namespace: int, kind: str) -> bool:
 
 
 def _fork(deadline: float) -> int:
-    """Fork; try again where the sandbox leaves no room for another process."""
+    """Fork; try again while the sandbox uses up the limit of processes."""
     while True:
         try:
             return os.fork()
-        except OSError as error:  # besides a lack of room: the sandbox has ended meanwhile, which is ENOMEM
+        except OSError as error:  # any other, such as ENOMEM: the sandbox has ended
             if error.errno != errno.EAGAIN or time.monotonic() > deadline:
                 _answer({"error": f"no process can be started to stop it: {error.strerror}"})
 
@@ -136,7 +136,7 @@ def _fork(deadline: float) -> int:
 def _signal_all(number: signal.Signals) -> None:
     """Send a signal to all processes of this namespace but the first and this one."""
     with suppress(ProcessLookupError):
-        os.kill(_EVERYBODY, number)
+        os.kill(_ALL_PROCESSES, number)
 
 
 def _die_with_parent() -> None:
@@ -148,7 +148,7 @@ def _threads(proc: int) -> Iterator[Thread]:
     for process in _numbers(proc, "."):
         with suppress(OSError):  # ended in the meantime
             fields = _fields(proc, f"{process}/stat")
-            if fields[_THREADS] in "01":  # 0: it has ended, and nobody has asked how
+            if fields[_THREADS] in "01":  # 0: it has ended, and its parent has not waited for it
                 yield Thread(process, process, int(fields[_STARTED]), fields[_STATE])
                 continue
             for thread in _numbers(proc, f"{process}/task"):
@@ -188,14 +188,14 @@ def _stopped(threads: Iterator[Thread]) -> set[tuple[int, int]]:
 
 
 def _is_still(proc: int, thread: Thread) -> bool:
-    """Say whether a thread does nothing more until it is told to go on."""
+    """Say whether a thread does nothing more until it is continued."""
     if thread.state == _WAITS_IN_KERNEL:
         return _waits_for_child(proc, thread)
     return thread.state in _STILL
 
 
 def _waits_for_child(proc: int, thread: Thread) -> bool:
-    """Say whether a thread waits for a child that it forked, and not for a disk that it writes to."""
+    """Say whether a thread waits for a child that it forked, and not for a disk."""
     forks = _FORKS.get(os.uname().machine)
     try:
         return forks is None or _read(proc, f"{thread.process}/task/{thread.id}/syscall").split()[0] in forks
@@ -203,14 +203,14 @@ def _waits_for_child(proc: int, thread: Thread) -> bool:
         return False
 
 
-def _refuse_alarms(proc: int, processes: set[int]) -> None:
-    """Look for timers that would have a stopped process go on.
+def _refuse_timers(proc: int, processes: set[int]) -> None:
+    """Look for timers that would continue a stopped process.
 
     Raises:
         StopError: there is one.
     """
     for process in processes:
-        with suppress(OSError):  # a kernel that does not tell
+        with suppress(OSError):  # this kernel has no such file
             timers = _read(proc, f"{process}/timers")
             for alarm in _WAKE_UP:
                 if f"signal: {alarm:d}/" in timers:

@@ -19,7 +19,7 @@ PYTHON = f"{INSIDE}/python"
 
 _AGENT_LIBRARIES = ("waitress", "python_multipart")
 _SYSTEM = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
-# Root in a sandbox has no capabilities, but if it is the host's uid 0 it still owns these files.
+# Root in a sandbox has no capabilities; but where it is the host's uid 0, it owns these files.
 _PROC_FILES = ("kcore", "keys", "latency_stats", "mtrr", "sched_debug", "sysrq-trigger", "timer_list")
 _DEPTH = 6
 _PROC_TREES = ("acpi", "asound", "fs", "scsi")
@@ -51,7 +51,7 @@ class AgentFiles:
 
 @dataclass(frozen=True)
 class HostFiles:
-    """The parts of this machine that a sandbox sees; looked up once per server."""
+    """The host's files that a sandbox sees; looked up once per server."""
 
     directories: tuple[str, ...]
     """Top-level system directories, absolute."""
@@ -69,10 +69,10 @@ class HostFiles:
 
 
 def find_host_files(*, has_own_users: bool = False) -> HostFiles:
-    """Return what sandboxes get of this machine.
+    """Return the host's files that sandboxes see.
 
     Args:
-        has_own_users: whether root in a sandbox is nobody outside, from whom the kernel keeps what is private.
+        has_own_users: whether sandboxes have users of their own, for whom the kernel keeps private files closed.
     """
     present = [Path("/", name) for name in _SYSTEM if Path("/", name).exists()]
     files, directories = ([], []) if has_own_users else _private_paths()
@@ -92,7 +92,7 @@ def _existing(names: Sequence[str]) -> list[str]:
 def _private_paths() -> tuple[list[str], list[str]]:
     """Return files and directories in system places that an ordinary user of this machine could not read.
 
-    A server of an ordinary user cannot read them either; for one that runs as root they must be taken away.
+    The server of an ordinary user cannot read them either; a server that runs as root must hide them.
     """
     files: list[str] = []
     directories: list[str] = []
@@ -164,10 +164,10 @@ def _library_binds() -> tuple[tuple[str, str], ...]:
 
 
 def compile_ahead(*interpreters: Interpreter) -> None:
-    """Bring the bytecode beside the agent's sources up to date, in a thread of its own.
+    """Compile the agent's sources once, in a thread, so that not every sandbox does.
 
-    Sandboxes cannot do it, they see these directories read-only. Where the server cannot write there either,
-    each agent compiles in memory and starts that much later.
+    Sandboxes see these directories read-only. Where the server cannot write to them either, each agent compiles in
+    memory, and starts later.
 
     Args:
         interpreters: the one that will run the agent, with its libraries where they lie, and with copies of them.

@@ -1,4 +1,4 @@
-"""Ranges of user and group ids of this machine that belong to nobody, each lent to one sandbox at a time.
+"""Unused ranges of this machine's user and group ids, each for one sandbox at a time.
 
 The region is one that systemd's table of ids calls unused and that lies above what SSSD gives to users of a directory.
 Source: docs/UIDS-GIDS.md of systemd, and ldap_idmap_range_max in sssd-ldap(5).
@@ -27,7 +27,7 @@ _LOCK = "pytest-opensandbox-ids.lock"
 
 @dataclass(frozen=True)
 class IdRange:
-    """Ids that only one sandbox has, or one snapshot and the sandboxes that are made from it.
+    """Ids of one sandbox, or of one snapshot and the sandboxes that are restored from it.
 
     Attributes:
         first: the host's id of user 0 and group 0 in the sandbox.
@@ -39,7 +39,7 @@ class IdRange:
 
 
 class IdRanges:
-    """The ranges; servers that run at the same time share none, as far as they see the same ``/run``."""
+    """All ranges; servers that run at the same time share none if they see the same ``/run``."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -49,10 +49,10 @@ class IdRanges:
         self._has_any = False
 
     def acquire(self, ids: IdRange | None = None) -> IdRange:
-        """Lend a range.
+        """Return a range for one more user.
 
         Args:
-            ids: one that is lent already, to lend it once more; None for one that nobody has.
+            ids: a range in use, to count a further user of it; None for an unused one.
 
         Raises:
             OSError: there is none.
@@ -63,12 +63,12 @@ class IdRanges:
             return taken
 
     def release(self, ids: IdRange) -> None:
-        """End one loan of a range."""
+        """Count one user of a range less; without users another sandbox may get it."""
         with self._mutex:
             self._users[ids] -= 1
 
     def _find(self) -> IdRange:
-        """Return a range that no server has, and keep others from it for as long as this one runs."""
+        """Return a range that no server has, and lock it for as long as this server runs."""
         for ids in self._unlocked:
             self._has_any = True
             if self._file is None or _lock_byte(self._file, ids.first):
@@ -79,9 +79,9 @@ class IdRanges:
 
 
 def _free_ranges() -> Iterator[IdRange]:
-    """Yield the ranges that this process's namespace has and that nobody has an account in.
+    """Yield the ranges that exist in this process's namespace and contain no account.
 
-    They come from a random one on, so that servers that cannot see each other's locks seldom meet.
+    The first one is random, so that servers that cannot see each other's locks seldom choose the same.
     """
     own = [_extents("/proc/self/uid_map"), _extents("/proc/self/gid_map")]
     taken = list(_taken())
@@ -104,7 +104,7 @@ def _extents(path: str) -> list[tuple[int, int]]:
 
 
 def _taken() -> Iterator[tuple[int, int]]:
-    """Yield first id and end of what the machine's files give to users, groups and containers."""
+    """Yield first id and end of the ranges that belong to users, groups and containers of this machine."""
     for path, field in _ACCOUNTS:
         for parts in _fields(path):
             with suppress(ValueError, IndexError):
@@ -123,7 +123,7 @@ def _fields(path: str) -> list[list[str]]:
 
 
 def _open_lock_file() -> int | None:
-    """Return a descriptor of the file in which servers lock their ranges, None where only another user's is there."""
+    """Return a descriptor of the file in which servers lock their ranges, None if it belongs to another user."""
     for directory in ("/run", tempfile.gettempdir()):
         with suppress(OSError):
             file = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
-"""Who sandboxes are on this machine where the server is root: each has users of its own, who are nobody outside.
+"""Identities of sandboxes where the server is root: each has users of its own, without rights on the host.
 
-Root in a sandbox is one of these users, and owns what the sandbox writes and nothing else. Where the server is an
-ordinary user, root in a sandbox is this user outside, and nothing here is used.
+Root in a sandbox is one of these users, and owns only what the sandbox writes. Where the server is an ordinary user,
+root in a sandbox is this user outside, and this module is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pytest_opensandbox.embedded.runtime.user_namespaces import NamespaceMaker
 
 @dataclass(frozen=True)
 class Identity:
-    """Who one sandbox is.
+    """The identity of one sandbox.
 
     Attributes:
         ids: the host's ids of its users and groups.
@@ -35,19 +35,19 @@ class Identity:
     namespaces: tuple[int, int]
 
     def close(self) -> None:
-        """Let go of the namespaces, which last as long as something runs in them."""
+        """Close the namespaces, which last as long as a process runs in them."""
         for namespace in self.namespaces:
             os.close(namespace)
 
 
 class Identities:
-    """Makes identities; all but ``retain`` and ``release`` is called in the thread that starts the sandboxes.
+    """Creates identities; call all but ``retain`` and ``release`` in the thread that starts the sandboxes.
 
     Args:
-        needed: paths that sandboxes need, and that no mount must lie over.
+        needed: paths that sandboxes need, over which nothing may be mounted.
 
     Raises:
-        OSError: this process may not do it: a root without the rights of one.
+        OSError: this root lacks the rights.
     """
 
     def __init__(self, needed: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ class Identities:
         """Return a new identity.
 
         Args:
-            ids: those of a snapshot; None for ids that nobody has.
+            ids: those of a snapshot; None for unused ids.
 
         Raises:
             OSError: there are no more ids, or the kernel refuses namespaces.
@@ -77,15 +77,15 @@ class Identities:
         return next(iter(self._layers.values()))
 
     def retain(self, ids: IdRange) -> None:
-        """Keep ids from others until they are given back once more."""
+        """Count a further user of ids, until one more ``release``."""
         self._ids.acquire(ids)
 
     def release(self, ids: IdRange) -> None:
-        """Note that a sandbox or a snapshot with these ids has gone."""
+        """Count one user of ids less: a sandbox or a snapshot was deleted."""
         self._ids.release(ids)
 
     def bind(self, path: str) -> Path:
-        """Return another path of a file or directory, which users of sandboxes can reach.
+        """Bind a file or directory to a path that the users of sandboxes can reach, and return that path.
 
         Raises:
             OSError: it cannot be mounted.
@@ -93,7 +93,7 @@ class Identities:
         return self._mounts.bind(path)
 
     def adapt(self, host: HostFiles) -> HostFiles:
-        """Return the same host, with sources that users of sandboxes can reach.
+        """Return the same files at paths that the users of sandboxes can reach.
 
         Raises:
             OSError: something cannot be copied or mounted.
@@ -113,7 +113,7 @@ class Identities:
         return replace(host, interpreter=replace(interpreter, binds=binds), copier=str(copier), agent_files=files)
 
     def copy_program(self, executable: str) -> str:
-        """Return the path of a copy of a bubblewrap, with what a wheel keeps beside it, which everybody may run.
+        """Copy a bubblewrap, with the libraries of its wheel, for all users, and return the path of the copy.
 
         Raises:
             OSError: there is no such program.
@@ -138,7 +138,7 @@ class Identities:
         self._namespaces.close()
 
     def _layer(self, ids: IdRange) -> Path:
-        """Return the layer of a range, which is made once."""
+        """Return the layer of a range, which is built once."""
         if ids not in self._layers:
             layer = self._mounts.path / f"layer-{ids.first:x}"
             build_layer(layer, owner=ids.first)

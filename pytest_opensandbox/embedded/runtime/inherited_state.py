@@ -1,4 +1,4 @@
-"""The state that the server and its sandboxes begin with, whatever the state of the process that starts them."""
+"""The inherited state that the server resets: signals, limits, umask, core dumps and the session keyring."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import suppress
 
 UMASK = 0o022
 
-# Python ignores these two itself, so that writing to a closed pipe or beyond a limit is an error and not the end.
+# Python itself ignores these two, so that a write to a closed pipe or beyond a limit raises an error.
 _LEFT_TO_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 _RAISED = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_MEMLOCK", "RLIMIT_NOFILE", "RLIMIT_NPROC")
-# Each sandbox takes some of the server's; more than this is of no use to it, and slow where all are closed in turn.
+# Each sandbox takes some of the server's. More than this is no use, and slow for programs that close all of them.
 _MAX_FILES = 65_536
 _PLAIN_PERSONALITY = 0
 # One byte: 0 would keep the kernel from writing files, but not from starting the host's crash handler.
@@ -34,9 +34,9 @@ _KEYCTL = {
 
 
 def set_start_state() -> None:
-    """Give signals their default meaning, block none, and reset umask, niceness, personality and soft limits.
+    """Reset signals, umask, niceness, personality and soft limits.
 
-    What only a privileged process may undo stays as it is: hard limits, and for an ordinary user niceness.
+    Hard limits stay, and an ordinary user's niceness, because only a privileged process may change them.
     """
     for number in signal.valid_signals() - _LEFT_TO_PYTHON:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -61,16 +61,18 @@ def _raise_limit(kind: int) -> None:
 
 
 def disable_core_dumps() -> None:
-    """Have this process, and what it starts, dump no cores."""
+    """Disable core dumps of this process and of its children."""
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))
 
 
 def join_new_session_keyring() -> bool:
-    """Give the calling thread, and what it starts, an empty session keyring of its own.
+    """Give the calling thread and its children a new, empty session keyring.
+
+    The kernel passes the host's keyring on to children, whatever their namespaces.
 
     Returns:
-        False where that cannot be done: an unknown processor, or a kernel without keyrings, which then leaks none.
+        False for an unknown processor, or for a kernel without keyrings, which leaks none.
     """
     number = _KEYCTL.get(platform.machine())
     if number is None:

@@ -13,36 +13,36 @@ MAX_PROCESSES = 4096
 
 _MIN_PRIVATE_BYTES = 256 << 20
 _COUNTS_BY_NAMESPACE = (5, 15)
-# For a shell that becomes what is to go first when memory runs short: before pytest, the server and all else.
+# The kernel then kills this process first when memory runs short: before pytest, the server and all others.
 _OOM_VICTIM = '{ echo 1000 > /proc/self/oom_score_adj; } 2> /dev/null; exec "$@"'
 _MAX_FILES = 1 << 20
-# By the type of the file system: the files that hold a limit. What is above memory.high is slowed down until it stands.
+# By the type of the file system: the files that hold a limit. Above memory.high the kernel slows processes down.
 _LIMITS = {"cgroup": ("memory.limit_in_bytes",), "cgroup2": ("memory.max", "memory.high")}
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def private_bytes() -> int:
-    """Return what one sandbox may write: a quarter of the memory, at least 256 MiB where that is no more than half."""
+    """Return how much one sandbox may write: a quarter of the memory, or 256 MiB if that is at most half of it."""
     usable = usable_bytes()
     return max(usable // 4, min(_MIN_PRIVATE_BYTES, usable // 2))
 
 
 def oom_victim_prefix() -> list[str]:
-    """Return what to put before a command so that it, and what it starts, ends first when memory runs short."""
+    """Return a prefix for a command that the kernel is to kill first, with its children, when memory runs short."""
     return ["/bin/sh", "-c", _OOM_VICTIM, "sh"]
 
 
 def max_processes() -> int | None:
-    """Return how many processes and threads one sandbox may have at a time, None where the kernel cannot say.
+    """Return how many processes and threads one sandbox may have, None where the kernel cannot count them.
 
-    Older kernels would count those that the user has outside too.
+    Older kernels also count those that the user has outside.
     """
     release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
     return MAX_PROCESSES if release >= _COUNTS_BY_NAMESPACE else None
 
 
 def raise_file_limit() -> int:
-    """Let this process have as many open files as it may have; return how many these are.
+    """Raise this process's limit of open files to the hard limit, and return it.
 
     Each connection through the server takes two, and each sandbox about ten.
     """

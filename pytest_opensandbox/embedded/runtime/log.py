@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pytest_opensandbox.embedded.runtime.event_loop import BackgroundLoop
 
 _MAX_BYTES = 256 * 1024
-# What comes in more pieces than this takes more room than its bytes.
+# The overhead of more pieces than this is larger than their bytes.
 _MAX_PIECES = 8192
 _READ_BYTES = 65536
 # 5 MiB a second: a sandbox that writes without end takes about a hundredth of a processor here.
@@ -34,7 +34,7 @@ class Log:
         self.write(f"[server] {text}\n".encode())
 
     def write(self, data: bytes) -> None:
-        """Add bytes as they arrive, and drop the oldest beyond the space."""
+        """Add bytes, and drop the oldest beyond the limit."""
         with self._lock:
             self._pieces.append((datetime.now(timezone.utc), data))
             self._bytes += len(data)
@@ -64,7 +64,7 @@ def format_time(when: datetime) -> str:
 
 
 def _lines(pieces: list[tuple[datetime, bytes]]) -> Iterator[tuple[datetime, bytes]]:
-    """Yield the lines of what came in pieces, the last one also where it is not complete."""
+    """Yield the lines in the pieces; the last one may be incomplete."""
     begun: list[bytes] = []
     for when, piece in pieces:
         first, *others = piece.split(b"\n")
@@ -77,7 +77,7 @@ def _lines(pieces: list[tuple[datetime, bytes]]) -> Iterator[tuple[datetime, byt
 
 
 class OutputReader:
-    """The server's end of a sandbox's output; all but the start happens in the background loop.
+    """Reads a sandbox's output into its log, in the background loop; a sandbox that writes faster waits.
 
     Args:
         descriptor: of a pipe; closed when the sandbox has ended.
@@ -98,7 +98,7 @@ class OutputReader:
         self._background.call(self._follow)
 
     def close(self) -> None:
-        """Read what is left, and let go."""
+        """Read the rest, and close the pipe."""
         self._stop()
         while self._read():
             pass
@@ -110,7 +110,7 @@ class OutputReader:
         self._background.loop.add_reader(self._descriptor, self._take)
 
     def _take(self) -> None:
-        """Take what there is, and rest after much of it."""
+        """Read once, and pause after a burst."""
         if self._read() == b"":
             self._stop()
         elif self._left_bytes <= 0:

@@ -1,12 +1,12 @@
 """The namespace around each sandbox, and the directories in it that hold what the sandbox writes.
 
-It sees to it that nothing in a sandbox outlives the server. What runs in a sandbox can trace process 1 of its own
-namespace, and have it forget that it must die with its parent. Process 1 of the namespace around it is bubblewrap as
+It ensures that no process of a sandbox outlives the server. A process in a sandbox can trace process 1 of its own
+namespace, and cancel that it dies with its parent. Process 1 of the namespace around it is bubblewrap as
 well, still waiting for the inner one. It dies with the server, and the kernel then kills everything in both.
 
-What a sandbox writes goes to memory that is bounded: a tree for its private directories, and one for each system
-directory. The server can read them there. What runs inside has no other way to them than through the directories that
-are made of them. Layers of snapshots lie beside them.
+What a sandbox writes lies in limited memory: one upper directory for its private directories, and one for each system
+directory. The server can read them there. A process in the sandbox reaches them only through its own directories.
+The layers of snapshots lie beside them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAMESPACES = ("--unshare-pid", "--as-pid-1", "--die-with-parent")
 PRIVATE = "private"
 UPPER = "/writes/upper"
 SHARED_MEMORY = "/writes/shared-memory"
-"""What a sandbox sees as its ``/dev/shm``; no snapshot keeps it."""
+"""The sandbox's ``/dev/shm``; snapshots do not contain it."""
 
 _WRITES = "/writes"
 _WORK = "/writes/work"
@@ -32,13 +32,13 @@ _LAYERS = "/layers"
 def outer_namespace_options(
     host: HostFiles, layer: Path, executable: str, *, is_copy_on_write: bool, restored: Sequence[Path] = ()
 ) -> Iterator[str]:
-    """Yield bubblewrap's options for the namespace around a sandbox: it sees what the inner one is made of.
+    """Yield bubblewrap's options for the namespace around a sandbox; it sees the files of the inner one.
 
-    It sees no more, because mounts come and go on the rest of this machine, which bubblewrap does not bear. It can
-    change nothing of what it sees: what runs inside has ways to the files and directories of the namespace around it.
+    It sees no more, because bubblewrap fails where mounts come and go, as on the rest of this machine. It sees them
+    read-only, because a process in the sandbox can reach files of the namespace around it.
 
     Args:
-        host: what sandboxes see of this machine.
+        host: the host's files that sandboxes see.
         layer: the tree that lies over the system directories.
         executable: the inner bubblewrap.
         is_copy_on_write: whether the sandbox may change the system directories.
@@ -59,7 +59,7 @@ def outer_namespace_options(
 
 
 def _sources(host: HostFiles) -> Iterator[str]:
-    """Yield what the agent is made of, and nothing in what was yielded: overlays refuse layers with mounts in them."""
+    """Yield the agent's files, none inside another one: overlays refuse layers with mounts in them."""
     if host.agent_files is None:
         yield from (source for source, _ in host.interpreter.binds)
         return
@@ -78,15 +78,15 @@ def _programs(executable: str) -> Iterator[str]:
 
 
 def upper_directories(host: HostFiles, *, is_copy_on_write: bool) -> tuple[str, ...]:
-    """Return the names of the trees: that of the private directories, then one for each system directory."""
+    """Return the names of the upper directories: the private one, then one for each system directory."""
     return (PRIVATE, *(directory.lstrip("/") for directory in host.directories if is_copy_on_write))
 
 
 def writable_options(host: HostFiles, *, is_copy_on_write: bool) -> Iterator[str]:
-    """Yield the options that make room for a sandbox's trees in the namespace around it.
+    """Yield the options that create a sandbox's upper directories in the namespace around it.
 
     Args:
-        host: what the sandbox sees of this machine.
+        host: the host's files that the sandbox sees.
         is_copy_on_write: whether it may change the system directories.
     """
     yield from ("--size", str(private_bytes()), "--tmpfs", _WRITES, "--perms", "1777", "--dir", SHARED_MEMORY)
@@ -101,17 +101,17 @@ def layer_options(layers: Sequence[Path]) -> Iterator[str]:
 
 
 def layer_path(index: int, name: str) -> str:
-    """Return where a layer's tree is in that namespace."""
+    """Return the path of a layer's directory in that namespace."""
     return f"{_LAYERS}/{index}/{name}"
 
 
 def overlay_options(name: str, place: str, layers: Sequence[Path]) -> Iterator[str]:
-    """Yield the options for an overlay whose writes go to a tree; what lies lower still comes before them.
+    """Yield the options for an overlay that writes to an upper directory; the options of lower layers come before.
 
     Args:
-        name: of the tree.
+        name: of the upper directory.
         place: where the overlay appears in the sandbox.
-        layers: of snapshots, lowest first; those without such a tree are left out.
+        layers: of snapshots, lowest first; those without this directory are left out.
     """
     for index, path in enumerate(layers):
         if (path / name).is_dir():

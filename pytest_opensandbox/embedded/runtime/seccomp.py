@@ -18,11 +18,11 @@ MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """The processors for which there is a filter, with the kernel's numbers for their own system calls."""
 
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
-"""What the kernel does with a system call: it serves it, it returns the error in the lower half, it ends the caller."""
+"""The kernel's action for a system call: serve it, return the error in the lower half, or kill the caller."""
 
 # After these, for both processors: what is newer has no fallback that needs it, and has not been looked at.
 _NEWEST = 456
-_SKIPPED = 0xFFFFFFFF  # what a tracer puts in place of a call that is not to happen
+_SKIPPED = 0xFFFFFFFF  # a tracer sets this for a call that the kernel is to skip
 # Name, and numbers on x86-64 and on 64-bit ARM; None where there is no such call.
 _NOT_PERMITTED = (
     # Mounts and namespaces.
@@ -100,7 +100,7 @@ _NETLINK_ROUTE = 0
 _PERSONALITIES = 0x0060008  # ADDR_NO_RANDOMIZE for debuggers, UNAME26, PER_LINUX32
 _ASKS_FOR_PERSONALITY = 0xFFFFFFFF
 
-# What would wake up a paused process, from outside: a signal of its choice for input, or for its parent's end. Where
+# Calls that would wake up a paused process: they request a signal for input, or for the parent's end. When
 # a process is killed, the kernel sends SIGCONT to those whose job control ends with it.
 _F_SETSIG, _PR_SET_PDEATHSIG = 10, 1
 _SIGKILL, _SIGCONT = 9, 18
@@ -114,7 +114,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def filter_program(machine: str | None = None) -> bytes:
-    """Return the filter in the form that the kernel and bubblewrap take, or nothing where there is none.
+    """Return the filter in the binary form of the kernel, b"" where there is none.
 
     Args:
         machine: the processor; None for this machine's, and then the kernel must know filters as well.
@@ -132,7 +132,7 @@ def _is_64_bit() -> bool:
 
 
 def _is_known_to_the_kernel() -> bool:
-    """Ask the kernel to load a filter from nowhere, which it must know to find that the place is wrong."""
+    """Ask the kernel to load a filter from a null pointer; a kernel with filters reports the bad address."""
     libc = ctypes.CDLL(None, use_errno=True)
     return libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None) != 0 and ctypes.get_errno() == errno.EFAULT
 
@@ -164,24 +164,24 @@ def _instructions(machine: str) -> Iterator[Instruction]:
 
 
 def _when(number: int, then: Sequence[Instruction]) -> Iterator[Instruction]:
-    """Yield what runs for one system call alone; it must return."""
+    """Yield the instructions for one system call; they must return."""
     yield (_EQUAL, 0, len(then), number)
     yield from then
 
 
 def _flags(forbidden: int) -> list[Instruction]:
-    """Return what refuses a call with one of these flags in its first argument."""
+    """Return instructions that refuse a call with one of these flags in its first argument."""
     return [_argument(0), (_ANY_BIT, 0, 1, forbidden), _refusal(errno.EPERM), _allowance()]
 
 
 def _values(index: int, values: Sequence[int], match: Instruction, other: Instruction) -> list[Instruction]:
-    """Return what ends in one way for these values of an argument, and in the other for all else."""
+    """Return instructions with one action for these values of an argument, and another one for all others."""
     tests = [(_EQUAL, len(values) - position, 0, value) for position, value in enumerate(values)]
     return [_argument(index), *tests, other, match]
 
 
 def _both(index: int, value: int, other: int, its_values: Sequence[int]) -> list[Instruction]:
-    """Return what refuses a call if one argument has this value, and another one of these."""
+    """Return instructions that refuse a call if one argument has this value, and another one of these."""
     second = _values(other, its_values, _refusal(errno.EINVAL), _allowance())
     return [_argument(index), (_EQUAL, 1, 0, value), _allowance(), *second]
 
@@ -192,14 +192,14 @@ def _personalities() -> list[Instruction]:
 
 
 def _families() -> list[Instruction]:
-    """Return what leaves sockets of the sandbox's own network, and netlink to look at its interfaces."""
+    """Return instructions that allow sockets of the sandbox's network, and netlink for its interfaces."""
     netlink = _values(2, [_NETLINK_ROUTE], _allowance(), _refusal(errno.EPROTONOSUPPORT))
     others = _values(0, [_UNIX, _INET, _INET6], _allowance(), _refusal(errno.EAFNOSUPPORT))
     return [_argument(0), (_EQUAL, 0, len(netlink), _NETLINK), *netlink, *others]
 
 
 def _argument(index: int) -> Instruction:
-    """Return what loads the lower half of an argument: all these are 32 bits to the kernel."""
+    """Return the instruction that loads the lower half of an argument: the kernel uses 32 bits of all these."""
     return (_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * index)
 
 

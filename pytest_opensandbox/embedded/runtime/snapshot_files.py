@@ -1,4 +1,4 @@
-"""Copies of what a sandbox wrote, and sandboxes that begin with such a copy."""
+"""The files of snapshots: the copy of what a sandbox wrote, and sandboxes that are restored from it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MAX_ENTRIES = 500_000
 _RIGHTS = ("CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER", "CAP_FSETID")
 
 COPIER = Path(__file__).parents[1] / "copier"
-# At the end: the rooms beside it are called like modules of others.
+# At the end of the path: modules beside the copier have the names of other modules.
 BOOT = f"import sys; sys.path.append({str(COPIER.parent)!r}); from copier.__main__ import main; main()"
 
 
 class CaptureError(Exception):
-    """Nothing was kept; the text says why."""
+    """The copy failed; the text gives the reason."""
 
 
 def capture(
@@ -45,17 +45,17 @@ def capture(
     """Copy what a sandbox wrote.
 
     Args:
-        host: what it sees of this machine.
+        host: the host's files that it sees.
         outer_process: the process around it, as a descriptor in ``/proc``.
         target: an empty directory.
         is_copy_on_write: whether it could change the system directories.
-        is_restored: whether its private directories lie over those of a snapshot.
+        is_restored: whether it was restored from a snapshot.
         ids: the host's ids of its users; None where it has no users of its own.
-        on_start: is given the process that copies, to end it early.
+        on_start: called with the copier's process, so that it can be ended early.
 
     Raises:
-        CaptureError: there is too much, no room, or the sandbox has ended.
-        TimeoutError: it takes too long.
+        CaptureError: a limit is exceeded, the disk is full, or the sandbox has ended.
+        TimeoutError: after ``SECONDS``.
     """
     with ExitStack() as stack:
         try:
@@ -90,7 +90,7 @@ def _open(stack: ExitStack, path: str | Path, flags: int, directory: int | None 
 
 
 def _fixed(host: HostFiles, tree: str) -> Iterator[str]:
-    """Yield the paths of a tree at which every sandbox has a mount or a link of its own."""
+    """Yield the paths in a tree at which every sandbox has a mount or a link."""
     start = "/" if tree == PRIVATE else f"/{tree}/"
     for path in mount_paths(host):
         if path.startswith(start):
@@ -113,43 +113,43 @@ def _run(order: str, descriptors: list[int], on_start: Callable[[subprocess.Pope
     )
     on_start(process)
     try:
-        _, said = process.communicate(order.encode(), timeout=SECONDS)
+        _, output = process.communicate(order.encode(), timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
         process.kill()
         process.communicate()
         raise TimeoutError(f"Snapshot creation timed out after {SECONDS} seconds") from error
     if process.returncode:
-        reason = said.decode(errors="replace")[-_REASON_CHARACTERS:] or "the server ends"
+        reason = output.decode(errors="replace")[-_REASON_CHARACTERS:] or "the server ends"
         raise CaptureError(f"The sandbox's files cannot be kept: {reason}.")
 
 
 def _drop_empty(target: Path) -> None:
-    """Remove the trees of system directories in which nothing was changed: an overlay with fewer layers is faster."""
+    """Remove empty trees of system directories: an overlay with fewer layers is faster."""
     for tree in target.iterdir():
         if tree.name != PRIVATE and not any(tree.iterdir()):
             tree.rmdir()
 
 
 def with_restored_files(bubblewrap: Bubblewrap, host: HostFiles, layer: Path, layers: Sequence[Path]) -> Bubblewrap:
-    """Return a bubblewrap whose sandboxes begin with a snapshot, each for itself.
+    """Return a bubblewrap whose sandboxes are restored from a snapshot.
 
     Args:
-        bubblewrap: the server's, with a namespace around each sandbox.
-        host: what its sandboxes see of this machine.
+        bubblewrap: the server's, with outer namespaces.
+        host: the host's files that its sandboxes see.
         layer: the tree that lies over the system directories.
         layers: of the snapshot, lowest first.
     """
     laid = with_layers(bubblewrap, host, layer, layers)
     if laid.is_copy_on_write:
         return laid
-    # The copy must be able to read what the sandbox made unreadable, and to give everything its owner.
+    # The copier must read what the sandbox made unreadable, and set owners.
     rights = [part for name in _RIGHTS for part in ("--cap-add", name)]
     own = ("--ro-bind", host.copier, str(COPIER), *rights, *_library_path(host.interpreter))
     return replace(laid, outer_options=(*laid.outer_options, *own), preparation=tuple(_copying(host.interpreter)))
 
 
 def _copying(interpreter: Interpreter) -> Iterator[str]:
-    """Yield the command that copies the private directories, and then becomes what follows."""
+    """Yield the command that copies the private directories, and then executes the rest of the command line."""
     order = {
         "source": layer_path(0, ""),
         "target": UPPER,
@@ -167,7 +167,7 @@ def _library_path(interpreter: Interpreter) -> Iterator[str]:
 
 
 def _outside(interpreter: Interpreter, inside: str) -> str:
-    """Return where a path of the sandbox's Python is on the host, and in the namespace around the sandbox."""
+    """Return the path on the host, and in the outer namespace, of a path of the sandbox's Python."""
     for source, place in interpreter.binds:
         if inside.startswith(f"{place}/"):
             return source + inside[len(place) :]

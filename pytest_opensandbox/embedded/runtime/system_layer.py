@@ -16,20 +16,20 @@ _FILES = {
     "etc/machine-id": "",
     "etc/resolv.conf": "",
 }
-# How deep directories are mirrored: all of /etc, and of /usr the places where people put files.
+# How deep directories are mirrored: all of /etc, and the parts of /usr to which administrators add files.
 _SEARCHED = "/etc"
 _MIRRORED = (("/etc", 12), ("/usr", 2), ("/usr/local", 5), ("/usr/lib/python3", 2), ("/opt", 1))
 
 
 def build_layer(layer: Path, *, owner: int | None = None) -> None:
-    """Fill a layer: names of the sandbox's own, and the system directories that it may change.
+    """Fill a layer with the sandbox's own files, and with the system directories that it may change.
 
-    Files of the host's root belong to nobody inside a sandbox. A directory takes its owner from the topmost layer,
-    so a mirror of the directories makes them those of the sandbox's root, who may create and replace in them.
+    Files of the host's root belong to the user "nobody" in a sandbox. A directory takes its owner from the topmost
+    layer. So the layer has the same directories, owned by the sandbox's root, who may then create files in them.
 
     Args:
-        layer: a directory, which is made.
-        owner: user and group to whom everything is given; None for this process's own.
+        layer: a directory, which is created.
+        owner: user and group of everything in it; None for this process's own.
     """
     made = dict.fromkeys([f"{layer}", *(f"{layer}/{name}" for name in ("etc", "usr", "opt"))])
     hidden: dict[str, None] = {}
@@ -52,24 +52,24 @@ def build_layer(layer: Path, *, owner: int | None = None) -> None:
 
 
 def layer_files() -> list[str]:
-    """Return the absolute names of the files that the layer puts in place of the host's."""
+    """Return the absolute paths of the files that the layer replaces."""
     return [f"/{name}" for name in _FILES]
 
 
 def write_whiteout(path: str | Path) -> None:
-    """Mark a name in a layer as deleted, so that overlays show nothing of what lies below.
+    """Create a whiteout in a layer, which hides the name in lower layers.
 
     Args:
-        path: of the whiteout; its directory is there.
+        path: of the whiteout; its directory exists.
     """
     try:
         os.mknod(path, stat.S_IFCHR, 0)
-    except OSError:  # the layer lies on an overlay itself, or the kernel is older than 5.8: an empty file hides as much
+    except OSError:  # the layer lies on an overlay, or the kernel is older than 5.8: an empty file hides it as well
         Path(path).touch(mode=0)
 
 
 def is_private(status: os.stat_result) -> bool:
-    """Say whether a file or directory is not for everybody on its machine to read."""
+    """Say whether some users of the machine may not read a file or directory."""
     if stat.S_ISLNK(status.st_mode):
         return False
     needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
@@ -77,10 +77,10 @@ def is_private(status: os.stat_result) -> bool:
 
 
 def _directories(top: str, depth: int) -> Iterator[tuple[str, bool]]:
-    """Yield a directory and those below it, ``depth`` levels of them, and what is private in them.
+    """Yield a directory and those below it, down to ``depth`` levels, and the private entries in them.
 
     Yields:
-        Path, and whether it is private; what lies in a private directory is left out.
+        Path, and whether it is private; the contents of private directories are left out.
     """
     if not os.path.isdir(top) or os.path.islink(top) or is_private(os.stat(top)):
         return

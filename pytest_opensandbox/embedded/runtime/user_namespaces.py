@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 # Root in a sandbox is the server's user outside: the only one that there is inside.
 _OWN_USER = ("--unshare-user", "--uid", "0", "--gid", "0")
-# Where no filter refuses namespaces. It puts the sandbox into one more, from which it cannot bind ports below 1024.
+# Used if no filter refuses namespaces. It adds one more namespace, in which ports below 1024 cannot be bound.
 _NO_FURTHER_NAMESPACES = "--disable-userns"
-# Of what root may do in a container, the part that counts for what is the sandbox's own, and for nothing of the host.
+# The capabilities of root in a container that concern the sandbox's own files and processes, and not the host.
 _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
     "CAP_NET_BIND_SERVICE",
@@ -58,9 +58,9 @@ class NamespaceMaker:
             OSError: the kernel refuses.
         """
         self._socket.send(f"{ids.first} {ids.count} {MAX_PROCESSES + _AROUND}".encode())
-        said, namespaces, _, _ = socket.recv_fds(self._socket, _REASON_BYTES, 2)
+        reply, namespaces, _, _ = socket.recv_fds(self._socket, _REASON_BYTES, 2)
         if len(namespaces) != 2:
-            raise OSError(f"no user namespace for a sandbox: {said.decode(errors='replace')}")
+            raise OSError(f"no user namespace for a sandbox: {reply.decode(errors='replace')}")
         outer, inner = namespaces
         for namespace in namespaces:
             os.set_inheritable(namespace, False)
@@ -73,7 +73,7 @@ class NamespaceMaker:
 
 
 def user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[str], list[str]]:
-    """Return the options for the outer user namespace, and for that of the sandbox with its rights."""
+    """Return the options for the outer user namespace, and for the sandbox's with its capabilities."""
     if identity:
         outer, inner = (["--userns", str(namespace)] for namespace in identity.namespaces)
     else:
@@ -90,7 +90,9 @@ def user_options(identity: Identity | None, *, is_filtered: bool) -> tuple[list[
 
 
 def enter_own_namespace() -> bool:
-    """Have this process, which has one thread, be root of a namespace of its own where it may not mount without.
+    """Make this process, which has one thread, root of a new user namespace if it may not mount without one.
+
+    A root without rights, as in a container, may then mount. Every id keeps its number, so it still owns its files.
 
     Returns:
         Whether it may mount now.
@@ -113,7 +115,7 @@ def enter_own_namespace() -> bool:
 
 
 def _write_maps(pid: int, maps: dict[str, str], waiting: int) -> None:
-    """Map every id to itself from outside, which takes rights that the process in the namespace no longer has there."""
+    """Map every id to itself, from outside: the process in the namespace no longer has the rights for it."""
     try:
         if os.read(waiting, 1):
             for kind, text in maps.items():

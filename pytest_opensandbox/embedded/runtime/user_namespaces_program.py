@@ -1,8 +1,8 @@
-"""Makes user namespaces for sandboxes: a program of its own, because a process with threads cannot enter one.
+"""The program that creates user namespaces for sandboxes; a process with threads cannot enter one.
 
-It reads requests from the socket on standard input: the first host id, how many ids, and how many processes there may
-be. It answers each with descriptors of two namespaces, one inside the other, or with the reason why there are none.
-Both are owned by the first id, which is user 0 in them. It ends when the server has ended.
+It reads requests from the socket on standard input: the first host id, the number of ids, and the limit of processes.
+Its reply is descriptors of two namespaces, the second one in the first, or the reason for a failure. The first id owns
+both, and is user 0 in them. The program ends when the server has ended.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def _make(first: int, count: int, processes: int) -> list[int]:
             _expect(ours)
             _write_maps(pid, f"0 {first} {count}")
             ours.send(b"\0")
-            said, namespaces, _, _ = socket.recv_fds(ours, _REASON_BYTES, 2)
+            reply, namespaces, _, _ = socket.recv_fds(ours, _REASON_BYTES, 2)
             if len(namespaces) != 2:
-                raise OSError(said.decode(errors="replace") or "no answer")
+                raise OSError(reply.decode(errors="replace") or "no answer")
             return namespaces
         finally:
             ours.close()
@@ -98,7 +98,7 @@ def _become_inner(parent: socket.socket) -> None:
 
 
 def _in_child(parent: socket.socket, work: object) -> NoReturn:
-    """Do a child's work and end it; a failure is told to the parent."""
+    """Do a child's work and exit; send a failure to the parent."""
     try:
         work()  # type: ignore[operator]  # typing.Callable is slow to import
     except OSError as error:
@@ -108,14 +108,14 @@ def _in_child(parent: socket.socket, work: object) -> NoReturn:
 
 
 def _expect(other: socket.socket) -> None:
-    """Wait for the other end to say that it is ready.
+    """Wait until the other end reports that it is ready.
 
     Raises:
-        OSError: it says why it is not.
+        OSError: it reports a failure.
     """
-    said = other.recv(_REASON_BYTES)
-    if said != b"\0":
-        raise OSError(said.decode(errors="replace") or "no answer")
+    reply = other.recv(_REASON_BYTES)
+    if reply != b"\0":
+        raise OSError(reply.decode(errors="replace") or "no answer")
 
 
 def _write_maps(pid: int, line: str) -> None:

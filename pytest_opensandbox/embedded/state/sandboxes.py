@@ -25,18 +25,18 @@ _TIMER_SECONDS = 3600
 
 @dataclass(frozen=True)
 class CreateRequest:
-    """A create that can be carried out."""
+    """A validated create."""
 
     entrypoint: tuple[str, ...]
     environment: Mapping[str, str]
     metadata: Mapping[str, str]
     extensions: Mapping[str, str]
     timeout_seconds: int | None
-    """Seconds of life, None for no end."""
+    """Seconds until the sandbox is deleted, None for never."""
     snapshot_id: str = ""
-    """What to restore, "" for a sandbox of this machine's own system."""
+    """The snapshot to restore, "" for a sandbox of this machine's own system."""
     platform: Mapping[str, str] | None = None
-    """``os`` and ``arch`` where they were asked for."""
+    """``os`` and ``arch`` if the request has them."""
 
 
 class SandboxRecord:
@@ -44,16 +44,16 @@ class SandboxRecord:
 
     Attributes:
         id: uuid4 as text.
-        request: what it was created from.
-        labels: what it was created with, and what it has from a snapshot, as a container has its image's labels.
-        metadata: its labels, as last patched.
+        request: the create.
+        labels: metadata at its creation, with those of its snapshot, as a container has the labels of its image.
+        metadata: its labels after the last patch.
         created_at: when, in UTC.
         expires_at: when it is deleted, None for never.
         ended_at: when its entrypoint ended, None while it runs.
         is_paused: its processes are frozen.
-        process: the running thing.
+        process: its processes on this machine.
         relay: its loopback port.
-        timer: deletes it when its time is up.
+        timer: deletes it when it expires.
     """
 
     def __init__(self, request: CreateRequest, context: LaunchContext, inherited: Mapping[str, str]) -> None:
@@ -72,7 +72,7 @@ class SandboxRecord:
 
     @property
     def status(self) -> tuple[str, str, str]:
-        """State, reason and message, in the words of the Docker runtime."""
+        """State, reason and message, as the Docker runtime gives them."""
         code = self.process.exit_code
         if code is not None and self.ended_at:
             if code == 0:
@@ -84,7 +84,7 @@ class SandboxRecord:
         return "Running", "CONTAINER_RUNNING", "Sandbox container is running."
 
     def describe(self) -> dict[str, object]:
-        """Return the sandbox as a get or a listing shows it."""
+        """Return the sandbox as a response to a get or a listing."""
         state, reason, message = self.status
         described = {
             "id": self.id,
@@ -104,7 +104,7 @@ class SandboxRecord:
         return {name: value for name, value in described.items() if value is not None}
 
     def describe_created(self) -> dict[str, object]:
-        """Return the sandbox as the answer to its create shows it: running, without what it was made from."""
+        """Return the sandbox as the response to its create: running, without its image or snapshot."""
         described = {name: value for name, value in self.describe().items() if name not in ("image", "snapshotId")}
         described["status"] = self._status("Running", "CONTAINER_RUNNING", "Sandbox container started successfully.")
         described["metadata"] = dict(self.request.metadata)
@@ -115,7 +115,7 @@ class SandboxRecord:
         return {"state": state, "reason": reason, "message": message, "lastTransitionAt": format_time(changed)}
 
     def _end(self) -> None:
-        """Close what belongs to a running sandbox; called in the background loop."""
+        """Close the relay, in the background loop."""
         self.ended_at = datetime.now(timezone.utc)
         self.relay.close()
 
@@ -124,7 +124,7 @@ def expiry(created_at: datetime, timeout_seconds: int | None) -> datetime | None
     """Return when a sandbox ends, None for never.
 
     Raises:
-        RefusedError: later than there are dates.
+        RefusedError: the time is later than the last date.
     """
     if timeout_seconds is None:
         return None
@@ -139,11 +139,11 @@ class SandboxRegistry:
     """All sandboxes, newest last.
 
     Args:
-        context: what it takes to start one.
+        context: what the start of a sandbox needs.
         notes: lines for the log of every sandbox.
 
     Attributes:
-        snapshots: what was kept of some of them.
+        snapshots: the snapshots of them.
     """
 
     def __init__(self, context: LaunchContext, notes: Sequence[str] = ()) -> None:
@@ -204,7 +204,7 @@ class SandboxRegistry:
         ]
 
     def delete(self, sandbox_id: str) -> None:
-        """End a sandbox and forget it; nothing of it runs afterwards. One that does not end stays in the list.
+        """End a sandbox and remove it from the list; one that does not end stays in the list.
 
         Raises:
             RefusedError: there is none with this id, or it does not end.
@@ -234,7 +234,7 @@ class SandboxRegistry:
         """Freeze a sandbox.
 
         Raises:
-            RefusedError: there is no such sandbox, or it does not run.
+            RefusedError: there is no such sandbox, it is not running, or this machine cannot pause.
         """
         record = self.get(sandbox_id)
         with record.lock:
@@ -248,7 +248,7 @@ class SandboxRegistry:
             record.is_paused = True
 
     def resume(self, sandbox_id: str) -> None:
-        """Let a paused sandbox go on.
+        """Resume a paused sandbox.
 
         Raises:
             RefusedError: there is no such sandbox, or it is not paused.
@@ -292,7 +292,7 @@ class SandboxRegistry:
         return record
 
     def _forget(self, record: SandboxRecord) -> None:
-        """Take a sandbox that has ended from the list; nothing happens where somebody else has done so."""
+        """Remove an ended sandbox from the list, unless another thread has done so."""
         with self._lock:
             if self._sandboxes.pop(record.id, None) is None:
                 return
@@ -310,7 +310,7 @@ class SandboxRegistry:
             record.timer.cancel()
 
     def _set_timer(self, record: SandboxRecord) -> None:
-        """Have the sandbox deleted when its time is up; looks again each hour, as clocks are set meanwhile."""
+        """Delete the sandbox when it expires; check at least each hour, because the clock may be set meanwhile."""
         self._cancel_timer(record)
         if record.expires_at is None or record.id not in self._sandboxes:
             return

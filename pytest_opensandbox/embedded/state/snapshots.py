@@ -1,4 +1,4 @@
-"""The snapshots of this server: their states, what they are made of, and who lives on them."""
+"""The snapshots of this server: their states, their layers, and the sandboxes that use them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class SnapshotRecord:
 
     Attributes:
         id: uuid4 as text.
-        sandbox_id: what it was taken of.
-        labels: what that was created with; what is made from the snapshot inherits them.
+        sandbox_id: the sandbox that it was taken of.
+        labels: those of that sandbox, which restored sandboxes inherit.
         name: as given, None without one.
         created_at: when, in UTC.
         state: Creating, Ready, Failed or Deleting.
-        layers: directories with what it keeps, lowest first; its own is the last.
-        ids: the host's ids of the users who own what it keeps.
-        users: ids of the sandboxes that were made from it and are still there.
+        layers: directories with its files, lowest first; its own is the last.
+        ids: the host's ids of the owners of its files.
+        users: ids of the existing sandboxes that were restored from it.
     """
 
     def __init__(self, sandbox: SandboxRecord, name: str | None, layers: Sequence[Path]) -> None:
@@ -54,13 +54,13 @@ class SnapshotRecord:
         self._changed_at = self.created_at
 
     def change(self, state: str, reason: str, message: str) -> None:
-        """Enter a state, with its reason and message in the words of the Docker runtime."""
+        """Set the state, reason and message, as the Docker runtime gives them."""
         self._changed_at = datetime.now(timezone.utc)
         self._reason, self._message = reason, message
         self.state = state
 
     def describe(self) -> dict[str, object]:
-        """Return the snapshot as a get or a listing shows it."""
+        """Return the snapshot as a response to a get or a listing."""
         described = {
             "id": self.id,
             "sandboxId": self.sandbox_id,
@@ -77,10 +77,10 @@ class SnapshotRecord:
 
 
 class SnapshotRegistry:
-    """All snapshots, newest last; nothing is made or started before the first.
+    """All snapshots, newest last; no directory or thread exists before the first.
 
     Args:
-        context: what it takes to start a sandbox.
+        context: what the start of a sandbox needs.
     """
 
     def __init__(self, context: LaunchContext) -> None:
@@ -93,16 +93,16 @@ class SnapshotRegistry:
         self._is_closed = False
 
     def create(self, sandbox: SandboxRecord, name: str | None) -> dict[str, object]:
-        """Begin to keep what a sandbox wrote, and describe the snapshot, which is of use when it is ready.
+        """Start to take a snapshot, and return its description; it can be restored once it is ready.
 
         Raises:
-            RefusedError: the sandbox does not run, or this machine cannot do it.
+            RefusedError: the sandbox is not running, or this machine cannot take snapshots.
         """
         if sandbox.status[0] != "Running":
             message = "Snapshot can only be created from a Running sandbox."
             refuse(409, "SNAPSHOT::INVALID_SOURCE_STATE", message)
-        if why_not := self._why_not(sandbox):
-            refuse(409, "SNAPSHOT::UNSUPPORTED_RUNTIME", f"No snapshot can be taken here: {why_not}.")
+        if reason := self._why_unsupported(sandbox):
+            refuse(409, "SNAPSHOT::UNSUPPORTED_RUNTIME", f"No snapshot can be taken here: {reason}.")
         with self._lock:
             try:
                 layers = [*self._layers_below(sandbox), self._layers.new()]
@@ -147,10 +147,10 @@ class SnapshotRegistry:
         ]
 
     def delete(self, snapshot_id: str) -> None:
-        """Forget a snapshot, and remove what no other is made of.
+        """Delete a snapshot, and the layers that no other snapshot has.
 
         Raises:
-            RefusedError: there is none with this id, it is still being made, or a sandbox lives on it.
+            RefusedError: there is none with this id, it is being created, or a sandbox uses it.
         """
         with self._lock:
             snapshot = self.get(snapshot_id)
@@ -169,7 +169,7 @@ class SnapshotRegistry:
             self._context.identities.release(snapshot.ids)
 
     def check(self, snapshot_id: str) -> None:
-        """Look whether a sandbox can be made from a snapshot.
+        """Check that a snapshot can be restored.
 
         Raises:
             RefusedError: there is none with this id, or it is not ready.
@@ -178,7 +178,7 @@ class SnapshotRegistry:
             refuse(409, "SNAPSHOT::NOT_READY", f"Snapshot {snapshot_id} is not ready for restore.")
 
     def acquire(self, snapshot_id: str, sandbox_id: str) -> SnapshotSource:
-        """Return what to make a sandbox of from a snapshot, which now stays until the sandbox has gone.
+        """Return what a restored sandbox needs; the snapshot then stays until the sandbox is deleted.
 
         Raises:
             RefusedError: there is none with this id, or it is not ready.
@@ -190,17 +190,17 @@ class SnapshotRegistry:
         return SnapshotSource(snapshot.layers, snapshot.ids)
 
     def labels_in(self, snapshot_id: str) -> Mapping[str, str]:
-        """Return what a sandbox inherits from a snapshot; nothing where it is made from none."""
+        """Return the labels that a sandbox inherits from a snapshot, none without a snapshot."""
         snapshot = self._snapshots.get(snapshot_id)
         return snapshot.labels if snapshot else {}
 
     def release(self, snapshot_id: str, sandbox_id: str) -> None:
-        """Note that a sandbox has gone; nothing happens where it was made from no snapshot."""
+        """Note that a sandbox is deleted; without a snapshot nothing happens."""
         if snapshot := self._snapshots.get(snapshot_id):
             snapshot.users.discard(sandbox_id)
 
     def close(self) -> None:
-        """End what is being made, and remove everything."""
+        """Stop the running copies, and remove all layers."""
         self._is_closed = True
         for copier in list(self._copiers):
             copier.kill()
@@ -209,12 +209,12 @@ class SnapshotRegistry:
         self._layers.close()
 
     def _layers_below(self, sandbox: SandboxRecord) -> tuple[Path, ...]:
-        """Return the layers on which what a sandbox writes lies; where nothing lies on others, a copy is complete."""
+        """Return the layers below what a sandbox writes; none where each snapshot is a complete copy."""
         source = sandbox.request.snapshot_id
         return self.get(source).layers if source and self._context.bubblewrap.is_copy_on_write else ()
 
-    def _why_not(self, sandbox: SandboxRecord) -> str:
-        """Return what keeps a sandbox from being kept, "" if nothing does."""
+    def _why_unsupported(self, sandbox: SandboxRecord) -> str:
+        """Return why no snapshot of a sandbox can be taken, "" if one can."""
         if not self._context.bubblewrap.outer_options:
             return "this machine refuses nested namespaces, and without them a sandbox's files are out of reach"
         if not knows_children():
@@ -224,13 +224,13 @@ class SnapshotRegistry:
         return ""
 
     def _take(self, snapshot: SnapshotRecord, sandbox: SandboxRecord) -> None:
-        """Make a snapshot, whatever comes of it."""
+        """Take a snapshot, and set its state to Ready or Failed."""
         reason = "snapshot_runtime_failed"
         try:
             self._copy(snapshot, sandbox)
         except TimeoutError as error:
             reason, message = "snapshot_runtime_timeout", str(error)
-        except Exception as error:  # noqa: BLE001 - a snapshot that stays "Creating" would tell nobody
+        except Exception as error:  # noqa: BLE001 - else the snapshot would stay "Creating"
             message = str(error)
         else:
             snapshot.change("Ready", "snapshot_runtime_ready", "Docker snapshot image created successfully.")
@@ -239,7 +239,7 @@ class SnapshotRegistry:
         snapshot.change("Failed", reason, message)
 
     def _copy(self, snapshot: SnapshotRecord, sandbox: SandboxRecord) -> None:
-        """Have everything of the sandbox stand still, and copy what it wrote."""
+        """Freeze the sandbox, and copy what it wrote."""
         from pytest_opensandbox.embedded.runtime.snapshot_files import capture  # lazily, as most runs have no snapshots
 
         sandbox.process.wait_started()
@@ -266,7 +266,7 @@ class SnapshotRegistry:
                     sandbox.process.thaw()
 
     def _watch(self, copier: subprocess.Popen[bytes]) -> None:
-        """Remember a process that copies, to end it with the server."""
+        """Remember a copier, to end it with the server."""
         with self._lock:
             self._copiers = {known for known in self._copiers if known.returncode is None} | {copier}
         if self._is_closed:
