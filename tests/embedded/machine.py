@@ -36,8 +36,8 @@ class Machine:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        self.url, self.api_key = said["url"], said["api_key"]
+        line = json.loads(process.stdout.readline())
+        self.url, self.api_key = line["url"], line["api_key"]
         self.client = Client(self.url, self.api_key)
         self._session = requests.Session()
         self._session.trust_env = False
@@ -56,6 +56,10 @@ class Machine:
         """Send a request to the lifecycle API, with the key unless other headers are given."""
         options.setdefault("headers", {"OPEN-SANDBOX-API-KEY": self.api_key})
         return self._session.request(method, self.url + path, timeout=30, **options)
+
+    def get(self, url: str, **options) -> requests.Response:
+        """Send a GET to any URL, without the key."""
+        return self._session.get(url, timeout=10, **options)
 
     def sandbox_pids(self) -> list[int]:
         """Return the server's descendants, as the host numbers them."""

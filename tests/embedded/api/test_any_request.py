@@ -132,9 +132,9 @@ def ask(machine):
             connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
             while data := connection.recv(65536):
                 answer += data
-        for box in machine.client.list_sandboxes():
-            if box.id != sandbox_id:
-                machine.client.delete_sandbox(box.id)
+        for listed in machine.client.list_sandboxes():
+            if listed.id != sandbox_id:
+                machine.client.delete_sandbox(listed.id)
         return int(answer.split()[1]) if answer else None
 
     return ask

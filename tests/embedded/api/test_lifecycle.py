@@ -100,14 +100,14 @@ def test_a_sandbox_that_does_not_end_is_not_forgotten(machine):
     os.kill(bubblewrap, signal.SIGSTOP)
 
     refused = machine.request("DELETE", f"/v1/sandboxes/{sandbox_id}")
-    listed = [box.id for box in machine.client.list_sandboxes()]
+    listed = [sandbox.id for sandbox in machine.client.list_sandboxes()]
     os.kill(bubblewrap, signal.SIGCONT)
     deleted = machine.request("DELETE", f"/v1/sandboxes/{sandbox_id}")
 
     assert (refused.status_code, refused.json()["code"]) == (500, "DOCKER::SANDBOX_DELETE_FAILED")
     assert sandbox_id in listed
     assert deleted.status_code == 204
-    assert sandbox_id not in [box.id for box in machine.client.list_sandboxes()]
+    assert sandbox_id not in [sandbox.id for sandbox in machine.client.list_sandboxes()]
 
 
 def test_a_paused_sandbox_stands_still_and_goes_on(machine):

@@ -268,7 +268,7 @@ def fresh():
         yield machine
 
 
-def test_requests_that_wait_for_a_paused_sandbox_do_not_keep_it_from_going_on(fresh):
+def test_a_paused_sandbox_can_be_resumed_while_requests_wait_for_it(fresh):
     sandbox_id = fresh.create()
     found = fresh.request("GET", f"/v1/sandboxes/{sandbox_id}/endpoints/8000?use_server_proxy=true").json()
     address, _, path = found["endpoint"].partition("/")

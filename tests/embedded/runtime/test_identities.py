@@ -1,4 +1,4 @@
-"""Who a sandbox is on this machine, what its root may do with what is its own, and that nothing of the host is."""
+"""The identity of a sandbox: the rights of its root over its own files, and none over the host's."""
 
 import ctypes
 import fcntl
@@ -14,31 +14,10 @@ import pytest
 
 from pytest_opensandbox.embedded.runtime.id_ranges import IdRanges
 from pytest_opensandbox.embedded.runtime.private_mounts import PrivateMounts
-from tests.embedded.machine import AS_ROOT, USERS, is_alive, running_server, wait_until
+from tests.embedded.machine import AS_ROOT, is_alive, running_server, wait_until
 from tests.embedded.state.test_snapshots import restore, take
 
 SERVED_BY_ROOT = pytest.mark.skipif(not AS_ROOT, reason="only root can give a sandbox users of its own")
-
-
-@pytest.fixture(scope="module", params=USERS)
-def user(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def machine(user):
-    with running_server(user=user) as machine:
-        yield machine
-
-
-@pytest.fixture(scope="module")
-def sandbox(machine):
-    return machine.create()
-
-
-@pytest.fixture
-def run(machine, sandbox):
-    return lambda command: machine.run(sandbox, command)
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +65,16 @@ def test_a_container_s_root_gives_its_sandboxes_users_as_well():
 
 
 @SERVED_BY_ROOT
-def test_the_host_s_device_nodes_are_kept_from_a_root_that_cannot_give_users():
+def test_device_nodes_are_protected_where_root_cannot_give_users():
     """Then root in a sandbox is the one who owns them: a chmod there would hit everybody on the machine."""
 
-    def try_to_stage():
+    def try_to_mount():
         with pytest.raises(OSError, match="no directory to mount over"):
             PrivateMounts([f"{place}/needed" for place in ("/mnt", "/srv", "/media", "/home", "/var/tmp", "/tmp")])
         return {node: os.statvfs(f"/dev/{node}").f_flag & os.ST_RDONLY for node in ("null", "zero", "tty", "urandom")}
 
     with ThreadPoolExecutor(1) as starter:
-        is_read_only = starter.submit(try_to_stage).result()
+        is_read_only = starter.submit(try_to_mount).result()
 
     assert all(is_read_only.values()), is_read_only
     assert not os.statvfs("/dev/null").f_flag & os.ST_RDONLY
@@ -123,9 +102,9 @@ def test_a_server_that_finds_no_free_ids_does_not_do_with_less(tmp_path):
             cwd=Path(importlib.util.find_spec("pytest_opensandbox").origin).parents[1],
         )
 
-    said = json.loads(refused.stdout)
-    assert said["error"] == "there are no free user ids on this machine for a further sandbox"
-    assert "end other servers" in said["cause"]
+    report = json.loads(refused.stdout)
+    assert report["error"] == "there are no free user ids on this machine for a further sandbox"
+    assert "end other servers" in report["cause"]
     assert refused.returncode == 1
 
 

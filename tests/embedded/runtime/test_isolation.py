@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, is_alive, running_server, wait_until
+from tests.embedded.machine import AS_ROOT, CAPABILITIES, is_alive, running_server, wait_until
 
 SECRET = "a-secret-of-the-host"
-
-
-@pytest.fixture(scope="module", params=USERS)
-def user(request):
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +23,6 @@ def machine(user):
 @pytest.fixture(scope="module")
 def sandbox(machine):
     return machine.create(env={"GIVEN": "given"})
-
-
-@pytest.fixture
-def run(machine, sandbox):
-    return lambda command: machine.run(sandbox, command)
 
 
 def test_the_home_of_the_host_is_not_there(run):

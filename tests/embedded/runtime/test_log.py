@@ -45,7 +45,7 @@ def test_what_is_not_text_is_shown_all_the_same():
     assert lines(written(b"\xff\n")) == ["\ufffd"]
 
 
-def test_the_oldest_goes_where_there_is_no_room_and_no_line_is_shown_in_part():
+def test_the_oldest_lines_are_dropped_whole():
     printed = "".join(f"line {number:90}\n" for number in range(10_000)).encode()
     log = written(*(printed[at : at + 777] for at in range(0, len(printed), 777)))
 

@@ -1,4 +1,4 @@
-"""Snapshots on machines that refuse something: overlays, nested namespaces, marks of deletions."""
+"""Snapshots on machines that refuse something: overlays, nested namespaces, whiteouts."""
 
 import ctypes
 import os
@@ -128,7 +128,7 @@ def test_deletions_are_kept_where_temporary_files_lie_on_an_overlay(tmp_path):
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_without_nested_namespaces_a_sandbox_that_forks_stands_still_when_paused(running, user):
+def test_without_nested_namespaces_a_paused_sandbox_stops_forking(running, user):
     forks = "import os\nwhile True:\n    if os.fork(): os._exit(0)"
     with running(WITHOUT_NESTING, user) as machine:
         sandbox_id = machine.create(env={"FORKS": forks})

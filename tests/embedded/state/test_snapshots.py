@@ -180,7 +180,7 @@ def test_a_snapshot_that_is_not_there_is_told(machine, method):
     assert (refused.status_code, refused.json()["code"]) == (404, "SNAPSHOT::NOT_FOUND")
 
 
-def test_a_snapshot_of_a_sandbox_that_is_deleted_meanwhile_ends_one_way_or_the_other(machine):
+def test_a_snapshot_of_a_sandbox_deleted_meanwhile_ends(machine):
     source = machine.create()
     machine.run(source, "cd /tmp && seq 20000 | xargs touch")
     made = machine.request("POST", f"/v1/sandboxes/{source}/snapshots").json()["id"]

@@ -72,7 +72,7 @@ def test_a_run_goes_on_among_silent_connections(machine, sandbox, address, said)
             stack.enter_context(connection)
 
         made = machine.create()
-        results = [machine.run(box, "echo works").stdout.strip() for box in (sandbox, made)]
+        results = [machine.run(sandbox_id, "echo works").stdout.strip() for sandbox_id in (sandbox, made)]
         machine.client.delete_sandbox(made)
 
     assert results == ["works", "works"]
