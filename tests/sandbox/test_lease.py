@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 
 from pytest_opensandbox import ApiError, Client, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
@@ -26,6 +25,25 @@ def test_many_sandboxes_are_renewed_at_once():
     assert not together.broken
 
 
+def test_no_more_threads_renew_than_were_asked_for_and_none_stays():
+    renewing = set()
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            renewing.add(threading.current_thread())
+            threading.Event().wait(0.01)
+
+    lease = Lease(Server(), seconds=3600, at_once=3)
+    for number in range(12):
+        lease.hold(f"s{number}")
+
+    lease.renew_all()
+
+    lease.stop()
+    assert len(renewing) <= 3
+    assert [thread for thread in renewing if thread.is_alive()] == [threading.current_thread()]
+
+
 # Otherwise one answer that does not come costs all the others their lease.
 def test_a_renewal_that_hangs_is_given_up_when_the_next_turn_is_due():
     held = threading.Event()
@@ -46,17 +64,9 @@ def test_a_renewal_that_hangs_is_given_up_when_the_next_turn_is_due():
 
 
 def test_turns_do_not_come_in_step():
-    turns = []
-
-    class Stopped(threading.Event):
-        def wait(self, timeout=None):
-            turns.append(timeout)
-            return len(turns) > 20
-
     lease = Lease(object(), seconds=120)
-    lease._stopped = Stopped()
 
-    lease._keep()
+    turns = [lease.pause_seconds for _ in range(20)]
 
     assert all(22.5 <= turn <= 30 for turn in turns)
     assert len(set(turns)) > 10
@@ -96,15 +106,16 @@ class Flaky:
 def test_a_server_that_was_away_is_asked_again_sooner_than_a_turn_later():
     server = Flaky()
     lease = Lease(server, seconds=160)
-    lease._held["s1"] = None
+    lease.hold("s1")
 
     lease.renew_all()
-    while_away = lease._pause_seconds
+    while_away = lease.pause_seconds
     server.is_away = False
     lease.renew_all()
 
+    lease.stop()
     assert while_away <= 10
-    assert 30 <= lease._pause_seconds <= 40
+    assert 30 <= lease.pause_seconds <= 40
 
 
 def test_what_could_not_be_renewed_comes_last_in_the_next_turn():
@@ -116,8 +127,12 @@ def test_what_could_not_be_renewed_comes_last_in_the_next_turn():
             if sandbox_id == "bad":
                 raise ApiError(500)
 
-    lease = Lease(Server(), seconds=3600)
-    lease._held.update(dict.fromkeys(["bad", "good"]))
-    lease._work_off(deque(lease._held))
+    lease = Lease(Server(), seconds=3600, at_once=1)
+    lease.hold("bad")
+    lease.hold("good")
 
-    assert list(lease._held) == ["good", "bad"]
+    lease.renew_all()
+    lease.renew_all()
+
+    lease.stop()
+    assert asked == ["bad", "good", "good", "bad"]
