@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
-from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
 from pytest_opensandbox.client.models import EXECD_PORT
 from pytest_opensandbox.errors import CommandLostError, OpenSandboxError, SharedAgentError, TransportError
 from pytest_opensandbox.sandbox.capture_script import Invocation
@@ -57,27 +56,12 @@ class Agent:
         self._client = client
         self._ready_timeout = ready_timeout
         self._may_have_moved = False
-        self._checked: Endpoint | None = None
-        self._has_workspace: Endpoint | None = None
+        self._is_own = False
+        self._has_workspace = False
 
-    def run(self, invocation: Invocation, on_stdout: Callback | None, on_stderr: Callback | None) -> CommandResult:
+    def run(self, invocation: Invocation) -> CommandResult:
         """Run a command: exactly, or with callbacks live; raises as ``run_exact`` and ``run_live``."""
-
-        def perform(endpoint: Endpoint) -> CommandResult:
-            if invocation.uid is not None and endpoint != self._has_workspace:
-                # That user may not make a directory in /.
-                self._run_quietly(endpoint, ["true"])
-            if on_stdout is not None or on_stderr is not None:
-                self._check_own(endpoint)
-                return self._begin(endpoint, invocation, partial(run_live, on_stdout=on_stdout, on_stderr=on_stderr))
-            # The script itself looks whose agent it is given, unless a file goes before it.
-            if invocation.stdin is not None:
-                self._check_own(endpoint)
-            result = self._begin(endpoint, invocation, run_exact)
-            self._checked = endpoint
-            return result
-
-        return self._call(invocation.command, perform)
+        return self._call(invocation.command, lambda: self._run(invocation))
 
     def copy(self, title: str, perform: Callable[[Transfer], T]) -> T:
         """Copy files, which may be begun anew at another address.
@@ -90,17 +74,13 @@ class Agent:
             SharedAgentError: another sandbox answers.
             OpenSandboxError: what ``perform`` raises.
         """
-
-        def at(endpoint: Endpoint) -> T:
-            self._check_own(endpoint)
-            return perform(Transfer(self._client, endpoint, partial(self._run_quietly, endpoint)))
-
-        return self._call(title, at, is_copy=True)
+        return self._call(title, lambda: perform(self._transfer()), is_copy=True)
 
     def move(self, endpoint: Endpoint) -> None:
         """Use another address from now on."""
         before, self.endpoint, self._may_have_moved = self.endpoint, endpoint, False
         if before != endpoint:
+            self._is_own = self._has_workspace = False
             self.history.append(record_move(repr(before), repr(endpoint)))
 
     @contextmanager
@@ -118,12 +98,12 @@ class Agent:
             self.history.append(record_end(gone.why))
             raise gone from exc
 
-    def _call(self, title: str | Sequence[str], call: Callable[[Endpoint], T], *, is_copy: bool = False) -> T:
+    def _call(self, title: str | Sequence[str], perform: Callable[[], T], *, is_copy: bool = False) -> T:
         """Perform a call, add it to the history however it ends, and explain its failure."""
         started = time.monotonic()
         with self.explained():
             try:
-                result = self._reach(call)
+                result = self._follow(perform)
             except BaseException as exc:
                 self.history.append(record_error(title, started, exc, is_copy=is_copy))
                 raise
@@ -132,22 +112,22 @@ class Agent:
             )
         return result
 
-    def _reach(self, call: Callable[[Endpoint], T]) -> T:
+    def _follow(self, perform: Callable[[], T]) -> T:
         """Perform a call at the agent's address, and once more at a new one if certainly nothing was done at the old.
 
         Where something may have been done, the call's error is final; the next call asks for the address first.
 
         Args:
-            call: raises ``TransportError`` with ``unsent`` only where repeating it does no harm.
+            perform: raises ``TransportError`` with ``unsent`` only where repeating it does no harm.
 
         Raises:
-            OpenSandboxError: what ``call`` raises.
+            OpenSandboxError: what ``perform`` raises.
         """
         if self._may_have_moved:
             self._may_have_moved = False
             self._find_new_address()
         try:
-            return call(self.endpoint)
+            return perform()
         except (CommandLostError, TransportError, SharedAgentError) as exc:
             # A shared agent has refused to run anything: an address of the cluster may belong to another by now.
             self._may_have_moved = not isinstance(exc, SharedAgentError)
@@ -155,7 +135,7 @@ class Agent:
             if was_done or not self._find_new_address():
                 raise
         self._may_have_moved = False
-        return call(self.endpoint)
+        return perform()
 
     def _find_new_address(self) -> bool:
         """Ask for the address once; where it is another, wait until the agent answers there."""
@@ -174,30 +154,39 @@ class Agent:
         self.move(found)
         return True
 
-    def _check_own(self, endpoint: Endpoint) -> None:
-        """Make sure, once for an address, that the agent is this sandbox's own, where the address leaves that open."""
-        if endpoint != self._checked and may_be_shared(endpoint):
-            self._run_quietly(endpoint, ["true"])
-        self._checked = endpoint
+    def _run(self, invocation: Invocation) -> CommandResult:
+        """Run a command at the address that is known; the first one there makes the directory of every sandbox."""
+        if invocation.uid is not None and not self._has_workspace:
+            # That user may not make a directory in /.
+            self._run_quietly(["true"])
+        # The exact script itself looks whose agent it is given, unless a file goes before it.
+        if invocation.is_live or invocation.stdin is not None:
+            self._check_own()
+        run = run_live if invocation.is_live else run_exact
+        first = invocation if self._has_workspace else replace(invocation, makes_workspace=True)
+        result = run(self._client, self.endpoint, first)
+        self._is_own = self._has_workspace = True
+        return result
 
-    def _run_quietly(self, endpoint: Endpoint, command: Sequence[str]) -> CommandResult:
+    def _run_quietly(self, command: Sequence[str]) -> CommandResult:
         """Run a command that a copy needs: as root of the sandbox, and outside the history."""
         # A sandbox may make it wait for ever, by a FIFO for example.
         seconds = self._client.timeouts.copy_seconds
-        invocation = Invocation(command=command, timeout=seconds, max_bytes=MAX_STREAM_BYTES)
-        return self._begin(endpoint, invocation, run_exact)
+        return self._run(Invocation(command=command, timeout=seconds, max_bytes=MAX_STREAM_BYTES))
 
-    def _begin(
-        self, endpoint: Endpoint, invocation: Invocation, run: Callable[[Client, Endpoint, Invocation], CommandResult]
-    ) -> CommandResult:
-        """Run a command; the first at an address makes the directory that every sandbox has."""
-        result = run(self._client, endpoint, replace(invocation, makes_workspace=endpoint != self._has_workspace))
-        self._has_workspace = endpoint
-        return result
+    def _transfer(self) -> Transfer:
+        self._check_own()
+        return Transfer(self._client, self.endpoint, self._run_quietly)
+
+    def _check_own(self) -> None:
+        """Make sure, once for an address, that the agent is this sandbox's own, where the address leaves that open."""
+        if not self._is_own and may_be_shared(self.endpoint):
+            self._run_quietly(["true"])
+        self._is_own = True
 
 
 def may_be_shared(endpoint: Endpoint) -> bool:
-    """Tell whether an agent may be that of several sandboxes, as far as its address shows.
+    """Return whether an agent may be that of several sandboxes, as far as its address shows.
 
     Docker's bridge network and the embedded server give each sandbox a port of its own, a gateway a header.
     """

@@ -11,7 +11,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_opensandbox.client.command_run import check_byte_limit, check_command, check_directory, check_time_limit
+from pytest_opensandbox.client.command_run import (
+    Callback,
+    check_byte_limit,
+    check_command,
+    check_directory,
+    check_time_limit,
+)
 from pytest_opensandbox.client.sandbox_opts import check_env
 
 ID_VARIABLE = "OPENSANDBOX_ID"
@@ -36,9 +42,9 @@ _LANGUAGE = (
     *("LANG", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME"),
     *("LC_ADDRESS", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_NAME", "LC_PAPER", "LC_TELEPHONE"),
 )
-_SPEAK = f'[ -n "{"".join(f"${{{name}+x}}" for name in _LANGUAGE)}" ] || export LANG=C.UTF-8; '
-_MAKE = f"[ -d {WORKSPACE} ] || mkdir -m 755 {WORKSPACE} </dev/null >/dev/null 2>&1; "
-_ENTER = f'[ "$PWD" != / ] || {{ cd {WORKSPACE} && unset OLDPWD; }} 2>/dev/null; '
+_SET_LANGUAGE = f'[ -n "{"".join(f"${{{name}+x}}" for name in _LANGUAGE)}" ] || export LANG=C.UTF-8; '
+_MAKE_WORKSPACE = f"[ -d {WORKSPACE} ] || mkdir -m 755 {WORKSPACE} </dev/null >/dev/null 2>&1; "
+_ENTER_WORKSPACE = f'[ "$PWD" != / ] || {{ cd {WORKSPACE} && unset OLDPWD; }} 2>/dev/null; '
 # What cat reads at once is lost where it meets the limit, so the limit lies well behind what anybody asked for.
 _MARGIN_BYTES = 1024 * 1024
 # dash counts a limit in 512 bytes, bash in 1,024.
@@ -103,6 +109,10 @@ class Invocation:
     """Seconds until it is killed with its children; None for no limit."""
     stdin: bytes | None = None
     """Standard input; None for an empty one."""
+    on_stdout: Callback | None = None
+    """Called with each line of standard output while the command runs, without the line's end."""
+    on_stderr: Callback | None = None
+    """Called with each line of standard error."""
     max_bytes: int
     """Most that is kept of each stream; the middle of a longer one is left out; bytes, > 1."""
     makes_workspace: bool = False
@@ -114,6 +124,11 @@ class Invocation:
         check_time_limit(self.timeout)
         check_env(self.env or {})
         check_byte_limit(self.max_bytes, least=2)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a callback gets the lines while the command runs."""
+        return self.on_stdout is not None or self.on_stderr is not None
 
     @property
     def agent_cwd(self) -> str | None:
@@ -137,7 +152,7 @@ class Invocation:
         """
         return f"exec <{stdin}; {self._inner('${BASH:-/bin/sh}')}"
 
-    def keeping_script(self, stdin: str, name: str, *, directories: tuple[str, str] = DIRECTORIES) -> str:
+    def capturing_script(self, stdin: str, name: str, *, directories: tuple[str, str] = DIRECTORIES) -> str:
         """Return text that runs the command and reports its exit code and its streams.
 
         Args:
@@ -162,7 +177,12 @@ class Invocation:
         )
 
     def _inner(self, shell: str, exports: str = "") -> str:
-        enter = _SPEAK + (_MAKE if self.makes_workspace else "") + (_ENTER if self.cwd is None else "") + exports
+        enter = (
+            _SET_LANGUAGE
+            + (_MAKE_WORKSPACE if self.makes_workspace else "")
+            + (_ENTER_WORKSPACE if self.cwd is None else "")
+            + exports
+        )
         if self.cwd != self.agent_cwd:
             enter += f"cd -- {shlex.quote(self.cwd or '')} || exit; "
         if isinstance(self.command, str):

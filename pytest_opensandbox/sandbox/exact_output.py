@@ -1,7 +1,7 @@
-"""Runs a command so that what it wrote arrives byte for byte, although the agent's events carry only lines.
+"""Commands whose output arrives byte for byte, although the agent's events carry only lines.
 
 The agent drops the final newline, turns carriage returns into line breaks and replaces bytes that are not UTF-8.
-So the sandbox keeps both streams in files, and hands over in base64 what is short: one round trip for most commands.
+So the sandbox keeps both streams in files, and reports short ones in base64: one round trip for most commands.
 Longer streams are downloaded, the middle left out beyond the cap.
 """
 
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
-from pytest_opensandbox.client.command_run import Callback
 from pytest_opensandbox.client.models import FileUpload
 from pytest_opensandbox.errors import (
     CommandLostError,
@@ -42,18 +41,38 @@ from pytest_opensandbox.text import brief
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.retry import retry_idempotent, time_limit
 
-_REPORT = re.compile(r"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
+# The sandbox's shell may write something of its own before the report and behind it.
+_REPORT = re.compile(rb"^([0-9]{1,3})\n1\+(\S*)\n2\+(\S*)$", re.MULTILINE)
 _REPORT_BYTES = 4 * INLINE_BYTES
+_NO_FILES_LINE = f"\n{NO_FILES}\n".encode()
+_STREAMS = (1, 2)
 # Two megabits per second: the lowest speed at which input and output are waited for.
 _LOWEST_BYTES_PER_SECOND = 256 * 1024
 
 
 class _Report(NamedTuple):
-    """What the script around a command says of it; None is what it could not say, as after a time limit."""
+    """What the script reports of the command; None where it could not, as after a time limit."""
 
-    exit_code: int | None
-    stdout: bytes | None
-    stderr: bytes | None
+    exit_code: int | None = None
+    stdout: bytes | None = None
+    stderr: bytes | None = None
+
+    @classmethod
+    def read(cls, output: bytes) -> _Report:
+        found = _REPORT.search(output)
+        return cls(int(found[1]), _decoded(found[2]), _decoded(found[3])) if found else cls()
+
+
+class _Stream(NamedTuple):
+    """What is kept of one stream."""
+
+    content: bytes
+    truncated: bool = False
+
+    @classmethod
+    def cut(cls, content: bytes, max_bytes: int) -> _Stream:
+        half = max_bytes // 2
+        return cls(content) if len(content) <= max_bytes else cls(content[:half] + content[-half:], truncated=True)
 
 
 def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> CommandResult:
@@ -79,11 +98,12 @@ def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> Com
     2026-07-29, which is older than its 1.1.0; run on 2026-11-23 with the programs of Debian 12 and of BusyBox 1.35.
     """
     name = _private_name()
-    with _stdin_file(client, endpoint, invocation, f"{DIRECTORIES[0]}/{name}.in") as stdin:
+    files = _StreamFiles(client, endpoint, name, invocation.max_bytes)
+    with _stdin_file(client, endpoint, invocation, name) as stdin:
         try:
             outer = client.run_command(
                 endpoint,
-                guarded(invocation.keeping_script(stdin, name), endpoint.sandbox_id),
+                guarded(invocation.capturing_script(stdin, name), endpoint.sandbox_id),
                 cwd=invocation.agent_cwd,
                 env=invocation.agent_env,
                 uid=invocation.uid,
@@ -93,31 +113,22 @@ def run_exact(client: Client, endpoint: Endpoint, invocation: Invocation) -> Com
                 shown_as=invocation.command,
             )
         except CommandTimeoutError as exc:
-            raise _with_output(client, endpoint, exc, name, invocation.max_bytes) from None
+            raise _with_output(exc, files) from None
         _check_owner(outer)
         try:
-            return _collect(client, endpoint, outer, name, invocation.max_bytes)
+            return _exact_result(outer, files)
         except TransportError as exc:
-            # Not as it came: who sees that nothing was sent would run the command again.
+            # Not as it came: a caller that sees that nothing was sent would run the command again.
             raise _lost(outer, f"it ended, and then what it wrote could not be fetched ({exc})") from exc
 
 
-def run_live(
-    client: Client,
-    endpoint: Endpoint,
-    invocation: Invocation,
-    *,
-    on_stdout: Callback | None,
-    on_stderr: Callback | None,
-) -> CommandResult:
-    """Run a command and hand on its lines while it runs; the result is made of the agent's line events.
+def run_live(client: Client, endpoint: Endpoint, invocation: Invocation) -> CommandResult:
+    """Run a command and pass its lines to its callbacks while it runs; the result is made of the agent's line events.
 
     Args:
         client: talks to the agent.
         endpoint: the agent.
         invocation: what to run.
-        on_stdout: called with each line of standard output, without its end.
-        on_stderr: called with each line of standard error.
 
     Returns:
         The result with ``exact=False``.
@@ -128,7 +139,7 @@ def run_live(
         CommandLostError: the connection ended before the command did.
         TransportError: the agent does not answer.
     """
-    with _stdin_file(client, endpoint, invocation, f"{DIRECTORIES[0]}/{_private_name()}.in") as stdin:
+    with _stdin_file(client, endpoint, invocation, _private_name()) as stdin:
         return client.run_command(
             endpoint,
             invocation.plain_script(stdin),
@@ -137,73 +148,110 @@ def run_live(
             uid=invocation.uid,
             gid=invocation.gid,
             timeout=invocation.timeout,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
+            on_stdout=invocation.on_stdout,
+            on_stderr=invocation.on_stderr,
             max_bytes=invocation.max_bytes,
             shown_as=invocation.command,
         )
 
 
-def _check_owner(result: CommandResult) -> None:
+class _StreamFiles:
+    """The two files in a sandbox that hold what one command writes.
+
+    Args:
+        client: talks to the agent.
+        endpoint: the agent.
+        name: beginning of the names of the files.
+        max_bytes: most that is fetched of each; the middle of a longer one is left out.
+    """
+
+    def __init__(self, client: Client, endpoint: Endpoint, name: str, max_bytes: int) -> None:
+        self.client = client
+        self.max_bytes = max_bytes
+        self._endpoint = endpoint
+        self._name = name
+
+    def complete(self, report: _Report) -> list[_Stream]:
+        """Return both streams: what the report holds, else what is in the files, which are removed.
+
+        Raises:
+            NotFoundError: a file is gone, although the report says that it holds a stream.
+        """
+        optional = report.exit_code is None
+        try:
+            return [
+                self._fetch(number, optional=optional) if known is None else _Stream.cut(known, self.max_bytes)
+                for number, known in zip(_STREAMS, (report.stdout, report.stderr), strict=True)
+            ]
+        finally:
+            if None in report:
+                _remove_quietly(
+                    self.client, self._endpoint, *(path for number in _STREAMS for path in self._at(number))
+                )
+
+    def _fetch(self, number: int, *, optional: bool) -> _Stream:
+        for path in self._at(number):
+            try:
+                with time_limit(self.client.timeouts.fetch_seconds):
+                    size = self.client.files_info(self._endpoint, [path])[path].size
+                if size <= self.max_bytes:
+                    return _Stream(self._read(path, 0, size))
+                half = self.max_bytes // 2
+                return _Stream(self._read(path, 0, half) + self._read(path, size - half, size), truncated=True)
+            except NotFoundError:
+                continue
+        if optional:
+            return _Stream(b"")
+        raise NotFoundError(404, message=f"{self._name}.{number} is gone")
+
+    def _read(self, path: str, start: int, end: int) -> bytes:
+        if start == end:
+            return b""
+
+        def read() -> bytes:
+            with self.client.download_file(self._endpoint, path, byte_range=(start, end), known_file=True) as download:
+                return download.read()
+
+        with time_limit(_seconds_for(self.client, end - start)):
+            return retry_idempotent(read, timeouts=self.client.timeouts)
+
+    def _at(self, number: int) -> list[str]:
+        """Return the paths that a stream's file may have."""
+        return [f"{directory}/{self._name}.{number}" for directory in DIRECTORIES]
+
+
+def _check_owner(outer: CommandResult) -> None:
     """Refuse the result of a guarded script that another sandbox's agent was given.
 
     Raises:
         SharedAgentError: it was; nothing was run.
     """
-    if result.exit_code == REFUSAL_EXIT_CODE and result.stdout.startswith(REFUSAL):
-        raise SharedAgentError(result.sandbox_id, other_id=result.stdout.removeprefix(REFUSAL).strip()[:200])
+    if outer.exit_code == REFUSAL_EXIT_CODE and outer.stdout.startswith(REFUSAL):
+        raise SharedAgentError(outer.sandbox_id, other_id=outer.stdout.removeprefix(REFUSAL).strip()[:200])
 
 
-def _private_name() -> str:
-    return f".opensandbox-{secrets.token_hex(8)}"
-
-
-@contextmanager
-def _stdin_file(client: Client, endpoint: Endpoint, invocation: Invocation, path: str) -> Iterator[str]:
-    """Yield the name of a file in the sandbox that holds the standard input."""
-    if invocation.stdin is None:
-        yield "/dev/null"
-        return
-    # Another user's command must be able to read it; the name cannot be guessed.
-    mode = 0o600 if invocation.uid is None else 0o644
-    with time_limit(_seconds_for(client, len(invocation.stdin))):
-        client.upload_files(endpoint, [FileUpload(path, invocation.stdin, mode)])
+def _exact_result(outer: CommandResult, files: _StreamFiles) -> CommandResult:
+    """Turn the result of the script into the command's own."""
+    _, no_files, output = (b"\n%b\n" % outer.stdout_bytes).partition(_NO_FILES_LINE)
+    if no_files:
+        stdout = _Stream.cut(output.removesuffix(b"\n"), files.max_bytes)
+        return replace(outer, stdout_bytes=stdout.content, truncated=outer.truncated or stdout.truncated)
+    report = _Report.read(outer.stdout_bytes)
     try:
-        yield path
-    finally:
-        _tidy(client, endpoint, path)
-
-
-def _collect(client: Client, endpoint: Endpoint, outer: CommandResult, name: str, max_bytes: int) -> CommandResult:
-    """Turn the script's report into the command's own result."""
-    _, unkept, rest = f"\n{outer.stdout}\n".partition(f"\n{NO_FILES}\n")
-    if unkept:
-        kept, cut = _without_middle(rest.removesuffix("\n").encode(), max_bytes)
-        return replace(outer, stdout_bytes=kept, truncated=outer.truncated or cut)
-    report = _read_report(outer.stdout)
-    try:
-        (stdout, stdout_cut), (stderr, stderr_cut) = _streams(client, endpoint, report, name, max_bytes)
+        stdout, stderr = files.complete(report)
     except NotFoundError:
         raise _lost(outer, "what it wrote was removed from the sandbox before it could be read") from None
     return replace(
         outer,
-        stdout_bytes=stdout,
-        stderr_bytes=stderr,
-        truncated=stdout_cut or stderr_cut,
+        stdout_bytes=stdout.content,
+        stderr_bytes=stderr.content,
+        truncated=stdout.truncated or stderr.truncated,
         exact=True,
         **_ending(outer, report.exit_code),
     )
 
 
-def _read_report(text: str) -> _Report:
-    # What a shell of the sandbox says of its own accord may stand before and behind it.
-    found = _REPORT.search(text)
-    if found is None:
-        return _Report(None, None, None)
-    return _Report(int(found[1]), _decoded(found[2]), _decoded(found[3]))
-
-
-def _decoded(text: str) -> bytes | None:
+def _decoded(text: bytes) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
@@ -211,7 +259,7 @@ def _decoded(text: str) -> bytes | None:
 
 
 def _ending(outer: CommandResult, reported: int | None) -> dict[str, Any]:
-    """Tell a signal from an exit code above 128: the shell writes a line about a child that a signal ended.
+    """Return how the command ended: the shell writes a line about a child that a signal ended.
 
     It writes none for SIGINT and SIGPIPE, so those stay the exit codes 130 and 141.
     """
@@ -230,82 +278,49 @@ def _lost(outer: CommandResult, why: str) -> CommandLostError:
     return CommandLostError(f"{brief(outer.command)}: {why}", command_id=outer.command_id, sandbox_id=outer.sandbox_id)
 
 
-def _streams(
-    client: Client, endpoint: Endpoint, report: _Report, name: str, max_bytes: int
-) -> list[tuple[bytes, bool]]:
-    """Return both streams, each with whether its middle was left out."""
-    numbers = (1, 2)
+def _with_output(error: CommandTimeoutError, files: _StreamFiles) -> CommandTimeoutError:
+    """Return the error with what the command had written, if the agent that missed its time limit still answers."""
     try:
-        return [
-            _without_middle(content, max_bytes)
-            if content is not None
-            else _fetch(client, endpoint, f"{name}.{number}", max_bytes, may_be_gone=report.exit_code is None)
-            for number, content in zip(numbers, (report.stdout, report.stderr), strict=True)
-        ]
-    finally:
-        if None in report:
-            _tidy(client, endpoint, *(f"{place}/{name}.{number}" for place in DIRECTORIES for number in numbers))
-
-
-def _with_output(
-    client: Client, endpoint: Endpoint, error: CommandTimeoutError, name: str, max_bytes: int
-) -> CommandTimeoutError:
-    """Return the error with what had been written, where the agent that did not keep the time can still tell."""
-    try:
-        with time_limit(client.timeouts.last_output_seconds):
-            (stdout, _), (stderr, _) = _streams(client, endpoint, _Report(None, None, None), name, max_bytes)
+        with time_limit(files.client.timeouts.last_output_seconds):
+            stdout, stderr = files.complete(_Report())
     except OpenSandboxError:
         return error
     return CommandTimeoutError(
         error.command,
         timeout_seconds=error.timeout_seconds,
-        stdout=stdout.decode("utf-8", "replace"),
-        stderr=stderr.decode("utf-8", "replace"),
+        stdout=stdout.content.decode("utf-8", "replace"),
+        stderr=stderr.content.decode("utf-8", "replace"),
         sandbox_id=error.sandbox_id,
     )
 
 
-def _fetch(client: Client, endpoint: Endpoint, name: str, max_bytes: int, *, may_be_gone: bool) -> tuple[bytes, bool]:
-    """Download one stream, without its middle where it is longer than ``max_bytes``."""
-    for path in (f"{place}/{name}" for place in DIRECTORIES):
-        try:
-            with time_limit(client.timeouts.fetch_seconds):
-                size = client.files_info(endpoint, [path])[path].size
-            if size <= max_bytes:
-                return _read(client, endpoint, path, (0, size)), False
-            half = max_bytes // 2
-            head = _read(client, endpoint, path, (0, half))
-            return head + _read(client, endpoint, path, (size - half, size)), True
-        except NotFoundError:
-            continue
-    if may_be_gone:
-        return b"", False
-    raise NotFoundError(404, message=f"{name} is gone")
+def _private_name() -> str:
+    return f".opensandbox-{secrets.token_hex(8)}"
 
 
-def _read(client: Client, endpoint: Endpoint, path: str, span: tuple[int, int]) -> bytes:
-    if span[0] == span[1]:
-        return b""
-
-    def read() -> bytes:
-        with client.download_file(endpoint, path, byte_range=span, known_file=True) as download:
-            return download.read()
-
-    with time_limit(_seconds_for(client, span[1] - span[0])):
-        return retry_idempotent(read, timeouts=client.timeouts)
+@contextmanager
+def _stdin_file(client: Client, endpoint: Endpoint, invocation: Invocation, name: str) -> Iterator[str]:
+    """Yield the path of a file in the sandbox that holds the standard input."""
+    if invocation.stdin is None:
+        yield "/dev/null"
+        return
+    path = f"{DIRECTORIES[0]}/{name}.in"
+    # Another user's command must be able to read it; the name cannot be guessed.
+    mode = 0o600 if invocation.uid is None else 0o644
+    with time_limit(_seconds_for(client, len(invocation.stdin))):
+        client.upload_files(endpoint, [FileUpload(path, invocation.stdin, mode)])
+    try:
+        yield path
+    finally:
+        _remove_quietly(client, endpoint, path)
 
 
 def _seconds_for(client: Client, size: int) -> float:
     return client.timeouts.fetch_seconds + size / _LOWEST_BYTES_PER_SECOND
 
 
-def _without_middle(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
-    half = max_bytes // 2
-    return (content, False) if len(content) <= max_bytes else (content[:half] + content[-half:], True)
-
-
-def _tidy(client: Client, endpoint: Endpoint, *paths: str) -> None:
-    """Remove what was in the way; a sandbox that cannot do it any more must not hide the command's result."""
+def _remove_quietly(client: Client, endpoint: Endpoint, *paths: str) -> None:
+    """Remove files; a sandbox that cannot do it any more must not hide the command's result."""
     try:
         with time_limit(client.timeouts.tidy_seconds):
             client.remove_files(endpoint, paths)

@@ -168,10 +168,12 @@ class Sandbox:
             gid=gid,
             timeout=self._command_timeout if timeout is None else timeout,
             stdin=input_bytes(input),
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
             max_bytes=max_bytes,
         )
         self._check_open()
-        result = self._agent.run(invocation, on_stdout, on_stderr)
+        result = self._agent.run(invocation)
         return result.check() if check or result.timed_out else result
 
     def put(self, src: bytes | str | os.PathLike[str], dst: str | PurePosixPath, *, mode: int | None = None) -> None:

@@ -137,6 +137,16 @@ def test_a_command_whose_output_cannot_be_fetched_is_lost_and_not_run_again(box_
     assert server.calls.count("command") == 1
 
 
+# What a sandbox reports may be anything: here its base64 was replaced by a program that writes other text.
+@pytest.mark.parametrize("report", ["0\n1+gr\u00fcn\n2+", "0\n1+!\n2+", "0\n1+A\n2+"])
+def test_a_report_that_is_no_base64_is_fetched_from_the_files(box_at, report):
+    server = OneBoxServer(command=[said(report)])
+    with serving(server=server), pytest.raises(CommandLostError, match="was removed from the sandbox"):
+        box_at(server, f"{server.url}/agent").run("true")
+
+    assert "info" in server.calls
+
+
 # An address of a cluster is given to another pod when its own has ended.
 def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(box_at):
     with (

@@ -54,7 +54,7 @@ def test_the_report_holds_the_exit_code_and_both_streams(tmp_path, shell, comman
 
     outer = run_script(
         shell,
-        Invocation(command=command, max_bytes=100_000).keeping_script(given, "f", directories=(tmp_path, tmp_path)),
+        Invocation(command=command, max_bytes=100_000).capturing_script(given, "f", directories=(tmp_path, tmp_path)),
     )
 
     exit_code, stdout, stderr = outer.stdout.splitlines()
@@ -69,7 +69,7 @@ def test_a_stream_that_is_too_long_for_the_report_lies_in_its_file(tmp_path, she
 
     outer = run_script(
         shell,
-        Invocation(command=command, max_bytes=100_000).keeping_script(
+        Invocation(command=command, max_bytes=100_000).capturing_script(
             "/dev/null", "f", directories=(tmp_path, tmp_path)
         ),
     )
@@ -85,7 +85,7 @@ def test_a_file_keeps_the_beginning_and_the_end_and_stays_bounded(tmp_path, shel
 
     run_script(
         shell,
-        Invocation(command=command, max_bytes=100_000).keeping_script(
+        Invocation(command=command, max_bytes=100_000).capturing_script(
             "/dev/null", "f", directories=(tmp_path, tmp_path)
         ),
     )
@@ -102,7 +102,7 @@ def test_a_report_whose_file_the_command_removed_is_found_by_the_files_name(tmp_
     output = tmp_path / "tmp" / "1.stdout"
     output.parent.mkdir()
     invocation = Invocation(command=f"rm -r {output.parent}; echo done; exit 3", max_bytes=100)
-    script = invocation.keeping_script("/dev/null", "f", directories=(tmp_path, tmp_path))
+    script = invocation.capturing_script("/dev/null", "f", directories=(tmp_path, tmp_path))
 
     with output.open("w+b") as file:
         subprocess.run([*arguments(shell), script], stdout=file, check=True)
@@ -114,7 +114,7 @@ def test_a_report_whose_file_the_command_removed_is_found_by_the_files_name(tmp_
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_report_into_a_file_that_has_no_name_stays_in_it(tmp_path, shell):
-    script = Invocation(command="echo done", max_bytes=100).keeping_script(
+    script = Invocation(command="echo done", max_bytes=100).capturing_script(
         "/dev/null", "f", directories=(tmp_path, tmp_path)
     )
 
@@ -128,7 +128,7 @@ def test_a_report_into_a_file_that_has_no_name_stays_in_it(tmp_path, shell):
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_without_a_place_for_files_the_command_takes_the_scripts_place(tmp_path, shell):
-    script = Invocation(command="echo out; kill -9 $$", max_bytes=100).keeping_script(
+    script = Invocation(command="echo out; kill -9 $$", max_bytes=100).capturing_script(
         "/dev/null", tmp_path / "no" / "f"
     )
 
@@ -150,7 +150,7 @@ def test_variables_that_change_a_shell_are_for_the_command_alone():
     invocation = Invocation(command="true", env={"PATH": "/x y", "HOME": "/h"}, max_bytes=100)
 
     assert invocation.agent_env == {"HOME": "/h"}
-    assert "export PATH='/x y'; exec" in invocation.keeping_script("/dev/null", "/tmp/f")
+    assert "export PATH='/x y'; exec" in invocation.capturing_script("/dev/null", "/tmp/f")
 
 
 @pytest.mark.parametrize(
