@@ -24,9 +24,12 @@ from pytest_opensandbox.plugin.workers import (
     shared_store,
 )
 from pytest_opensandbox.provisioning.sandbox_request import MARKER_HELP
-from pytest_opensandbox.reporting import report
 from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest, explained, mask_report, visible
+from pytest_opensandbox.reporting.failure_sections import add_sections
+from pytest_opensandbox.reporting.header import header_line
+from pytest_opensandbox.reporting.summary import summary_lines, warn_of_leaks, warn_of_snapshots
 from pytest_opensandbox.reporting.terminal import Terminal, tell_controller
+from pytest_opensandbox.reporting.tracebacks import hide_own_frames
 from pytest_opensandbox.settings.options import add_options
 from pytest_opensandbox.settings.settings import settings_of
 
@@ -75,7 +78,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say where sandboxes come from; no I/O."""
-    return report.header(config.stash[RUN])
+    run = config.stash[RUN]
+    return header_line(run.settings, run.run_id)
 
 
 @pytest.hookimpl(trylast=True)
@@ -143,12 +147,18 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the story of a failed test's sandboxes, and a worker's tally for the controller."""
     if not item.config.getoption("fulltrace", default=False):
-        report.hide_own_frames(call)
+        hide_own_frames(call)
     outcome = yield
     run = item.config.stash[RUN]
     if outcome.failed:
         run.look_after_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
-        report.add_sections(outcome, run, item)
+        add_sections(
+            outcome,
+            item,
+            sandboxes=run.used_by_test(),
+            test_started=run.test_started,
+            server_failures=[(failure.noticed, failure.story) for failure in run.connection.failures],
+        )
     mask_report(outcome)
     # A fixture of earlier tests may end with one that has none.
     if run.may_show_output or (call.when == "teardown" and run.tally.used):
@@ -184,9 +194,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if run.is_fork:
         return
     if tally.left and not run.is_worker:
-        report.warn_of_leaks(tally.left, sweep=_sweep_command(run), lease_seconds=run.settings.lease_seconds)
+        warn_of_leaks(tally.left, sweep=_sweep_command(run), lease_seconds=run.settings.lease_seconds)
     if tally.setups.left and not run.is_worker:
-        report.warn_of_snapshots(tally.setups.left, sweep=_sweep_command(run))
+        warn_of_snapshots(tally.setups.left, sweep=_sweep_command(run))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -194,7 +204,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     workers, run = config.stash[_WORKERS], config.stash[RUN]
     if run.is_fork:
         return
-    lines = report.summary(
+    lines = summary_lines(
         workers.tally,
         sweep=_sweep_command(run),
         lease_seconds=run.settings.lease_seconds,
