@@ -20,7 +20,7 @@ LONGEST = 5_000
         pytest.param(CommandStartError(["true", LONG], why="no"), id="a list that is not started"),
         pytest.param(CommandError(LONG, exit_code=1, stdout=LONG, stderr=LONG), id="failed"),
         pytest.param(CommandTimeoutError(LONG, timeout_seconds=1), id="out of time"),
-        pytest.param(CommandRun(CommandRequest(command=LONG)).lost("broken"), id="lost"),
+        pytest.param(CommandRun(CommandRequest(command=LONG)).lost_error("broken"), id="lost"),
         pytest.param(ConfigError("command", "be short", LONG), id="refused"),
         pytest.param(repr(CommandResult(LONG, 0)), id="a result"),
         pytest.param(repr(BackgroundCommand(LONG)), id="in the background"),
