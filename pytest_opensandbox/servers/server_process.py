@@ -184,7 +184,7 @@ def spawn(
         stderr=stderr,
         bufsize=0,
         env={name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | dict(environment or {}),
-        # -m looks into the working directory first, and a tested project may have a bottle.py of its own.
+        # -m looks into the working directory first, and a tested project may have a waitress.py of its own.
         cwd=Path(__file__).parents[2],
         start_new_session=True,
     )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("requests", "tenacity", "urllib3", "bottle", "waitress", "multipart", "http.client", "tarfile")
+HEAVY = ("requests", "tenacity", "urllib3", "waitress", "multipart", "http.client", "tarfile")
 
 
 def test_importing_the_plugin_imports_no_http():

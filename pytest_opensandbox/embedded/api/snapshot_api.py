@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-import bottle
-
-from pytest_opensandbox.embedded.api import parameters
+from pytest_opensandbox.embedded.api.request import Page, Request
+from pytest_opensandbox.embedded.api.routing import Response, Route, json_response
 from pytest_opensandbox.embedded.api.validation import reject, text
 from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
-Handler = Callable[..., Any]
 
-
-def snapshot_routes(registry: SandboxRegistry) -> Iterable[tuple[str, str, Handler]]:
+def snapshot_routes(registry: SandboxRegistry) -> Iterable[Route]:
     """Return method, path and handler of every route, without the ``/v1`` in front."""
     api = _Api(registry)
     one = "/snapshots/<snapshot_id>"
@@ -27,32 +23,30 @@ def snapshot_routes(registry: SandboxRegistry) -> Iterable[tuple[str, str, Handl
 
 
 class _Api:
-    """The handlers; each returns a value for JSON or a complete response."""
+    """The handlers; each gets the request and the parameters of its path."""
 
     def __init__(self, registry: SandboxRegistry) -> None:
         self._registry = registry
         self._snapshots = registry.snapshots
 
-    def create(self, sandbox_id: str) -> dict[str, object]:
-        name = _name(parameters.optional_body().get("name"))
+    def create(self, request: Request, sandbox_id: str) -> Response:
+        name = _name(request.optional_body().get("name"))
         described = self._snapshots.create(self._registry.get(sandbox_id), name)
-        bottle.response.status = 202
-        bottle.response.set_header("Location", f"/v1/snapshots/{described['id']}")
-        return described
+        return json_response(described, 202, Location=f"/v1/snapshots/{described['id']}")
 
-    def list(self) -> Mapping[str, object]:
-        page = parameters.Page()
+    def list(self, request: Request) -> Response:
+        page = Page(request)
         found = self._snapshots.find(
-            sandbox_id=parameters.last("sandboxId"), name=parameters.last("name"), states=parameters.texts("state")
+            sandbox_id=request.last("sandboxId"), name=request.last("name"), states=request.texts("state")
         )
-        return page.of(found)
+        return json_response(page.of(found))
 
-    def get(self, snapshot_id: str) -> dict[str, object]:
-        return self._snapshots.get(snapshot_id).describe()
+    def get(self, _: Request, snapshot_id: str) -> Response:
+        return json_response(self._snapshots.get(snapshot_id).describe())
 
-    def delete(self, snapshot_id: str) -> Any:
+    def delete(self, _: Request, snapshot_id: str) -> Response:
         self._snapshots.delete(snapshot_id)
-        return bottle.HTTPResponse(status=204)
+        return Response(204)
 
 
 def _name(value: object) -> str | None:

