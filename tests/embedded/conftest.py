@@ -1,4 +1,4 @@
-"""One agent, or one server, on this machine for all tests of a module that only talk to it."""
+"""One agent, or one server, for all tests of a module that only send requests to it."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ from tests.embedded.machine import Machine, running_server
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    """An agent without a sandbox around it: what it runs, runs here."""
+    """An agent without a sandbox around it: its commands run on this machine."""
     with running_agent() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """A server as the user who runs the tests; a module that wants another one says so."""
+    """A server as the user who runs the tests; a module may override it."""
     with running_server() as running:
         yield running

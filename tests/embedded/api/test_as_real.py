@@ -1,4 +1,4 @@
-"""Answers of the lifecycle API that clients were seen to depend on, as opensandbox-server 1.1.1 gives them."""
+"""Responses of the lifecycle API that clients depend on, as opensandbox-server 1.1.1 gives them."""
 
 import platform
 import time
@@ -16,7 +16,7 @@ DENY = {"defaultAction": "deny", "egress": []}
 
 @pytest.fixture
 def made(machine):
-    """Makes sandboxes that go with the test, and returns the answers."""
+    """Creates sandboxes, returns the responses, and deletes the sandboxes after the test."""
     ids = []
 
     def make(**changes):
@@ -101,9 +101,9 @@ def test_a_bad_extension_is_told_before_a_missing_snapshot(made):
 
 def test_an_answer_leaves_out_what_there_is_not(machine, made):
     created = made(metadata={}, extensions={"access.renew.extend.seconds": "300", "x": "y"}).json()
-    told = machine.request("GET", f"/v1/sandboxes/{created['id']}").json()
+    shown = machine.request("GET", f"/v1/sandboxes/{created['id']}").json()
 
-    for answer in (created, told):
+    for answer in (created, shown):
         assert not {"metadata", "extensions", "platform", "snapshotId", "expiresAt"} & answer.keys()
 
 
@@ -132,11 +132,11 @@ def test_a_restored_sandbox_has_its_source_s_metadata(machine, made):
     assert wait_until(lambda: machine.request("GET", path).json()["status"]["state"] == "Ready")
 
     restored = made(image=None, snapshotId=snapshot, metadata={"b": "own"}).json()
-    told = machine.request("GET", f"/v1/sandboxes/{restored['id']}").json()
+    shown = machine.request("GET", f"/v1/sandboxes/{restored['id']}").json()
     found = machine.request("GET", "/v1/sandboxes?metadata=a%3Dsource%26b%3Down").json()["items"]
 
     assert restored["metadata"] == {"b": "own"}
-    assert told["metadata"] == {"a": "source", "b": "own"}
+    assert shown["metadata"] == {"a": "source", "b": "own"}
     assert [item["id"] for item in found] == [restored["id"]]
 
 
@@ -164,8 +164,8 @@ def test_an_expiry_may_be_written_in_several_ways(machine, made, write):
     renewed = machine.request("POST", f"/v1/sandboxes/{sandbox_id}/renew-expiration", json={"expiresAt": write(later)})
 
     assert renewed.status_code == 200
-    told = datetime.fromisoformat(renewed.json()["expiresAt"].replace("Z", "+00:00"))
-    assert abs(told - datetime.fromtimestamp(later, timezone.utc)) < timedelta(seconds=1)
+    expires_at = datetime.fromisoformat(renewed.json()["expiresAt"].replace("Z", "+00:00"))
+    assert abs(expires_at - datetime.fromtimestamp(later, timezone.utc)) < timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, -1e308, "9" * 20, "-" + "9" * 20])

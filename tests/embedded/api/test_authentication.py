@@ -1,4 +1,4 @@
-"""Connections of callers without the key, who may be any user of the machine: they hold up nobody who has it."""
+"""Connections of callers without the key, who may be any user of the machine, do not slow down others."""
 
 import socket
 import threading
@@ -27,25 +27,25 @@ def sandbox(machine):
 
 @pytest.fixture(params=["the server", "an endpoint"])
 def address(request, machine, sandbox):
-    """What a stranger connects to."""
+    """The address that an unauthenticated caller connects to."""
     url = machine.url if request.param == "the server" else machine.client.discover_execd(sandbox).url
     host, _, port = url.split("/")[2].partition(":")
     return host, int(port)
 
 
-def connect(address, count, said=b""):
-    """Return so many connections, each of which has said something, and says no more."""
+def connect(address, count, sent=b""):
+    """Return so many connections, each of which has sent some bytes, and sends no more."""
     connections = []
     for _ in range(count):
         connection = socket.create_connection(address, timeout=SECONDS)
         with suppress(OSError):  # hung up on already
-            connection.sendall(said)
+            connection.sendall(sent)
         connections.append(connection)
     return connections
 
 
 def is_closed(connection):
-    """Say whether the other side hangs up, perhaps with some last words."""
+    """Say whether the other side closes the connection, perhaps after a response."""
     try:
         while connection.recv(65536):
             pass
@@ -57,7 +57,7 @@ def is_closed(connection):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         pytest.param(b"", id="nothing"),
         pytest.param(b"GET /v1/sandboxes HTTP/1.1\r\nHost: 127.0.0.1\r\n", id="half a head"),
@@ -66,9 +66,9 @@ def is_closed(connection):
         ),
     ],
 )
-def test_a_run_goes_on_among_silent_connections(machine, sandbox, address, said):
+def test_a_run_goes_on_among_silent_connections(machine, sandbox, address, sent):
     with ExitStack() as stack:
-        for connection in connect(address, IDLE, said):
+        for connection in connect(address, IDLE, sent):
             stack.enter_context(connection)
 
         made = machine.create()
@@ -87,7 +87,7 @@ def drip(connection, stop):
 
 
 def test_time_runs_out_for_strangers_and_not_for_a_slow_upload(machine, sandbox):
-    """Neither silence nor bytes that drip buy more of it; one test, as there is waiting in it."""
+    """Neither silence nor single bytes extend the time limit; one test, because it has to wait for it."""
     endpoint = machine.client.discover_execd(sandbox)
     host, ports = endpoint.host, (endpoint.port, int(machine.url.rpartition(":")[2]))
     path, body = endpoint.url.partition(f":{endpoint.port}")[2], b'{"command": "echo works"}'
@@ -126,7 +126,7 @@ def test_a_connection_that_has_shown_the_key_is_kept(machine):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         pytest.param(b"PING\r\n", id="redis"),
         pytest.param(b"*1\r\n$4\r\nPING\r\n", id="redis as its clients write it"),
@@ -137,24 +137,24 @@ def test_a_connection_that_has_shown_the_key_is_kept(machine):
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="http 2 at once"),
     ],
 )
-def test_what_is_not_http_is_told_so_at_once(machine, sandbox, said):
+def test_other_protocols_are_refused_at_once(machine, sandbox, sent):
     endpoint = machine.client.get_endpoint(sandbox, 6379)
     began = time.monotonic()
 
-    with connect((endpoint.host, endpoint.port), 1, said)[0] as connection:
+    with connect((endpoint.host, endpoint.port), 1, sent)[0] as connection:
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
 
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"Only HTTP/1" in answer
-    assert time.monotonic() - began < 9, "the time that a client has which says nothing"
+    assert time.monotonic() - began < 9, "the time limit of a silent client"
 
 
 def test_the_server_refuses_tls_at_once(machine):
-    """A client that was given https for http waits for an answer to its greeting."""
+    """A client with https instead of http waits for a response to its TLS handshake."""
     began = time.monotonic()
 
     with connect(("127.0.0.1", int(machine.url.rpartition(":")[2])), 1, b"\x16\x03\x01\x02\x00\x01\x00")[0] as client:
         answer = client.recv(65536)
 
     assert answer.split()[1] == b"400"
-    assert time.monotonic() - began < 9, "the time that a client has which says nothing"
+    assert time.monotonic() - began < 9, "the time limit of a silent client"

@@ -1,4 +1,4 @@
-"""Requests and answers that mean one thing to one side and another to the next, and callers who may not ask."""
+"""Request smuggling, response splitting, and unauthenticated callers."""
 
 import platform
 import socket
@@ -41,7 +41,7 @@ open("/tmp/serving", "w").close()
 
 @pytest.fixture(scope="module")
 def sandbox(machine):
-    """A sandbox with services that answer what they should not."""
+    """A sandbox with services that send malformed responses."""
     sandbox_id = machine.create()
     machine.client.upload_files(
         machine.client.discover_execd(sandbox_id), [FileUpload("/tmp/serve.py", SERVE.encode())]
@@ -53,7 +53,7 @@ def sandbox(machine):
 
 @pytest.fixture
 def send(machine):
-    """Sends bytes to the server, with a last request behind them, and returns all that comes back."""
+    """Sends bytes and one more request to the server, and returns everything that it sends back."""
     port = int(machine.url.rpartition(":")[2])
     last = "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
@@ -192,7 +192,7 @@ def test_a_caller_who_may_not_ask_is_refused(machine, send, headers, status):
     assert b"access-control" not in received.lower()
 
 
-# The server keeps bodies on the disk before anybody looks at the key.
+# Waitress stores bodies on disk before the application checks the key.
 @pytest.mark.parametrize(
     ("framing", "body"),
     [
@@ -208,7 +208,7 @@ def test_a_stranger_s_long_body_is_not_taken_in(send, framing, body, key):
     assert received.count(b"HTTP/1.1 ") <= 1
 
 
-def test_a_stranger_without_the_token_gets_nothing_from_the_direct_port(machine, sandbox):
+def test_without_the_token_the_direct_port_refuses_everything(machine, sandbox):
     relay = "/".join(machine.client.discover_execd(sandbox).url.split("/")[:3])
 
     for path in ("/ping", "/proxy/44772/ping", "/proxy/7001/", "//ping", "/files/download?path=/etc/passwd"):
@@ -224,7 +224,7 @@ def test_headers_without_end_are_cut_off(machine):
         assert connection.recv(65536).split()[1] == b"431"
 
 
-# Takes the agent's socket, which whoever runs beside the agent can do, and stops the agent.
+# Takes the agent's socket, which any process beside the agent can do, and stops the agent.
 IN_PLACE_OF_THE_AGENT = """
 import ctypes, os, signal, socket
 call = ctypes.CDLL(None, use_errno=True).syscall

@@ -93,7 +93,7 @@ def test_delete_returns_when_nothing_runs_any_more(machine):
 
 
 def test_a_sandbox_that_does_not_end_is_not_forgotten(machine):
-    """A client that is told "deleted" counts it so, and nobody looks for it again."""
+    """A client that receives "deleted" never looks for the sandbox again."""
     others = set(machine.sandbox_pids())
     sandbox_id = machine.create()
     bubblewrap = next(pid for pid in machine.sandbox_pids() if pid not in others)
@@ -183,7 +183,7 @@ def test_a_change_that_the_state_forbids_is_a_conflict(machine, path, code):
 
 
 def test_a_sandbox_is_gone_when_its_time_is_up(machine):
-    """The lease: whoever stops renewing must not leave anything behind."""
+    """The lease: a client that stops renewing must not leave anything behind."""
     sandbox_id = machine.create()
     pids = machine.sandbox_pids()
     soon = datetime.now(timezone.utc) + timedelta(seconds=0.3)
@@ -258,7 +258,7 @@ def test_twenty_sandboxes_at_once_are_twenty(machine):
 
 
 def test_nothing_of_a_deleted_sandbox_stays_in_the_server(machine):
-    """A session makes thousands of sandboxes on one server."""
+    """A session creates thousands of sandboxes on one server."""
 
     def held():
         pid = machine.process.pid

@@ -30,8 +30,8 @@ class Echo(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"x")
             self.close_connection = True
             return
-        said = {"method": self.command, "path": self.path, "headers": dict(self.headers), "length": len(body)}
-        data = json.dumps(said).encode()
+        request = {"method": self.command, "path": self.path, "headers": dict(self.headers), "length": len(body)}
+        data = json.dumps(request).encode()
         self.send_response(302 if self.path == "/moved" else 200)
         if self.path == "/moved": self.send_header("Location", "/elsewhere?a=b")
         self.send_header("Set-Cookie", "a=1"); self.send_header("Set-Cookie", "b=2")
@@ -81,7 +81,7 @@ def test_the_agent_answers(port):
 
 
 def test_the_address_alone_opens_the_port(port):
-    """Many clients send no headers of an endpoint's, as on a real server's direct ports and its proxy."""
+    """Many clients do not send an endpoint's headers: a real server's ports and proxy need none."""
     url, _ = port(44772)
 
     assert requests.get(f"{url}/ping", timeout=10).status_code == 200
@@ -113,10 +113,10 @@ def test_a_sandbox_s_secret_opens_nothing_but_its_proxy(machine, sandbox):
 def test_a_service_is_not_told_the_secret(port):
     url, headers = port(8000)
 
-    said = requests.get(f"{url}/x", timeout=10).json()
+    request = requests.get(f"{url}/x", timeout=10).json()
 
-    assert said["path"] == "/x"
-    assert headers["X-EXECD-ACCESS-TOKEN"] not in str(said)
+    assert request["path"] == "/x"
+    assert headers["X-EXECD-ACCESS-TOKEN"] not in str(request)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
@@ -125,9 +125,9 @@ def test_a_service_answers(port, method):
 
     answer = requests.request(method, f"{url}/a%20b/c?x=1&x=%2F&y", headers=headers, data=b"12345", timeout=10)
 
-    said = answer.json()
-    assert (said["method"], said["path"]) == (method, "/a%20b/c?x=1&x=%2F&y")
-    assert said["length"] == 5 or method == "GET"
+    request = answer.json()
+    assert (request["method"], request["path"]) == (method, "/a%20b/c?x=1&x=%2F&y")
+    assert request["length"] == 5 or method == "GET"
 
 
 def test_an_answer_arrives_piece_by_piece(port):
@@ -181,11 +181,11 @@ def test_a_sandbox_that_has_ended_is_a_bad_gateway(machine):
 def test_credentials_stop_at_the_proxy(machine, through_server):
     secret = {"Authorization": "Bearer s", "Cookie": "c=s", "X-Forwarded-For": "1.2.3.4", "X-Kept": "yes"}
 
-    said = through_server("GET", "/8000/", headers={"OPEN-SANDBOX-API-KEY": machine.api_key, **secret}).json()[
+    headers = through_server("GET", "/8000/", headers={"OPEN-SANDBOX-API-KEY": machine.api_key, **secret}).json()[
         "headers"
     ]
 
-    received = {name.lower(): value for name, value in said.items()}
+    received = {name.lower(): value for name, value in headers.items()}
     assert received["x-kept"] == "yes"
     assert "1.2.3.4" not in received.values()
     assert not {"authorization", "cookie", "open-sandbox-api-key"} & received.keys()
@@ -263,7 +263,7 @@ def test_a_service_is_reached_whichever_loopback_it_listens_on(machine, port, sa
 
 @pytest.fixture
 def fresh():
-    """A server of which nobody has asked anything yet: what others left hanging would count."""
+    """A new server: requests that another test left hanging would count."""
     with running_server() as machine:
         yield machine
 
@@ -278,7 +278,7 @@ def test_a_paused_sandbox_can_be_resumed_while_requests_wait_for_it(fresh):
         waiting = [stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(70)]
         for connection in waiting:
             connection.sendall(f"GET /{path}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        # What is refused, is so at once: the others have a thread each by then.
+        # Refusals come at once: the other requests have a thread each by then.
         assert wait_until(lambda: len(select.select(waiting, [], [], 0)[0]) == 14)
 
         fresh.client.resume(sandbox_id)

@@ -1,4 +1,4 @@
-"""Who may ask, and what a request must look like."""
+"""Authentication and validation of requests."""
 
 import socket
 
@@ -34,7 +34,7 @@ def test_everything_else_needs_the_key(machine, method, path):
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::2]:80", "localhost.x"]
 )
 def test_a_foreign_host_name_is_refused(machine, host):
-    """A page in a browser can have its own name point at 127.0.0.1."""
+    """A page in a browser can make its own host name point to 127.0.0.1."""
     refused = machine.request("GET", "/health", headers={"Host": host})
 
     assert refused.status_code in (400, 403)
@@ -60,7 +60,7 @@ def test_a_wrong_method_is_told_apart_from_a_wrong_path(machine):
 
 
 def test_a_refused_head_leaves_its_connection_in_step(machine):
-    """Bytes of a body that HEAD must not have would be taken for the next answer."""
+    """The client would take a body after HEAD for the next response."""
     host, _, port = machine.url.removeprefix("http://").partition(":")
     head, get = (f"{method} /health HTTP/1.1\r\nHost: {host}\r\n" for method in ("HEAD", "GET"))
 
@@ -185,7 +185,7 @@ def test_signed_routes_are_refused(machine, query):
 
 
 def test_a_fault_of_ours_is_a_plain_500_and_the_server_lives_on(machine):
-    """A bug must not take the run's other sandboxes with it."""
+    """A bug must not end the run's other sandboxes."""
     broken = machine.request("POST", "/v1/sandboxes", data=b'{"image": {"uri": "host"}, "timeout": 1e400}')
 
     assert broken.status_code in (422, 500)

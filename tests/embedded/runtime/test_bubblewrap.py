@@ -1,4 +1,4 @@
-"""The namespaces themselves, without an agent: overlays, their stand-in, and refusals."""
+"""Namespaces without an agent: overlays, read-only binds in place of them, and refusals."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ def found(host, layer):
 
 @pytest.fixture
 def read_only(host, layer, found):
-    """The stand-in for a machine that refuses overlays."""
+    """A bubblewrap as on a machine that refuses overlays."""
     options = tuple(sandbox_options(host, layer, is_copy_on_write=False))
     return Bubblewrap(found.executable, options, is_copy_on_write=False)
 
@@ -136,7 +136,7 @@ def test_space_is_limited_all_together_where_there_is_no_namespace_around(read_o
 
 @pytest.fixture
 def refusing(tmp_path):
-    """A program that refuses in bubblewrap's words."""
+    """A program that refuses with bubblewrap's message."""
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     program.chmod(0o755)

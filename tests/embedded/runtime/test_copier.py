@@ -1,4 +1,4 @@
-"""The program that copies what a sandbox wrote, on trees of this machine: what it takes, and where it gives up."""
+"""The copier on trees of this machine: what it copies, and its limits."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""What a sandbox tries so as to live on after its server was killed, which can then do nothing about it any more."""
+"""Attempts of a sandbox to outlive its server, which is killed and can do nothing about it."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import pytest
 from tests.embedded.machine import USERS, is_alive, running_server, wait_until
 
 LIVE_ON = "nohup setsid sh -c 'sleep 1000; true' > /dev/null 2>&1 &"
-# Traces process 1 of its namespace, and has it call prctl(PR_SET_PDEATHSIG, 0), by which bubblewrap had bound it.
+# Traces process 1 of its namespace, and makes it call prctl(PR_SET_PDEATHSIG, 0), which cancels what bubblewrap set.
 FORGET = """
 import ctypes, os
 trace = ctypes.CDLL(None, use_errno=True).ptrace
@@ -38,7 +38,7 @@ def machine(request):
 
 
 def is_gone_with_the_server(machine):
-    """Kill the server as nobody can expect, and say whether its sandboxes end."""
+    """Kill the server without warning, and say whether its sandboxes end."""
     pids = machine.sandbox_pids()
     assert len(pids) >= 4
     machine.process.kill()
@@ -77,7 +77,7 @@ def test_a_paused_sandbox_ends_with_the_server(machine):
 
 
 def test_an_agent_that_is_kept_from_seeing_the_end_goes_with_it(machine):
-    """The agent waits for the end of a pipe; a second writer keeps that end away."""
+    """The agent waits for the end of a pipe; a second writer prevents it."""
     sandbox_id = machine.create()
     hold = "for f in /proc/2/fd/*; do [ -p $f ] && exec {held}<>$f; done; exec sleep 1000"
     machine.run(sandbox_id, f"nohup setsid bash -c '{hold}' > /dev/null 2>&1 &")

@@ -1,4 +1,4 @@
-"""What a sandbox tries on the files of this machine that it can reach by any path: no inode of the host may change."""
+"""Attacks of a sandbox on the host's files that it can reach by any path: no inode may change."""
 
 import hashlib
 import importlib.util
@@ -52,14 +52,14 @@ print('tried', len(places))
 
 
 def of_the_host():
-    """Yield files and directories of the host that a sandbox has some way to."""
+    """Yield files and directories of the host that a sandbox can reach."""
     libraries = (importlib.util.find_spec(name).origin for name in ("waitress", "python_multipart"))
     files = ["/etc/passwd", "/usr/bin/env", "/dev/null", "/var/lib/dpkg/status", "/usr/lib/os-release"]
     yield from filter(os.path.exists, [*files, os.path.realpath(sys.executable), *libraries, "/etc", "/opt", "/usr"])
 
 
 def state(path):
-    """Return all that can be changed of a file; anybody who may write to a device sets its times."""
+    """Return the metadata of a file; without the times of a device, which a write changes."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # others make files in the same directories meanwhile
         return status.st_mode, status.st_uid

@@ -28,7 +28,7 @@ def python(machine, sandbox):
     return run
 
 
-# Root in a sandbox of root owns the host's nodes: a chmod 000 of /dev/null would hit everybody on the machine.
+# Root in a sandbox of root owns the host's nodes: a chmod 000 of /dev/null would concern all users of the machine.
 @pytest.mark.parametrize("node", ["null", "zero", "full", "random", "urandom", "tty"])
 @pytest.mark.parametrize("change", ["chmod 666", "chown 0", "touch -d 2001-01-01"])
 def test_a_device_node_of_the_host_cannot_be_changed(run, change, node):
@@ -55,7 +55,7 @@ def test_the_permissions_of_the_kernel_s_files_cannot_be_changed(run, name):
 
 
 @SERVED_BY_ROOT
-def test_what_the_kernel_tells_only_root_is_not_told(run):
+def test_what_the_kernel_shows_only_to_root_stays_hidden(run):
     private = [entry.path for entry in os.scandir("/proc") if entry.is_file() and not entry.stat().st_mode & 0o004]
     assert private
 
@@ -185,7 +185,7 @@ KEYS = "import ctypes; call = ctypes.CDLL(None).syscall; print(call({}))"
 @X86_64_ONLY
 @pytest.mark.parametrize("keyring", [pytest.param(-3, id="of the session"), pytest.param(-4, id="of the user")])
 def test_no_key_can_be_kept_or_found(machine, python, keyring):
-    """The user's keyring is the one of the host's user, so that no sandbox may have anything to do with it."""
+    """The user's keyring is that of the host's user, so no sandbox may use it."""
     one, other = machine.create(), machine.create()
 
     added = python(KEYS.format(f"248, b'user', b'of-one', b'secret', 6, {keyring}"), one)
@@ -194,8 +194,8 @@ def test_no_key_can_be_kept_or_found(machine, python, keyring):
     assert (added, found) == ("-1", "-1")
 
 
-# Whoever runs beside the agent can be the agent. A connection that it takes from the server carries a handle
-# of the server's process, and nothing must come of that.
+# Any process beside the agent can replace the agent. A connection that it accepts from the server carries a handle
+# of the server's process, which must be of no use.
 THEFT = """
 import array, ctypes, os, socket
 call = ctypes.CDLL(None, use_errno=True).syscall
@@ -208,11 +208,11 @@ for number in map(int, os.listdir("/proc/2/fd")):
             break
 listener.settimeout(20)
 connection, _ = listener.accept()
-said = open("/tmp/saying", "w")
+results = open("/tmp/unfinished", "w")
 try:
     server = array.array("i", connection.getsockopt(socket.SOL_SOCKET, 77, 4))[0]
 except OSError:
-    print("no handle", -1, file=said)
+    print("no handle", -1, file=results)
 else:
     for name, arguments in (
         ("signal", (424, server, 0, None, 0)),
@@ -220,9 +220,9 @@ else:
         ("namespace", (308, server, 0x20000)),
         ("memory", (440, server, None, 0, 21, 0)),
     ):
-        print(name, call(*arguments), file=said)
-said.close()
-os.rename("/tmp/saying", "/tmp/said")
+        print(name, call(*arguments), file=results)
+results.close()
+os.rename("/tmp/unfinished", "/tmp/results")
 """
 
 
@@ -235,12 +235,12 @@ def test_the_agent_s_socket_leads_nowhere(machine):
     def is_stolen():
         socket.create_connection((relay.host, relay.port)).close()
         with suppress(OpenSandboxError):  # it may take this connection as well
-            return machine.run(sandbox_id, "ls /tmp/said").exit_code == 0
+            return machine.run(sandbox_id, "ls /tmp/results").exit_code == 0
         return False
 
     assert wait_until(is_stolen)
-    said = machine.run(sandbox_id, "cat /tmp/said").stdout.splitlines()
-    assert {line.rpartition(" ")[2] for line in said} == {"-1"}
+    results = machine.run(sandbox_id, "cat /tmp/results").stdout.splitlines()
+    assert {line.rpartition(" ")[2] for line in results} == {"-1"}
     assert machine.process.poll() is None
 
 

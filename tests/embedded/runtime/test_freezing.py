@@ -114,7 +114,7 @@ assert libc.timer_create(1, event, ctypes.byref(timer)) == 0
 assert libc.timer_settime(timer, 0, times, None) == 0
 while True: pass
 """
-# Its parent is killed later. Then nobody in its session could let it go on, so the kernel does, with a SIGHUP before.
+# Its parent is killed later. Then no process of its session could continue it, so the kernel does, after a SIGHUP.
 ORPHAN = (
     ALARM.replace("SIGCONT", "SIGKILL")
     .replace("10**7, 0, 10**7", "0, 1000, 0")
@@ -130,12 +130,12 @@ while True""",
 
 
 @pytest.mark.parametrize(("script", "alarm"), [(ALARM, signal.SIGCONT), (ORPHAN, signal.SIGKILL)])
-def test_a_sandbox_that_wakes_itself_up_is_not_called_paused(machine, script, alarm):
+def test_a_sandbox_that_wakes_itself_up_is_not_paused(machine, script, alarm):
     """A timer of the kernel sends its signal to a process that is stopped, too."""
     sandbox_id, _ = start(machine, script, processes=1)
     pids = f"python3 -c 'import time; time.sleep(0.2)'; grep -l 'signal: {alarm:d}/' /proc/[0-9]*/timers"
     if machine.run(sandbox_id, pids).exit_code:
-        pytest.skip("this kernel does not tell of timers")
+        pytest.skip("this kernel does not list timers")
 
     with pytest.raises(ApiError, match=f"a timer of a process in it sends {alarm.name}"):
         machine.client.pause(sandbox_id)
@@ -184,15 +184,15 @@ import json, os, subprocess, sys, time
 bystander = subprocess.Popen(["sleep", "1000"])
 ends = [os.open("/proc/self/ns/pid", os.O_RDONLY), os.open("/proc", os.O_RDONLY)]
 order = {"namespace": ends[0], "processes": ends[1], "is_inside": False, "seconds": 1, "parent": os.getpid()}
-said = subprocess.run([sys.executable, "-I", "-S", sys.argv[1]], input=json.dumps(order), text=True, pass_fds=ends,
+report = subprocess.run([sys.executable, "-I", "-S", sys.argv[1]], input=json.dumps(order), text=True, pass_fds=ends,
                       stdout=subprocess.PIPE).stdout
-print(said, open(f"/proc/{bystander.pid}/stat").read().split()[2])
+print(report, open(f"/proc/{bystander.pid}/stat").read().split()[2])
 """
 
 
 @pytest.mark.parametrize("user", [[], ["--unshare-user"]], ids=["", "with users of its own"])
 def test_what_stops_a_sandbox_never_stops_its_own_namespace(user):
-    """Around it is a namespace of the test's, or a failure would stop this machine."""
+    """The test adds a namespace around it, or a failure would stop this machine."""
     around = [
         bwrap_path(),
         "--dev-bind",
@@ -206,11 +206,11 @@ def test_what_stops_a_sandbox_never_stops_its_own_namespace(user):
         "--",
     ]
 
-    said = subprocess.run(
+    done = subprocess.run(
         [*around, sys.executable, "-c", STOP_OWN, freezer_program.__file__], capture_output=True, text=True
     )
 
-    assert said.stdout.split("}") == ['{"error": "its namespace cannot be entered: it is the server\'s own"', " S\n"]
+    assert done.stdout.split("}") == ['{"error": "its namespace cannot be entered: it is the server\'s own"', " S\n"]
 
 
 def test_a_sandbox_that_ends_while_it_is_paused_is_refused_in_words():
@@ -223,7 +223,7 @@ def test_a_sandbox_that_ends_while_it_is_paused_is_refused_in_words():
     assert wait_until(lambda: not is_alive(first.pid))
     order = {"namespace": namespace, "processes": proc, "is_inside": False, "seconds": 1, "parent": os.getpid()}
 
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-I", "-S", freezer_program.__file__],
         input=json.dumps(order),
         capture_output=True,
@@ -233,5 +233,5 @@ def test_a_sandbox_that_ends_while_it_is_paused_is_refused_in_words():
 
     os.close(namespace)
     os.close(proc)
-    assert said.stdout == '{"error": "no process can be started to stop it: Cannot allocate memory"}'
-    assert said.stderr == ""
+    assert done.stdout == '{"error": "no process can be started to stop it: Cannot allocate memory"}'
+    assert done.stderr == ""

@@ -36,7 +36,7 @@ def ids_of(machine):
 
 
 @SERVED_BY_ROOT
-def test_each_sandbox_of_root_is_another_nobody_outside():
+def test_each_sandbox_of_root_has_other_users_outside():
     with running_server() as one, running_server() as other:
         for machine in (one, one, other):
             machine.create()
@@ -66,7 +66,7 @@ def test_a_container_s_root_gives_its_sandboxes_users_as_well():
 
 @SERVED_BY_ROOT
 def test_device_nodes_are_protected_where_root_cannot_give_users():
-    """Then root in a sandbox is the one who owns them: a chmod there would hit everybody on the machine."""
+    """Then root in a sandbox is the one who owns them: a chmod there would concern all users of the machine."""
 
     def try_to_mount():
         with pytest.raises(OSError, match="no directory to mount over"):
@@ -81,7 +81,7 @@ def test_device_nodes_are_protected_where_root_cannot_give_users():
 
 
 @SERVED_BY_ROOT
-def test_a_server_that_finds_no_free_ids_does_not_do_with_less(tmp_path):
+def test_a_server_without_free_ids_refuses_to_start(tmp_path):
     """Its sandboxes would be root outside. Another process has all ids, in a /run of the server's own."""
     tmp_path.chmod(0o755)
     libc, private, bind = ctypes.CDLL(None), 0x44000, 0x1000
@@ -144,11 +144,11 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize(("command", "said"), OWN)
-def test_root_inside_is_root_over_what_is_its_own(run, command, said):
+@pytest.mark.parametrize(("command", "output"), OWN)
+def test_root_inside_is_root_over_what_is_its_own(run, command, output):
     done = run(f"cd $(mktemp -d); {command}")
 
-    assert (done.stdout.strip(), done.stderr) == (said, "")
+    assert (done.stdout.strip(), done.stderr) == (output, "")
 
 
 @SERVED_BY_ROOT
@@ -252,7 +252,7 @@ def test_a_snapshot_s_ids_are_not_those_of_a_new_sandbox(served_by_root):
 
 @SERVED_BY_ROOT
 def test_the_number_of_processes_is_bounded_for_all_users_of_a_sandbox(served_by_root):
-    """Each user has a number of his own; the kernel counts them together for the namespace."""
+    """The kernel counts the processes of all users of the namespace together."""
     threads = """
 import os, sys, threading
 os.setuid(int(sys.argv[1]))

@@ -30,7 +30,7 @@ SOFT = {
 ADDR_NO_RANDOMIZE = 0x0040000
 
 
-def be_odd():
+def change_state():
     """Ignore and block signals, be nice, and lower what can be lowered."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -44,7 +44,7 @@ def be_odd():
 
 @pytest.fixture(scope="module")
 def odd(user):
-    with running_server(user=user, before=be_odd) as machine:
+    with running_server(user=user, before=change_state) as machine:
         yield machine
 
 
@@ -91,18 +91,18 @@ for name in ("CPU", "DATA", "FSIZE", "NOFILE", "STACK", "NICE", "RTPRIO", "MSGQU
 
 
 def test_limits_are_those_of_a_sandbox(run):
-    said = {name: (int(soft), int(hard)) for name, soft, hard in map(str.split, run(LIMITS).stdout.splitlines())}
+    limits = {name: (int(soft), int(hard)) for name, soft, hard in map(str.split, run(LIMITS).stdout.splitlines())}
 
     def hard(name):
         return resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1]
 
     for name in ("CPU", "DATA", "FSIZE"):
-        assert said[name] == (hard(name), hard(name))
-    assert said["NOFILE"][0] == min(8192, *(limit for limit in [hard("NOFILE")] if limit >= 0))
-    assert said["NOFILE"][1] <= 65_536
-    assert said["STACK"][0] == 8 * MIB
-    assert said["NICE"] == said["RTPRIO"] == (0, 0)
-    assert said["MSGQUEUE"][1] <= 819_200
+        assert limits[name] == (hard(name), hard(name))
+    assert limits["NOFILE"][0] == min(8192, *(limit for limit in [hard("NOFILE")] if limit >= 0))
+    assert limits["NOFILE"][1] <= 65_536
+    assert limits["STACK"][0] == 8 * MIB
+    assert limits["NICE"] == limits["RTPRIO"] == (0, 0)
+    assert limits["MSGQUEUE"][1] <= 819_200
 
 
 def test_the_server_may_open_as_many_files_as_the_machine_lets_it(odd):
@@ -126,7 +126,7 @@ def test_a_hard_limit_of_processes_below_ours_is_no_obstacle(user):
 
 
 def test_a_server_ends_with_its_signals_though_they_were_ignored(user):
-    with running_server(user=user, before=be_odd) as machine:
+    with running_server(user=user, before=change_state) as machine:
         machine.create()
         machine.process.send_signal(signal.SIGTERM)
 

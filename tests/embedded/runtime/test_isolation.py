@@ -1,4 +1,4 @@
-"""What a sandbox must not see, keep, change or outlive; as the user who runs the tests, and as an ordinary one."""
+"""The isolation of a sandbox: what it must not see, keep, change or outlive, for each user of a server."""
 
 import ctypes
 import os
@@ -166,7 +166,7 @@ KEYCTL = "import ctypes; call = ctypes.CDLL(None).syscall; "
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the system calls are those of x86_64")
 def test_keys_of_the_host_s_session_cannot_be_read(user):
-    """Kerberos tickets and file system keys live there, and the kernel hands them down to every child."""
+    """Kerberos tickets and file system keys lie there, and the kernel passes them on to every child."""
 
     def put_a_key_into_a_session_keyring():
         call = ctypes.CDLL(None).syscall
@@ -251,7 +251,7 @@ def test_environment_values_do_not_show_in_the_host_s_process_list(machine):
     ],
 )
 def test_nothing_outlives_the_server(user, end):
-    """A session that is killed must not leave processes on somebody's machine."""
+    """A killed session must not leave processes behind."""
     with running_server(user=user) as machine:
         sandbox_id = machine.create()
         machine.run(sandbox_id, "nohup setsid sleep 1000 > /dev/null 2>&1 &")

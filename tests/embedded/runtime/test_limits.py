@@ -1,4 +1,4 @@
-"""How much memory there is, and who goes when there is none left."""
+"""Limits of memory, and which process the kernel ends when memory runs out."""
 
 import os
 import time
@@ -20,7 +20,7 @@ PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 @pytest.fixture
 def proc(tmp_path):
-    """A /proc whose process is in control groups, and a place for these."""
+    """Creates a /proc whose process is in control groups, and the files of these groups."""
     (tmp_path / "proc" / "self").mkdir(parents=True)
 
     def make(cgroup, mountinfo, limits):
@@ -78,7 +78,7 @@ def test_without_groups_the_machine_s_memory_counts(tmp_path):
 
 
 def limited_group():
-    """Make a control group of 320 MiB, in either version; None where that cannot be."""
+    """Create a control group of 320 MiB, in either version; None where that is impossible."""
     for top, limit in (("memory", "memory.limit_in_bytes"), ("unified", "memory.max"), (".", "memory.max")):
         group = Path("/sys/fs/cgroup", top, f"pytest-opensandbox-{uuid.uuid4()}")
         with suppress(OSError):

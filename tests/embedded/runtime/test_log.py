@@ -1,4 +1,4 @@
-"""What a sandbox prints: its lines and times, its space, and what a flood of it costs the server."""
+"""The log of a sandbox: lines, times, size, and what a flood of output costs the server."""
 
 import os
 import time
@@ -70,7 +70,7 @@ def test_single_bytes_take_no_more_room_than_they_are_worth():
 
 @pytest.mark.parametrize("flood", ["yes > /proc/2/fd/2", "head -c 100000000000 /dev/zero > /proc/1/fd/1"])
 def test_who_prints_without_end_waits_and_not_the_server(machine, flood):
-    """The time that the server takes is told by the kernel, so that load on the machine does not count."""
+    """Processor time is measured, so that load on the machine does not count."""
 
     def used_seconds():
         fields = Path(f"/proc/{machine.process.pid}/stat").read_text().rpartition(")")[2].split()

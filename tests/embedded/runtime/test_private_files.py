@@ -1,4 +1,4 @@
-"""What is private on the host stays private inside, at any depth of the system directories, whoever runs the server."""
+"""Private files of the host stay private inside, at any depth of the system directories, for each user of a server."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not AS_ROOT, reason="takes the right to write be
 
 @pytest.fixture(params=["/opt", "/usr/share", "/usr/local/lib"])
 def private(request):
-    """A directory of the host with files that are not for everybody: of root, of the user, and of his group."""
+    """A directory of the host with private files: of root, of the user, and of the user's group."""
     folder = Path(tempfile.mkdtemp(prefix="private-", dir=request.param))
     folder.chmod(0o755)
     (folder / DEEP).mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_what_is_private_is_not_read_where_overlays_are_refused(private, without
 
 @pytest.fixture
 def listening():
-    """A socket and a pipe of the host in a system directory, open to everybody."""
+    """A socket and a pipe of the host in a system directory, open to all users."""
     folder = Path(tempfile.mkdtemp(prefix="open-", dir="/opt"))
     folder.chmod(0o755)
     os.mkfifo(folder / "pipe")
@@ -138,7 +138,7 @@ def test_sockets_and_pipes_of_the_host_are_out_of_reach(listening, user, without
 
 @pytest.mark.parametrize("user", USERS)
 def test_a_search_meets_no_closed_directory(user):
-    """Root's server does not look through all of /usr: there the kernel keeps what is private."""
+    """Root's server does not search all of /usr: the kernel keeps private files closed there."""
     everywhere = "/etc" if user is None else "/etc /usr /opt"
     with running_server(user=user) as machine:
         sandbox_id = machine.create()

@@ -1,4 +1,4 @@
-"""Copies in and out of embedded sandboxes, whose root has no right to override modes, as root and as another user."""
+"""Copies in and out of embedded sandboxes, whose root may not override modes, for each user of a server."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ from tests.embedded.machine import USERS, running_server
 
 @pytest.fixture(scope="module", params=USERS)
 def lifecycle(request) -> Iterator[Lifecycle]:
-    """What makes sandboxes on a server of one user."""
+    """Creates sandboxes on the server of one user."""
     with running_server(user=request.param) as machine:
         lifecycle = Lifecycle(Client(machine.url, machine.api_key), tags=RunTags("copies"))
         yield lifecycle

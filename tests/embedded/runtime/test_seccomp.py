@@ -1,4 +1,4 @@
-"""The filter for system calls: what it does on each processor, by an interpreter, and in a sandbox on this one."""
+"""The filter for system calls: in an interpreter for each processor, and in a sandbox on this one."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ import pytest
 from pytest_opensandbox.embedded.runtime.seccomp import ALLOW, KILL, MACHINES, REFUSE, filter_program
 from tests.embedded.machine import USERS, running_server
 
-# Written by the headers of the C library for Linux 6.1; the file says which.
+# Generated from the headers of the C library for Linux 6.1; the file names them.
 NUMBERS = json.loads(Path(__file__).with_name("system_calls.json").read_text())
 I386, ARM = 0x40000003, 0x40000028
 X32 = 0x40000000
@@ -53,19 +53,19 @@ def machine(request):
 
 
 @pytest.fixture
-def judge(machine):
-    """Says what the filter of a machine does with a call, by its name."""
+def action(machine):
+    """Returns the filter's action for a system call of one processor, by name."""
     program = filter_program(machine)
     return lambda name, *arguments: verdict(program, MACHINES[machine], NUMBERS[machine][name], *arguments)
 
 
-def test_every_call_is_refused_or_served_as_the_table_says(machine, judge):
+def test_every_call_is_refused_or_served_as_the_table_says(machine, action):
     expected = {
         name: EPERM if name in NOT_PERMITTED else ENOSYS if name in NOT_KNOWN else ALLOW
         for name in NUMBERS[machine].keys() - JUDGED_BY_ARGUMENTS
     }
 
-    assert {name: judge(name) for name in expected} == expected
+    assert {name: action(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_every_call_is_refused_or_served_as_the_table_says(machine, judge):
         *[("personality", [value], EPERM) for value in (0x400000, 0x100000, 0x200000, 0xFFFFFFFE)],
     ],
 )
-def test_arguments_decide_where_a_call_can_do_both(judge, name, arguments, expected):
-    assert judge(name, *arguments) == expected
+def test_arguments_decide_where_a_call_can_do_both(action, name, arguments, expected):
+    assert action(name, *arguments) == expected
 
 
 def test_a_call_of_another_processor_ends_its_program(machine):
@@ -138,7 +138,7 @@ for line in sys.argv[1:]:
     failed = call(*(ctypes.c_long(int(number)) for number in numbers)) < 0
     print(name, ctypes.get_errno() if failed else 0)
 """
-# Calls that are harmless, and that kernels serve for anybody, or for root in a namespace.
+# Calls that are harmless, and that kernels serve for every user, or for root in a namespace.
 INSIDE = {
     "keyctl": [0, -4, 0],  # the id of the user's keyring, which is the host user's
     "add_key": [0, 0, 0, 0, -4],
@@ -171,9 +171,9 @@ def test_calls_are_refused_in_a_sandbox(run):
     numbers = NUMBERS[platform.machine()]
     lines = [f"'{name} {numbers[name]} {' '.join(map(str, values))}'" for name, values in INSIDE.items()]
 
-    said = run(f'python3 -c "$CALL" {" ".join(lines)}').stdout.split()
+    results = run(f'python3 -c "$CALL" {" ".join(lines)}').stdout.split()
 
-    assert dict(zip(said[::2], map(int, said[1::2]), strict=True)) == {
+    assert dict(zip(results[::2], map(int, results[1::2]), strict=True)) == {
         name: CODES.get(name, errno.EPERM) for name in INSIDE
     }
 

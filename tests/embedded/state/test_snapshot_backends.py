@@ -101,7 +101,7 @@ def test_without_nested_namespaces_a_snapshot_is_refused_with_the_reason(running
 
 @pytest.mark.skipif(not AS_ROOT, reason="takes an overlay for temporary files, which only root can mount")
 def test_deletions_are_kept_where_temporary_files_lie_on_an_overlay(tmp_path):
-    """So it is in a container, and the kernel makes no ordinary mark of a deletion there."""
+    """Containers are like this, and the kernel creates no ordinary whiteouts there."""
     below, above, work, place = (tmp_path / name for name in ("below", "above", "work", "place"))
     for path in (below, above, work, place):
         path.mkdir()
@@ -157,7 +157,7 @@ def test_without_nested_namespaces_process_1_collects_after_a_pause(running, use
 
 
 def _answers(machine: Machine, sandbox_id: str) -> bool:
-    """Say whether a command runs; what forks all the time may leave no room for one at the moment."""
+    """Say whether a command runs; forks may use up the limit of processes for a moment."""
     with suppress(CommandStartError):
         return machine.run(sandbox_id, "echo here").stdout == "here"
     return False

@@ -1,4 +1,4 @@
-"""Snapshots of the embedded server: states, refusals, listings, and what is left of them."""
+"""Snapshots of the embedded server: states, refusals, listings, and their removal."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def sandbox(machine):
 
 
 def take(machine, sandbox_id, body=None):
-    """Take a snapshot; return what is said of it when it is no longer being made."""
+    """Take a snapshot; return its description once it is ready or failed."""
     made = machine.request("POST", f"/v1/sandboxes/{sandbox_id}/snapshots", json=body)
     path = f"/v1/snapshots/{made.json()['id']}"
     assert wait_until(lambda: machine.request("GET", path).json()["status"]["state"] != "Creating")
@@ -28,7 +28,7 @@ def take(machine, sandbox_id, body=None):
 
 
 def restore(machine, snapshot_id):
-    """Make a sandbox from a snapshot and return its id; its agent answers."""
+    """Restore a snapshot, wait for the agent, and return the sandbox's id."""
     sandbox_id = machine.client.create_sandbox(SandboxOpts(image=None, snapshot_id=snapshot_id)).id
     machine.client.wait_ready(sandbox_id)
     return sandbox_id
@@ -201,7 +201,7 @@ def test_a_snapshot_of_a_sandbox_deleted_meanwhile_ends(machine):
     ],
 )
 def test_snapshots_go_with_the_server(user, end):
-    """Not even a server that is killed may leave somebody's memory full."""
+    """Not even a killed server may leave files in memory."""
     with running_server(user=user) as machine:
         source = machine.create()
         machine.run(source, "mkdir -p /root/closed && touch /root/closed/in && chmod 000 /root/closed")
@@ -251,7 +251,7 @@ def test_a_server_without_snapshots_makes_no_place_for_them():
 
 
 def test_a_small_shared_memory_is_not_used():
-    """Docker gives a container 64 MiB of it."""
+    """Docker gives a container 64 MiB of shared memory."""
     made = SnapshotLayers(needed_bytes=os.statvfs("/dev/shm").f_blocks << 20)
 
     layer = made.new()

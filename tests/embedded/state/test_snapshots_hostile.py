@@ -1,4 +1,4 @@
-"""What hostile code in a sandbox tries on a snapshot of it, and through it on the machine and on later sandboxes."""
+"""Attacks of hostile code through a snapshot, on the machine and on restored sandboxes."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def machine(request):
 
 @pytest.fixture
 def kept(machine):
-    """Has hostile code work in a sandbox and keeps it; returns what is said of the snapshot, and a restored sandbox."""
+    """Runs hostile code in a sandbox and takes a snapshot; returns its description, and a restored sandbox."""
     made = []
 
     def keep(command):
@@ -60,7 +60,7 @@ LEAD_ASTRAY = [
 
 @pytest.fixture
 def in_sight():
-    """A directory of the host that is in sight while a sandbox is being built, and that everybody may write to."""
+    """A directory of the host that all users may write to, visible while bubblewrap builds a sandbox."""
     path = Path(tempfile.mkdtemp(dir="/dev/shm"))
     path.chmod(0o777)
     yield path
@@ -70,7 +70,7 @@ def in_sight():
 @pytest.mark.parametrize("command", LEAD_ASTRAY)
 @pytest.mark.parametrize("root", ["/oldroot", "../../../oldroot"])
 def test_links_do_not_lead_a_restored_sandbox_s_mounts_to_the_host(machine, kept, in_sight, command, root):
-    """Bubblewrap builds a sandbox with the host's directories in sight, and follows links as it sees them."""
+    """Bubblewrap sees the host's directories while it builds a sandbox, and follows links into them."""
     snapshot, sandbox = kept(f"({command.format(host=f'{root}{in_sight}')}) 2>/dev/null; true")
 
     assert snapshot["status"]["state"] == "Ready"
@@ -256,7 +256,7 @@ _PRIVATE_DIRECTORIES = (
 
 
 def _destinations(options):
-    """Yield where bubblewrap mounts, links or makes directories."""
+    """Yield the paths at which bubblewrap mounts, links or creates directories."""
     takes_two = {"--bind", "--ro-bind", "--ro-bind-try", "--dev-bind", "--symlink"}
     takes_one = {"--tmpfs", "--dev", "--proc", "--dir", "--tmp-overlay"}
     for index, option in enumerate(options):
