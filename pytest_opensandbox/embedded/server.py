@@ -96,14 +96,14 @@ class EmbeddedServer:
         from pytest_opensandbox.embedded.state.sandboxes import SandboxRegistry
 
         context = LaunchContext(
-            self._bubblewrap,
-            self._host,
-            self._runtime.path,
-            self._runtime.layer,
-            self._identities,
-            self._background,
-            self._starter,
-            self._hidden,
+            bubblewrap=self._bubblewrap,
+            host=self._host,
+            directory=self._runtime.path,
+            layer=self._runtime.layer,
+            identities=self._identities,
+            background=self._background,
+            starter=self._starter,
+            hidden=self._hidden,
         )
         self._registry = SandboxRegistry(context, self._notes)
         serve(listener, self._registry, api_key)
@@ -126,14 +126,20 @@ class EmbeddedServer:
             except OSError as error:
                 if error.errno in _TEMPORARY:  # this root may do it, so its sandboxes must not be root outside
                     raise StartError(error.strerror or str(error), _TRY_AGAIN) from error
+        return self._find_for_user()
+
+    def _find_for_user(self) -> Bubblewrap:
+        """Return a bubblewrap whose sandboxes run as this user, and start to hide what this user can read.
+
+        Raises:
+            BubblewrapRefusedError: no bubblewrap works.
+        """
         host = find_host_files()
-        if is_in_library_directory(
-            host.interpreter, self._runtime.path
-        ):  # overlays refuse a layer that lies in another one
+        # Overlays refuse a layer that lies in another one.
+        if is_in_library_directory(host.interpreter, self._runtime.path):
             self._whiteout_directory = RuntimeDirectory(SHARED_MEMORY)
-        self._host = replace(
-            host, agent_files=expose_agent_files(host.interpreter, self._whiteout_directory.path / "whiteouts")
-        )
+        agent_files = expose_agent_files(host.interpreter, self._whiteout_directory.path / "whiteouts")
+        self._host = replace(host, agent_files=agent_files)
         search = PrivateFileSearch(self._host.directories)
         build_layer(self._runtime.layer)
         found = find_bubblewrap(self._host, self._runtime.layer)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
+from pytest_opensandbox.embedded.runtime.system_layer import is_private
+
 INSIDE = "/opt/opensandbox"
 LIBRARIES = f"{INSIDE}/lib"
 PYTHON = f"{INSIDE}/python"
@@ -112,19 +114,14 @@ def _unreadable(directory: str, depth: int) -> Iterator[tuple[str, bool]]:
         return
     for entry in entries:
         try:
-            mode = entry.stat(follow_symlinks=False).st_mode
+            status = entry.stat(follow_symlinks=False)
         except OSError:  # removed in the meantime
             continue
-        is_directory = stat.S_ISDIR(mode)
-        if not stat.S_ISLNK(mode) and not _is_open_to_others(mode):
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if is_private(status):
             yield entry.path, is_directory
         elif is_directory and depth > 1:
             yield from _unreadable(entry.path, depth - 1)
-
-
-def _is_open_to_others(mode: int) -> bool:
-    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
-    return mode & needed == needed
 
 
 def _find_interpreter() -> Interpreter:

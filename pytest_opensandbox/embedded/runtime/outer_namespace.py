@@ -1,8 +1,8 @@
 """The namespace around each sandbox, and the directories in it that hold what the sandbox writes.
 
 It ensures that no process of a sandbox outlives the server. A process in a sandbox can trace process 1 of its own
-namespace, and cancel that it dies with its parent. Process 1 of the namespace around it is bubblewrap as
-well, still waiting for the inner one. It dies with the server, and the kernel then kills everything in both.
+namespace, and cancel that it dies with its parent. Process 1 of the namespace around it is bubblewrap as well, which
+still waits for the inner one. It dies with the server, and the kernel then kills everything in both.
 
 What a sandbox writes lies in limited memory: one upper directory for its private directories, and one for each system
 directory. The server can read them there. A process in the sandbox reaches them only through its own directories.
@@ -18,12 +18,12 @@ from pathlib import Path
 from pytest_opensandbox.embedded.runtime.host_files import HostFiles
 from pytest_opensandbox.embedded.runtime.limits import private_bytes
 
-_NAMESPACES = ("--unshare-pid", "--as-pid-1", "--die-with-parent")
 PRIVATE = "private"
 UPPER = "/writes/upper"
 SHARED_MEMORY = "/writes/shared-memory"
 """The sandbox's ``/dev/shm``; snapshots do not contain it."""
 
+_NAMESPACES = ("--unshare-pid", "--as-pid-1", "--die-with-parent")
 _WRITES = "/writes"
 _WORK = "/writes/work"
 _LAYERS = "/layers"

@@ -1,7 +1,6 @@
 """The private mounts of the thread that starts the sandboxes, where the server is root.
 
 They give the users of sandboxes access to files in directories that they cannot enter.
-
 Only this thread and its children see them, so they end with the server, even if it is killed.
 """
 

@@ -26,7 +26,7 @@ _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
     "CAP_NET_BIND_SERVICE",
 )
-_MAKER = Path(__file__).with_name("user_namespaces_program.py")
+_PROGRAM = Path(__file__).with_name("user_namespaces_program.py")
 _REASON_BYTES = 500
 # The processes of bubblewrap around a sandbox count as well.
 _AROUND = 8
@@ -41,7 +41,7 @@ class NamespaceMaker:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-I", "-S", str(_MAKER)],
+                [sys.executable, "-I", "-S", str(_PROGRAM)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd="/",
