@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import pytest_opensandbox
-from pytest_opensandbox.embedded.runtime import obstacles
+from pytest_opensandbox.embedded.runtime import requirements
 from pytest_opensandbox.errors import ServerStartError
 from pytest_opensandbox.servers import docker_config
 from pytest_opensandbox.servers.server_process import start_embedded
@@ -291,7 +291,7 @@ def test_a_directory_that_nobody_can_write_to_is_named():
 
 
 def test_what_is_asked_to_be_installed_is_what_the_extra_names():
-    named = {"embedded": obstacles.EXTRA, "docker": docker_config.EXTRA}
+    named = {"embedded": requirements.EXTRA, "docker": docker_config.EXTRA}
 
     for extra, command in named.items():
         required = [line for line in requires("pytest-opensandbox") or () if re.search(rf"extra == .{extra}\b", line)]
