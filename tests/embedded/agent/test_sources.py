@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox.embedded.runtime.agent_files import agent_options, copy_agent_files, is_beside, mark_agent_files
+from pytest_opensandbox.embedded.runtime.agent_files import (
+    agent_options,
+    copy_agent_files,
+    expose_agent_files,
+    is_in_library_directory,
+)
 from pytest_opensandbox.embedded.runtime.host_files import LIBRARIES, PYTHON, HostFiles, Interpreter
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -42,25 +47,25 @@ def interpreter(prefix, tmp_path):
     return Interpreter(f"{PYTHON}/bin/{VERSION}", binds)
 
 
-def marked(marks):
+def hidden_in(whiteouts):
     """Return what is marked as deleted below a directory."""
-    paths = [path for path in marks.rglob("*") if not path.is_dir()]
+    paths = [path for path in whiteouts.rglob("*") if not path.is_dir()]
     assert all(stat.S_ISCHR(path.lstat().st_mode) or path.stat().st_size == 0 for path in paths)
-    return {str(path.relative_to(marks)) for path in paths}
+    return {str(path.relative_to(whiteouts)) for path in paths}
 
 
 def test_of_a_python_in_a_home_only_python_is_seen(interpreter, tmp_path):
-    mark_agent_files(interpreter, tmp_path / "marks")
+    expose_agent_files(interpreter, tmp_path / "whiteouts")
 
-    hidden = marked(tmp_path / "marks" / "python")
+    hidden = hidden_in(tmp_path / "whiteouts" / "python")
 
     assert hidden == {"bin/tool", f"lib/{VERSION}/site-packages", "lib/mine.so", "share"}
 
 
 def test_of_a_directory_of_libraries_only_the_agent_s_are_seen(interpreter, tmp_path):
-    files = mark_agent_files(interpreter, tmp_path / "marks")
+    files = expose_agent_files(interpreter, tmp_path / "whiteouts")
 
-    assert marked(tmp_path / "marks" / "lib") == {"secrets.py", "other"}
+    assert hidden_in(tmp_path / "whiteouts" / "lib") == {"secrets.py", "other"}
     assert (files.library, files.others) == (
         str(tmp_path / "site"),
         ((str(tmp_path / "package" / "agent"), f"{LIBRARIES}/opensandbox_agent"),),
@@ -71,7 +76,7 @@ def test_copies_are_for_everybody_to_read(interpreter, tmp_path):
     (tmp_path / "site" / "waitress").chmod(0o700)
     (tmp_path / "site" / "waitress" / "task.py").chmod(0o600)
 
-    copies = copy_agent_files(mark_agent_files(interpreter, tmp_path / "marks"), interpreter, tmp_path / "copies")
+    copies = copy_agent_files(expose_agent_files(interpreter, tmp_path / "whiteouts"), interpreter, tmp_path / "copies")
 
     found = {str(path.relative_to(copies.library)): path for path in Path(copies.library).rglob("*")}
     assert {"python_multipart/multipart.py", "waitress/task.py", "opensandbox_agent/server.py"} <= set(found)
@@ -82,7 +87,7 @@ def test_copies_are_for_everybody_to_read(interpreter, tmp_path):
 
 @pytest.mark.parametrize("is_copy_on_write", [True, False])
 def test_nothing_else_of_the_host_is_a_source(interpreter, tmp_path, is_copy_on_write):
-    files = mark_agent_files(interpreter, tmp_path / "marks")
+    files = expose_agent_files(interpreter, tmp_path / "whiteouts")
     host = HostFiles(
         directories=(), links=(), hidden_files=(), hidden_directories=(), interpreter=interpreter, agent_files=files
     )
@@ -94,6 +99,6 @@ def test_nothing_else_of_the_host_is_a_source(interpreter, tmp_path, is_copy_on_
     assert bool(bound) is not is_copy_on_write
 
 
-def test_marks_may_not_lie_beside_the_libraries(interpreter, tmp_path):
-    assert is_beside(interpreter, tmp_path / "site" / "tmp" / "marks")
-    assert not is_beside(interpreter, tmp_path / "elsewhere" / "marks")
+def test_whiteouts_may_not_lie_beside_the_libraries(interpreter, tmp_path):
+    assert is_in_library_directory(interpreter, tmp_path / "site" / "tmp" / "whiteouts")
+    assert not is_in_library_directory(interpreter, tmp_path / "elsewhere" / "whiteouts")
