@@ -1,4 +1,4 @@
-"""Starts the agent: ``python -m pytest_opensandbox.embedded.agent --listen 127.0.0.1:44772``."""
+"""The agent's command line and its end: ``python -m pytest_opensandbox.embedded.agent --listen 127.0.0.1:44772``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from .init import stay_first
+from .init import become_init
 from .start_state import set_start_state
 
 EPILOG = """\
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = _parser().parse_args(arguments)
     _close_others(options)
     set_start_state(most_processes=options.processes)
-    stay_first()
+    become_init()
     _restore_environment()
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
     _leave_out_openssl()
@@ -45,17 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: end(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, lambda *_: end(128 + signal.SIGINT))
     if options.lifeline_fd is not None:
-        threading.Thread(target=_hold, args=(options.lifeline_fd,), daemon=True).start()
+        threading.Thread(target=_end_with_lifeline, args=(options.lifeline_fd,), daemon=True).start()
     # Before the first answer: a sandbox whose entrypoint cannot even start must not look ready.
     if options.entrypoint:
         process = _start_entrypoint(options.entrypoint)
-        threading.Thread(target=_end_with, args=(process,), daemon=True).start()
+        threading.Thread(target=_end_with_entrypoint, args=(process,), daemon=True).start()
     server.run()
     end(0)
 
 
 def end(status: int) -> NoReturn:
-    """Leave at once, and leave nothing running that was started here."""
+    """Kill everything that the agent started, and exit at once."""
     from .processes import kill_all
 
     kill_all()
@@ -86,13 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         help="keep a command's event stream open for so long after its last event (default 0, execd to 1.1: 1)",
     )
     parser.add_argument(
-        "entrypoint", nargs="*", metavar="-- ENTRYPOINT", help="program to start, with arguments; its end is ours"
+        "entrypoint",
+        nargs="*",
+        metavar="-- ENTRYPOINT",
+        help="program to start; the agent ends with it",
     )
     return parser
 
 
 def _close_others(options: argparse.Namespace) -> None:
-    """Close descriptors that are not for an agent that was given its own: what made the sandbox may leave some."""
+    """Close descriptors that are not for the agent, where it was given some; the server may leave others open."""
     if options.listen_fd is None:
         return
     kept = {0, 1, 2, options.listen_fd, options.lifeline_fd}
@@ -126,7 +129,7 @@ def _leave_out_openssl() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None is "not to be imported"
 
 
-def _hold(lifeline: int) -> NoReturn:
+def _end_with_lifeline(lifeline: int) -> NoReturn:
     with suppress(OSError):
         while os.read(lifeline, 4096):
             pass
@@ -141,7 +144,7 @@ def _start_entrypoint(argv: list[str]) -> subprocess.Popen[bytes]:
         end(127 if isinstance(exc, FileNotFoundError) else 126)
 
 
-def _end_with(entrypoint: subprocess.Popen[bytes]) -> NoReturn:
+def _end_with_entrypoint(entrypoint: subprocess.Popen[bytes]) -> NoReturn:
     from .processes import WatchedProcess, shell_status
 
     WatchedProcess(entrypoint).ended.wait()

@@ -12,16 +12,15 @@ from typing import Any, BinaryIO
 
 from . import events, http, paths, processes
 from .events import follow
-from .http import BAD_BODY, Fields, RefusedError, Request, Response
+from .http import BAD_BODY, FAILED, JsonObject, RefusedError, Request, Response
 from .processes import CommandSpec, SpawnError, WatchedProcess
 
 KEPT_OUTPUTS = 200
 """Background commands whose output can be read at a time; of those that have ended the oldest go first."""
+_IDS = range(2**32)
 
-_RUN_FAILED = "error running commands "
 
-
-class Record:
+class Command:
     """What is known about one command.
 
     Args:
@@ -29,7 +28,7 @@ class Record:
 
     Attributes:
         started_at: nanoseconds since the epoch.
-        child: its process; None when it could not be started.
+        process: its process; None when it could not be started.
         error: why it could not be started.
         output: both streams of a background command; None in the foreground, and when it is no longer kept.
     """
@@ -38,28 +37,27 @@ class Record:
         self.id = os.urandom(16).hex()
         self.content = content
         self.started_at = time.time_ns()
-        self.child: WatchedProcess | None = None
+        self.process: WatchedProcess | None = None
         self.error = ""
         self.output: BinaryIO | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether its process is still there."""
-        return self.child is not None and not self.child.ended.is_set()
+        return self.process is not None and not self.process.ended.is_set()
 
     def status(self) -> dict[str, Any]:
-        """Return what ``GET /command/status`` tells."""
-        told: dict[str, Any] = {"id": self.id, "content": self.content, "running": self.is_running}
-        if told["running"]:
-            return {**told, "started_at": http.timestamp(self.started_at)}
-        child = self.child
-        told["exit_code"] = child.exit_code if child else 255
-        error = child.error if child else self.error
-        if error:
-            told["error"] = error
-        told["started_at"] = http.timestamp(self.started_at)
-        told["finished_at"] = http.timestamp(child.finished_at if child else self.started_at)
-        return told
+        """Return the body of ``GET /command/status``."""
+        is_running = self.is_running
+        status: dict[str, Any] = {"id": self.id, "content": self.content, "running": is_running}
+        status["started_at"] = http.timestamp(self.started_at)
+        if not is_running:
+            process = self.process
+            status["exit_code"] = process.exit_code if process else 255
+            status["finished_at"] = http.timestamp(process.finished_at if process else self.started_at)
+            if error := process.error if process else self.error:
+                status["error"] = error
+        return status
 
 
 class Commands:
@@ -71,8 +69,8 @@ class Commands:
 
     def __init__(self, linger_seconds: float = 0.0) -> None:
         self._linger_seconds = linger_seconds
-        self._records: dict[str, Record] = {}
-        self._kept: list[Record] = []
+        self._commands: dict[str, Command] = {}
+        self._kept: list[Command] = []
         self._lock = threading.Lock()
         self._streams = threading.BoundedSemaphore(most_streams())
 
@@ -80,16 +78,14 @@ class Commands:
         """Answer ``POST /command`` with a stream of events.
 
         Raises:
-            RefusedError: 400, the request cannot be carried out as it stands; 500, the agent cannot start anything now.
+            RefusedError: 400, the request cannot be carried out as it stands.
+            OSError: the agent cannot start anything now.
         """
-        wish, timeout, is_background = request.checked(_wish, "error parsing request, MAYBE invalid body format. ")
-        _check(wish, timeout)
+        spec, timeout, is_background = request.read_json(_command_fields)
+        _check(spec, timeout)
         seconds = timeout / 1000 if timeout else None
-        try:
-            frames = self._background(wish, seconds) if is_background else self._foreground(wish, seconds)
-        except (OSError, paths.UnusablePathError) as exc:
-            raise RefusedError(500, "RUNTIME_ERROR", f"{_RUN_FAILED}{exc}") from exc
-        return http.stream(frames)
+        with http.missing_file_fails():
+            return http.stream(self._background(spec, seconds) if is_background else self._foreground(spec, seconds))
 
     def interrupt(self, identifier: str) -> bool:
         """Stop a command; return False when there is none of that id.
@@ -97,13 +93,12 @@ class Commands:
         Raises:
             RefusedError: 500, it has ended already.
         """
-        record = self._records.get(identifier)
-        if record is None:
+        command = self._commands.get(identifier)
+        if command is None:
             return False
-        if record.child is None or not record.is_running:
-            text = f"error interruptting code context. command session {identifier} is not running"
-            raise RefusedError(500, "RUNTIME_ERROR", text)
-        record.child.interrupt()
+        if command.process is None or not command.is_running:
+            raise RefusedError(500, FAILED, f"command {identifier} is not running")
+        command.process.interrupt()
         return True
 
     def status(self, request: Request, identifier: str) -> Response:
@@ -112,10 +107,10 @@ class Commands:
         Raises:
             RefusedError: 404, no such command.
         """
-        record = self._records.get(identifier)
-        if record is None:
+        command = self._commands.get(identifier)
+        if command is None:
             raise RefusedError(404, BAD_BODY, f"command not found: {identifier}")
-        return http.json_answer(record.status())
+        return http.json_response(command.status())
 
     def logs(self, request: Request, identifier: str) -> Response:
         """Answer ``GET /command/{id}/logs``: the output from a byte offset on, and the offset to go on from.
@@ -123,83 +118,83 @@ class Commands:
         Raises:
             RefusedError: 400, no such command, not in the background, or a negative offset.
         """
-        record = self._records.get(identifier)
-        if record is None:
+        command = self._commands.get(identifier)
+        if command is None:
             raise RefusedError(400, BAD_BODY, f"command not found: {identifier}")
-        if record.output is None:
+        if command.output is None:
             raise RefusedError(400, BAD_BODY, f"command {identifier} is not running in background")
         cursor = request.number("cursor") or 0
         if cursor < 0:
-            raise RefusedError(400, BAD_BODY, "error seek file: invalid argument")
-        end = max(cursor, os.fstat(record.output.fileno()).st_size)
+            raise RefusedError(400, BAD_BODY, "cursor must not be negative")
+        end = max(cursor, os.fstat(command.output.fileno()).st_size)
         headers = {
             "Content-Type": http.TEXT_TYPE,
             "Content-Length": str(end - cursor),
             "EXECD-COMMANDS-TAIL-CURSOR": str(end),
         }
-        return Response(_between(record.output, cursor, end), 200, headers)
+        return Response(_between(command.output, cursor, end), 200, headers)
 
-    def _foreground(self, wish: CommandSpec, seconds: float | None) -> Iterator[bytes]:
+    def _foreground(self, spec: CommandSpec, seconds: float | None) -> Iterator[bytes]:
         if not self._streams.acquire(blocking=False):
             raise OSError(f"more than {most_streams()} commands at the same time")
         outputs: list[BinaryIO] = []
         try:
             outputs = [scratch_file(), scratch_file()]
-            record = self._start(wish, seconds, *outputs)
+            command = self._start(spec, seconds, *outputs)
         except BaseException:
-            self._forget(outputs)
+            self._release(outputs)
             raise
-        return self._streamed(record, outputs)
+        return self._foreground_events(command, outputs)
 
-    def _streamed(self, record: Record, outputs: list[BinaryIO]) -> Iterator[bytes]:
+    def _foreground_events(self, command: Command, outputs: list[BinaryIO]) -> Iterator[bytes]:
         try:
-            yield events.init(record.id) + events.ping()
-            if record.child is None:
-                yield events.error(record.error, record.error)
+            yield events.init(command.id) + events.ping()
+            if command.process is None:
+                yield events.error(command.error, command.error)
             else:
-                yield from follow(record.child, record.started_at, *outputs)
+                yield from follow(command.process, command.started_at, *outputs)
             time.sleep(self._linger_seconds)
         finally:
-            self._forget(outputs)
+            self._release(outputs)
 
-    def _forget(self, outputs: list[BinaryIO]) -> None:
+    def _release(self, outputs: list[BinaryIO]) -> None:
         for output in outputs:
             output.close()
         self._streams.release()
 
-    def _background(self, wish: CommandSpec, seconds: float | None) -> Iterator[bytes]:
+    def _background(self, spec: CommandSpec, seconds: float | None) -> Iterator[bytes]:
         output = scratch_file()
-        record = self._start(wish, seconds, output, output, kills_group=True)
-        record.output = output
-        self._keep(record)
-        return self._announced(record)
+        command = self._start(spec, seconds, output, output, kills_group=True)
+        command.output = output
+        self._keep(command)
+        return self._background_events(command)
 
-    def _announced(self, record: Record) -> Iterator[bytes]:
-        yield events.init(record.id) + events.ping()
-        if record.child is None:
-            yield RefusedError(500, "RUNTIME_ERROR", f"{_RUN_FAILED}failed to start commands: {record.error}").body()
+    def _background_events(self, command: Command) -> Iterator[bytes]:
+        yield events.init(command.id) + events.ping()
+        if command.process is None:
+            yield RefusedError(500, FAILED, f"the command could not be started: {command.error}").body()
             return
-        yield events.complete((time.time_ns() - record.started_at) // 1_000_000)
+        yield events.complete((time.time_ns() - command.started_at) // 1_000_000)
         time.sleep(self._linger_seconds)
 
     def _start(
-        self, wish: CommandSpec, seconds: float | None, stdout: BinaryIO, stderr: BinaryIO, *, kills_group: bool = False
-    ) -> Record:
-        record = Record(wish.content)
+        self, spec: CommandSpec, seconds: float | None, stdout: BinaryIO, stderr: BinaryIO, *, kills_group: bool = False
+    ) -> Command:
+        command = Command(spec.content)
         try:
-            process = processes.start(wish, stdout, stderr)
+            process = processes.start(spec, stdout, stderr)
         except SpawnError as exc:
-            record.error = str(exc)
+            command.error = str(exc)
         else:
-            record.child = WatchedProcess(process, timeout_seconds=seconds, kills_group=kills_group)
+            command.process = WatchedProcess(process, timeout_seconds=seconds, kills_group=kills_group)
         # ExecD remembers a background command that could not be started, but not one in the foreground.
-        if record.child or kills_group:
-            self._records[record.id] = record
-        return record
+        if command.process or kills_group:
+            self._commands[command.id] = command
+        return command
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, command: Command) -> None:
         with self._lock:
-            self._kept.append(record)
+            self._kept.append(command)
             if len(self._kept) <= KEPT_OUTPUTS:
                 return
             oldest = next((kept for kept in self._kept if not kept.is_running), None)
@@ -221,36 +216,32 @@ def scratch_file() -> BinaryIO:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _wish(value: Any) -> tuple[CommandSpec, int | None, bool]:
-    fields = Fields(value, "RunCommandRequest")
-    wish = CommandSpec(
+def _command_fields(value: Any) -> tuple[CommandSpec, int | None, bool]:
+    fields = JsonObject(value)
+    spec = CommandSpec(
         command=fields.text("command"),
-        argv=fields.texts("argv") or [],
+        argv=fields.texts("argv"),
         cwd=fields.text("cwd"),
         envs=fields.mapping("envs"),
-        uid=fields.number("uid", "uint32"),
-        gid=fields.number("gid", "uint32"),
+        uid=fields.number("uid", _IDS),
+        gid=fields.number("gid", _IDS),
     )
-    return wish, fields.number("timeout"), fields.flag("background")
+    return spec, fields.number("timeout"), fields.flag("background")
 
 
-def _check(wish: CommandSpec, timeout: int | None) -> None:
-    """Refuse what cannot be run, with the texts of ExecD."""
-    wrong = []
-    if not wish.command and not wish.argv:
-        wrong.append(http.invalid_field("RunCommandRequest", "Command", "required"))
-    if timeout is not None and timeout < 0:
-        wrong.append(http.invalid_field("RunCommandRequest", "TimeoutMs", "gte"))
-    if wish.command and wish.argv:
-        wrong.append("command and argv exclude each other")
-    if wish.argv and not wish.argv[0]:
-        wrong.append("argv[0] is empty")
-    if not wrong and wish.gid is not None and wish.uid is None:
-        wrong.append("uid is required when gid is provided")
-    text = "\n".join(wrong) or paths.invalid_directory(wish.cwd)
-    if text:
-        raise RefusedError(400, BAD_BODY, f"invalid request, validation error {text}")
-    processes.check_identity(wish.uid, wish.gid)
+def _check(spec: CommandSpec, timeout: int | None) -> None:
+    """Refuse what cannot be run."""
+    rules = {
+        "command or argv is required": spec.command or spec.argv,
+        "timeout must not be negative": timeout is None or timeout >= 0,
+        "command and argv exclude each other": not (spec.command and spec.argv),
+        "argv[0] is empty": not spec.argv or spec.argv[0],
+        "gid needs a uid": spec.gid is None or spec.uid is not None,
+    }
+    wrong = [rule for rule, is_kept in rules.items() if not is_kept] or [paths.invalid_directory(spec.cwd)]
+    if any(wrong):
+        raise RefusedError(400, BAD_BODY, "; ".join(wrong))
+    processes.check_identity(spec.uid, spec.gid)
 
 
 def _between(file: BinaryIO, position: int, end: int) -> Iterator[bytes]:

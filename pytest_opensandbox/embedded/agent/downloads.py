@@ -13,9 +13,7 @@ from urllib.parse import quote
 from waitress.utilities import build_http_date, parse_http_date
 
 from . import http, paths
-from .files import unusable
-from .http import BAD_BODY, RefusedError, Request, Response, failure
-from .paths import EntryError
+from .http import BAD_BODY, RefusedError, Request, Response
 
 CHUNK_BYTES = 262_144
 _DIRECTORY_BYTES = 2**63 - 1
@@ -30,34 +28,27 @@ def download(request: Request) -> Response:
     """Answer ``GET /files/download``; a directory gets ExecD's answer, which is broken.
 
     Raises:
-        RefusedError: 400, no path or lines and bytes at once; 404, no such file; 500, it cannot be read.
+        RefusedError: 400, no path, or lines and bytes at once.
+        OSError: no such file, or it cannot be read.
     """
-    path = request.needed("path")
+    path = paths.expand(request.required("path"))
     by_line = bool(request.query("offset") or request.query("limit"))
     wanted = request.header("Range")
-    try:
-        resolved = paths.expand(path)
-    except paths.UnusablePathError as exc:
-        raise RefusedError(500, "RUNTIME_ERROR", f"error resolving file path: {path}. {exc}") from exc
     if by_line and wanted:
-        text = "line-based reading (offset/limit) and byte range (Range header) are mutually exclusive"
-        raise RefusedError(400, BAD_BODY, text)
-    try:
-        if stat.S_ISDIR(os.stat(resolved).st_mode) and not by_line:
-            return _directory(resolved)
-        file = open(resolved, "rb")  # noqa: SIM115 - closed by the body that is sent
-    except OSError as exc:
-        raise unusable(EntryError(failure("open", exc), missing=isinstance(exc, FileNotFoundError))) from exc
+        raise RefusedError(400, BAD_BODY, "offset and limit count lines, and exclude a Range header")
+    if stat.S_ISDIR(os.stat(path).st_mode) and not by_line:
+        return _directory(path)
+    file = open(path, "rb")  # noqa: SIM115 - closed by the body that is sent
     if by_line:
         return _some_lines(request, file)
-    if not wanted and (answer := _unless_changed(request, resolved, file)):
+    if not wanted and (unchanged := _unless_changed(request, path, file)):
         file.close()
-        return answer
-    return _bytes(resolved, file, wanted)
+        return unchanged
+    return _bytes(path, file, wanted)
 
 
 def _unless_changed(request: Request, path: str, file: BinaryIO) -> Response | None:
-    """Return the answer to a client that wants the file only if it has changed, or only if it has not."""
+    """Return the response to a client that wants the file only if it has changed, or only if it has not."""
     changed = int(os.fstat(file.fileno()).st_mtime)
     since, until = (parse_http_date(request.header(f"If-{name}-Since")) for name in ("Modified", "Unmodified"))
     headers = {"Content-Disposition": _disposition(path), "Last-Modified": build_http_date(changed)}
@@ -128,7 +119,7 @@ def _span(text: str, size: int) -> tuple[int, int]:
 def _some_lines(request: Request, file: BinaryIO) -> Response:
     """Return lines by number, counted from 1, without carriage returns and without the final line break."""
     try:
-        offset, limit = _line_number(request, "offset") or 1, _line_number(request, "limit")
+        offset, limit = request.number_from(1, "offset") or 1, request.number_from(1, "limit")
     except RefusedError:
         file.close()
         raise
@@ -136,16 +127,6 @@ def _some_lines(request: Request, file: BinaryIO) -> Response:
     first, second = next(pieces, b""), next(pieces, None)
     body = first if second is None else chain([first, second], pieces)
     return Response(body, 200, {"Content-Type": http.TEXT_TYPE})
-
-
-def _line_number(request: Request, name: str) -> int | None:
-    text = request.query(name)
-    if not text:
-        return None
-    number = request.number(name)
-    if number is None or number < 1:
-        raise RefusedError(400, BAD_BODY, f"invalid query parameter '{name}': {text}")
-    return number
 
 
 def _joined(file: BinaryIO, offset: int, limit: int | None) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ _QUICK_SECONDS, _SLOW_SECONDS = 0.005, 0.1
 """Between two looks at the output: quick after there was some, slower the longer it is silent."""
 
 
-class Splitter:
+class LineSplitter:
     r"""Cuts a stream of bytes at ``\n`` or ``\r``; ``\r\n`` is one end of line even when it comes in two pieces.
 
     An empty line is given as ``b"\n"``, because an event without text would be lost. The last line is held back
@@ -50,7 +50,7 @@ class Splitter:
         return [rest] if rest else []
 
 
-class Tail:
+class FileTail:
     """Reads a file that a command is still writing.
 
     Args:
@@ -60,7 +60,7 @@ class Tail:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._position = 0
-        self._splitter = Splitter()
+        self._splitter = LineSplitter()
 
     def lines(self) -> Iterator[list[bytes]]:
         """Yield batches of the lines that were finished since the last time; never more than is there now."""
@@ -129,38 +129,38 @@ def _frame(event: dict[str, object]) -> bytes:
     return encode(event) + b"\n\n"
 
 
-def follow(child: WatchedProcess, started_at: int, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[bytes]:
+def follow(process: WatchedProcess, started_at: int, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[bytes]:
     """Yield events until the process has ended and its output is drained; the last one says how it ended.
 
     Args:
-        child: the process.
+        process: the process.
         started_at: nanoseconds since the epoch.
         stdout: the file that its standard output goes to.
         stderr: the file that its standard error goes to.
     """
-    tails = {"stdout": Tail(stdout), "stderr": Tail(stderr)}
+    tails = {"stdout": FileTail(stdout), "stderr": FileTail(stderr)}
     pings = Pings()
     pause = _QUICK_SECONDS
-    while not child.ended.wait(pause):
+    while not process.ended.wait(pause):
         pause = min(pause * 1.5, _SLOW_SECONDS)
-        for frames in _news(tails):
+        for frames in _new_output(tails):
             pause = _QUICK_SECONDS
             yield frames
         yield pings.due()
-    yield from _news(tails)
+    yield from _new_output(tails)
     for kind, tail in tails.items():
         yield output(kind, tail.end())
-    yield _last(child, started_at)
+    yield _last(process, started_at)
 
 
-def _news(tails: dict[str, Tail]) -> Iterator[bytes]:
+def _new_output(tails: dict[str, FileTail]) -> Iterator[bytes]:
     for kind, tail in tails.items():
         for lines in tail.lines():
             if lines:
                 yield output(kind, lines)
 
 
-def _last(child: WatchedProcess, started_at: int) -> bytes:
-    if child.exit_code == 0:
+def _last(process: WatchedProcess, started_at: int) -> bytes:
+    if process.exit_code == 0:
         return complete((time.time_ns() - started_at) // 1_000_000)
-    return error(str(child.exit_code), child.error)
+    return error(str(process.exit_code), process.error)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl
 
+T = TypeVar("T")
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Handler = Callable[..., "Response"]
@@ -30,21 +31,45 @@ REASONS = {
     412: "Precondition Failed",
     416: "Range Not Satisfiable",
     500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
 }
 """Reason phrases of the statuses that the agent sends."""
+BAD_BODY, FAILED = "INVALID_REQUEST_BODY", "RUNTIME_ERROR"
+"""Error codes of ExecD."""
 
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
-T = TypeVar("T")
-BAD_BODY = "INVALID_REQUEST_BODY"
 _NUMBER = re.compile(r"[+-]?[0-9]+")
-_INTEGERS = {"int": (-(2**63), 2**63), "int64": (-(2**63), 2**63), "uint32": (0, 2**32)}
-_PARSER_TEXTS = (
-    ("Expecting property name", "looking for beginning of object key string"),
-    ("Expecting ':'", "after object key"),
-    ("Expecting ','", "after object key:value pair"),
-    ("Invalid control character", "in string literal"),
-    ("Invalid \\escape", "in string escape code"),
-)
+_INT64 = range(-(2**63), 2**63)
+_TYPE_NAMES = {str: "a string", bool: "a boolean", int: "an integer", list: "a list", dict: "an object"}
+
+
+class RefusedError(Exception):
+    """A request that ends in an error body.
+
+    Attributes:
+        status: the HTTP status.
+        code: ExecD's error code; empty when the body has none.
+        message: the text for the user; empty when the body has none.
+    """
+
+    def __init__(self, status: int, code: str, message: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+    def body(self) -> bytes:
+        """Return the error as JSON; an empty message is left out."""
+        return encode({"code": self.code, "message": self.message} if self.message else {"code": self.code})
+
+    def response(self) -> Response:
+        """Return the response for this error."""
+        return Response(self.body(), self.status, {"Content-Type": JSON_TYPE})
+
+
+class BadBodyError(ValueError):
+    """A body that is not the JSON that the handler needs."""
 
 
 class Response:
@@ -72,98 +97,19 @@ class Response:
         return [self.body] if isinstance(self.body, bytes) else self.body
 
 
-class RefusedError(Exception):
-    """A request that ends in an error body.
-
-    Attributes:
-        status: the HTTP status.
-        code: ExecD's error code; empty when the body has none.
-        message: the text for the user; empty when the body has none.
-    """
-
-    def __init__(self, status: int, code: str, message: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-    def body(self) -> bytes:
-        """Return the error as JSON; an empty message is left out."""
-        return encode({"code": self.code, "message": self.message} if self.message else {"code": self.code})
-
-    def response(self) -> Response:
-        """Return the answer for this error."""
-        return Response(self.body(), self.status, {"Content-Type": JSON_TYPE})
-
-
-def encode(value: Any) -> bytes:
-    """Return JSON as Go's encoder writes it: no spaces, non-ASCII as it is, ``<``, ``>`` and ``&`` escaped."""
-    return escape(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode("utf-8", "one-for-each")
-
-
-def escape(text: str) -> str:
-    """Escape in finished JSON what Go escapes besides; such characters can only stand inside its strings."""
-    for plain, escaped in _ESCAPES:
-        text = text.replace(plain, escaped)
-    return text
-
-
-def decode(line: bytes) -> str:
-    """Return text from UTF-8, with one U+FFFD for each byte that is not part of a character."""
-    return line.decode("utf-8", "one-for-each")
-
-
-def done() -> Response:
-    """Return 200 with neither body nor content type: what a write operation answers."""
+def empty() -> Response:
+    """Return 200 with neither body nor content type, which is what a write operation answers."""
     return Response()
 
 
-def json_answer(value: Any) -> Response:
+def json_response(value: Any) -> Response:
     """Return 200 with a JSON body."""
     return Response(encode(value), 200, {"Content-Type": JSON_TYPE})
 
 
-def stream(frames: Iterable[bytes]) -> Response:
-    """Return 200 with a body that is sent frame by frame."""
-    return Response(frames, 200, dict(STREAM_HEADERS))
-
-
-def timestamp(nanoseconds: int) -> str:
-    """Return nanoseconds since the epoch as RFC 3339 in UTC, without trailing zeros in the fraction."""
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{text}.{fraction:09}".rstrip("0").rstrip(".") + "Z"
-
-
-def reason(error: OSError) -> str:
-    """Return the system's text for an error in lower case, as Go prints it."""
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
-
-
-def failure(operation: str, error: OSError, path: str | None = None) -> str:
-    """Return ``open /x: no such file or directory``; the path is the error's own unless given."""
-    name = path if path is not None else os.fsdecode(error.filename or "")
-    return f"{operation} {name}: {reason(error)}"
-
-
-def invalid_field(model: str, name: str, rule: str) -> str:
-    """Return the text for a field that breaks a rule of the model it belongs to."""
-    return f"Key: '{model}.{name}' Error:Field validation for '{name}' failed on the '{rule}' tag"
-
-
-def _one_for_each(error: UnicodeError) -> tuple[str | bytes, int]:
-    if isinstance(error, UnicodeDecodeError):
-        return "\ufffd", error.start + 1
-    assert isinstance(error, UnicodeEncodeError)
-    return "\ufffd".encode(), error.start + 1
-
-
-codecs.register_error("one-for-each", _one_for_each)
-
-
-class BadBodyError(ValueError):
-    """A body that is not the JSON we need; the text is that of Go's decoder."""
+def stream(pieces: Iterable[bytes]) -> Response:
+    """Return 200 with a body that is sent piece by piece."""
+    return Response(pieces, 200, STREAM_HEADERS)
 
 
 class Request:
@@ -185,12 +131,7 @@ class Request:
         """Return all query parameters of that name."""
         return [value for key, value in self._query if key == name]
 
-    def number(self, name: str) -> int | None:
-        """Return a query parameter as an integer, None when it is missing or not one."""
-        text = self.query(name)
-        return int(text) if _NUMBER.fullmatch(text) else None
-
-    def needed(self, name: str) -> str:
+    def required(self, name: str) -> str:
         """Return a query parameter that must be there.
 
         Raises:
@@ -200,6 +141,22 @@ class Request:
         if not value:
             raise RefusedError(400, "MISSING_QUERY", f"missing query parameter '{name}'")
         return value
+
+    def number(self, name: str) -> int | None:
+        """Return a query parameter as an integer, None when it is missing or not one."""
+        text = self.query(name)
+        return int(text) if _NUMBER.fullmatch(text) else None
+
+    def number_from(self, low: int, name: str) -> int | None:
+        """Return a query parameter that must be an integer of at least ``low``; None when it is missing or empty.
+
+        Raises:
+            RefusedError: it is something else.
+        """
+        number = self.number(name)
+        if self.query(name) and (number is None or number < low):
+            raise RefusedError(400, BAD_BODY, f"invalid query parameter '{name}': {self.query(name)}")
+        return number
 
     def header(self, name: str) -> str:
         """Return a request header, empty when there is none."""
@@ -212,114 +169,137 @@ class Request:
         return stream
 
     @property
-    def is_gone(self) -> Callable[[], bool]:
-        """Tells whether the client has closed the connection."""
+    def is_disconnected(self) -> Callable[[], bool]:
+        """A function that says whether the client has closed the connection."""
         probe: Callable[[], bool] = self.environ["waitress.client_disconnected"]
         return probe
 
-    def checked(self, check: Callable[[Any], T], prefix: str) -> T:
-        """Return what ``check`` makes of the JSON body.
+    def read_json(self, convert: Callable[[Any], T]) -> T:
+        """Return what ``convert`` makes of the JSON body.
 
         Args:
-            check: takes the parsed body; raises BadBodyError when it is not what it should be.
-            prefix: what the error message begins with.
+            convert: takes the parsed body; raises BadBodyError when it is not what it should be.
 
         Raises:
             RefusedError: 400, the body is not JSON or not what it should be.
         """
         try:
-            return check(parse(self.input.read()))
+            return convert(parse(self.input.read()))
         except BadBodyError as exc:
-            raise RefusedError(400, BAD_BODY, f"{prefix}{exc}") from exc
+            raise RefusedError(400, BAD_BODY, f"invalid body: {exc}") from exc
 
 
-class Fields:
-    """A JSON object whose fields are read with the types that Go's decoder insists on."""
+class JsonObject:
+    """A JSON object whose fields are read with the types that they must have; null is the same as missing.
 
-    def __init__(self, value: Any, model: str) -> None:
+    Args:
+        value: the parsed JSON.
+
+    Raises:
+        BadBodyError: it is no object; so does every method for a field of another type.
+    """
+
+    def __init__(self, value: Any) -> None:
         if not isinstance(value, dict | None):
-            raise BadBodyError(f"json: cannot unmarshal {_kind(value)} into Go value of type model.{model}")
+            raise BadBodyError("an object is expected")
         self._values = value or {}
-        self._model = model
 
     def text(self, name: str) -> str:
         """Return a string, empty when it is missing."""
-        return str(self._typed(name, str, "string") or "")
+        return self._typed(name, str) or ""
 
     def flag(self, name: str) -> bool:
         """Return a boolean, false when it is missing."""
-        return bool(self._typed(name, bool, "bool"))
+        return self._typed(name, bool) or False
 
-    def number(self, name: str, kind: str = "int64") -> int | None:
+    def number(self, name: str, allowed: range = _INT64) -> int | None:
         """Return an integer, None when it is missing."""
-        value = self._typed(name, int, kind)
-        low, high = _INTEGERS[kind]
-        if value is not None and not low <= value < high:
-            raise self._mismatch(f"number {value}", name, kind)
+        value = self._typed(name, int)
+        if value is not None and value not in allowed:
+            raise BadBodyError(f"{name}: {value} is out of range")
         return value
 
-    def texts(self, name: str) -> list[str] | None:
-        """Return a list of strings, None when it is missing."""
-        values = self._typed(name, list, "[]string")
-        for value in values or []:
-            if not isinstance(value, str):
-                raise self._mismatch(_kind(value), name, "string")
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings, empty when it is missing."""
+        values = self._typed(name, list) or []
+        if not all(isinstance(value, str) for value in values):
+            raise BadBodyError(f"{name}: a list of strings is expected")
         return values
 
     def mapping(self, name: str) -> dict[str, str]:
         """Return a map of strings, empty when it is missing; a null in it counts as an empty string."""
-        values = self._typed(name, dict, "map[string]string") or {}
-        for value in values.values():
-            if not isinstance(value, str | None):
-                raise self._mismatch(_kind(value), name, "string")
+        values = self._typed(name, dict) or {}
+        if not all(isinstance(value, str | None) for value in values.values()):
+            raise BadBodyError(f"{name}: an object of strings is expected")
         return {key: value or "" for key, value in values.items()}
 
-    def _typed(self, name: str, wanted: type[T], kind: str) -> T | None:
+    def _typed(self, name: str, wanted: type[T]) -> T | None:
         value = self._values.get(name)
         if value is None or (isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)):
             return value
-        raise self._mismatch(_kind(value), name, kind)
-
-    def _mismatch(self, kind: str, name: str, wanted: str) -> BadBodyError:
-        return BadBodyError(f"json: cannot unmarshal {kind} into Go struct field {self._model}.{name} of type {wanted}")
+        raise BadBodyError(f"{name}: {_TYPE_NAMES[wanted]} is expected")
 
 
 def parse(raw: bytes) -> Any:
-    """Return the first JSON value of a body, as Go's decoder does; what follows it is ignored.
+    """Return the first JSON value of a body; what follows it is ignored, as in ExecD.
 
     Raises:
-        BadBodyError: there is none; the text is Go's.
+        BadBodyError: there is none.
     """
     text = raw.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
-    if not text:
-        raise BadBodyError("EOF")
     try:
         return json.JSONDecoder().raw_decode(text)[0]
     except json.JSONDecodeError as exc:
-        raise BadBodyError(_syntax_error(text, exc)) from exc
+        raise BadBodyError(f"no JSON: {exc}") from exc
 
 
-def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
-    rest = text[error.pos :].lstrip(" \t\r\n")
-    if error.msg.startswith("Invalid \\escape"):
-        rest = rest[1:]
-    if error.msg.startswith("Unterminated") or any(word.startswith(rest) for word in ("true", "false", "null")):
-        return "unexpected EOF"
-    where = next((go for ours, go in _PARSER_TEXTS if error.msg.startswith(ours)), "looking for beginning of value")
-    return f"invalid character {rest[0]!r} {where}"
+def encode(value: Any) -> bytes:
+    """Return JSON as Go's encoder writes it: no spaces, non-ASCII as it is, ``<``, ``>`` and ``&`` escaped."""
+    return escape(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode("utf-8", "one-for-each")
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, float):
-        return f"number {value}"
-    kinds: dict[type, str] = {int: "number", str: "string", list: "array", dict: "object"}
-    return kinds.get(type(value), "null")
+def escape(text: str) -> str:
+    """Escape in finished JSON what Go escapes besides; such characters can only stand inside its strings."""
+    for plain, escaped in _ESCAPES:
+        text = text.replace(plain, escaped)
+    return text
+
+
+def decode(line: bytes) -> str:
+    """Return text from UTF-8, with one U+FFFD for each byte that is not part of a character."""
+    return line.decode("utf-8", "one-for-each")
+
+
+def timestamp(nanoseconds: int) -> str:
+    """Return nanoseconds since the epoch as RFC 3339 in UTC, without trailing zeros in the fraction."""
+    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{text}.{fraction:09}".rstrip("0").rstrip(".") + "Z"
+
+
+def reason(error: OSError) -> str:
+    """Return why a system call failed, after the name of the file that it was about."""
+    text = error.strerror or str(error)
+    return text if error.filename is None else f"{error.filename}: {text}"
+
+
+@contextmanager
+def missing_file_fails() -> Iterator[None]:
+    """Make a missing file an error 500 for an operation that needs none; elsewhere it is a 404.
+
+    Raises:
+        RefusedError: a file was missing.
+    """
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise RefusedError(500, FAILED, reason(exc)) from exc
 
 
 class Router:
-    """Brings each request to its handler, and what goes wrong in there into a response.
+    """Brings each request to its handler, and turns what the handler raises into a response.
+
+    A missing file becomes a 404 and every other OSError a 500. No handler is given a HEAD request.
 
     Args:
         routes: method, path and handler each. A segment ``*`` of a path stands for any segment, and is given to the
@@ -331,8 +311,8 @@ class Router:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, as a WSGI application."""
-        response = self._answer(environ).send(start_response)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else response
+        body = self._answer(environ).send(start_response)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else body
 
     def _answer(self, environ: Environ) -> Response:
         segments = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace").split("/")
@@ -354,6 +334,20 @@ def _call(handler: Handler, request: Request, parameters: Sequence[str]) -> Resp
         return handler(request, *parameters)
     except RefusedError as exc:
         return exc.response()
+    except FileNotFoundError as exc:
+        return RefusedError(404, "FILE_NOT_FOUND", reason(exc)).response()
+    except OSError as exc:
+        return RefusedError(500, FAILED, reason(exc)).response()
     except Exception as exc:  # noqa: BLE001 - one request must not cost the sandbox
         traceback.print_exc(file=sys.stderr)
-        return RefusedError(500, "RUNTIME_ERROR", f"the agent failed: {exc!r}").response()
+        return RefusedError(500, FAILED, f"the agent failed: {exc!r}").response()
+
+
+def _one_for_each(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeDecodeError):
+        return "\ufffd", error.start + 1
+    assert isinstance(error, UnicodeEncodeError)
+    return "\ufffd".encode(), error.start + 1
+
+
+codecs.register_error("one-for-each", _one_for_each)

@@ -16,7 +16,7 @@ _PAUSE_SECONDS = 1.0
 
 def once(request: Request) -> Response:
     """Answer ``GET /metrics``; it takes a second, for processor use is measured over one."""
-    return http.json_answer(_figures())
+    return http.json_response(_figures())
 
 
 def watch(request: Request) -> Response:
@@ -25,7 +25,7 @@ def watch(request: Request) -> Response:
 
 
 def _lines(request: Request) -> Iterator[bytes]:
-    while not request.is_gone():
+    while not request.is_disconnected():
         time.sleep(_PAUSE_SECONDS)
         yield http.encode(_figures()) + b"\n"
 
@@ -38,9 +38,9 @@ def _figures() -> dict[str, Any]:
     total = memory.get("MemTotal", 0)
     return {
         "cpu_count": len(os.sched_getaffinity(0)),
-        "cpu_used_pct": _plain(used),
-        "mem_total_mib": _plain(total / 1024),
-        "mem_used_mib": _plain((total - free) / 1024),
+        "cpu_used_pct": used,
+        "mem_total_mib": total / 1024,
+        "mem_used_mib": (total - free) / 1024,
         "timestamp": now,
     }
 
@@ -65,8 +65,3 @@ def _memory_kib() -> dict[str, int]:
     with open("/proc/meminfo", encoding="ascii") as file:
         pairs = [line.split(":", 1) for line in file]
     return {name: int(value.split()[0]) for name, value in pairs}
-
-
-def _plain(number: float) -> float:
-    """Write whole numbers without a fraction, as Go does."""
-    return int(number) if number.is_integer() else number

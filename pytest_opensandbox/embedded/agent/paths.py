@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -10,14 +11,10 @@ import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .http import Fields, failure, timestamp
+from .http import JsonObject, reason, timestamp
 
 _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)")
 _ANY = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?0-9-])|([A-Za-z_][A-Za-z0-9_]*))")
-
-
-class UnusablePathError(ValueError):
-    """A path names environment variables that are not set, or ``~`` without HOME, or nothing can have its name."""
 
 
 def expand(path: str, environment: Mapping[str, str] | None = None) -> str:
@@ -30,14 +27,14 @@ def expand(path: str, environment: Mapping[str, str] | None = None) -> str:
         environment: where names are looked up; the agent's own environment by default.
 
     Raises:
-        UnusablePathError: a name that is not set, or NUL in the path.
+        OSError: the path names a variable that is not set, needs HOME where there is none, or contains NUL.
     """
     if "\0" in path:
-        raise UnusablePathError("invalid argument")
+        raise _invalid(path, "a path cannot contain NUL")
     known = os.environ if environment is None else environment
     unknown = sorted({name for pair in _NAMED.findall(path) for name in pair if name and name not in known})
     if unknown:
-        raise UnusablePathError(f"path references undefined environment variables: {','.join(unknown)}")
+        raise _invalid(path, f"undefined environment variables: {','.join(unknown)}")
     expanded = substitute(path, known)
     if expanded == "~" or expanded.startswith(("~/", "~\\")):
         return _in_home(expanded[2:])
@@ -53,44 +50,19 @@ def absolute(path: str) -> str:
     """Return the expanded path, absolute and without ``.``, ``..`` and double slashes.
 
     Raises:
-        UnusablePathError: a name that is not set.
+        OSError: as ``expand`` does.
     """
     return "/" + os.path.abspath(expand(path)).lstrip("/")
 
 
-def invalid_directory(cwd: str) -> str | None:
-    """Return what is wrong with a working directory, None when nothing is; empty is always fine."""
-    if not cwd:
-        return None
+def invalid_directory(cwd: str) -> str:
+    """Return what is wrong with a working directory, empty when nothing is; an empty path is always fine."""
     try:
-        path = expand(cwd)
-        is_directory = os.path.isdir(path) if os.stat(path) else False
-    except UnusablePathError as exc:
-        return f'cannot resolve working directory "{cwd}": {exc}'
-    except FileNotFoundError as exc:
-        return f"working directory does not exist: {cwd}: {failure('stat', exc)}"
+        if not cwd or stat.S_ISDIR(os.stat(expand(cwd)).st_mode):
+            return ""
     except OSError as exc:
-        return f'cannot access working directory "{cwd}": {failure("stat", exc)}'
-    return None if is_directory else f"working directory path is not a directory: {cwd}"
-
-
-def _in_home(rest: str) -> str:
-    home = os.environ.get("HOME", "")
-    if not home:
-        raise UnusablePathError("$HOME is not defined")
-    return os.path.normpath(os.path.join(home, rest)) if rest else home
-
-
-class EntryError(Exception):
-    """An operation on a file that failed; the text is ExecD's.
-
-    Attributes:
-        missing: whether it failed because something is not there.
-    """
-
-    def __init__(self, text: str, *, missing: bool = False) -> None:
-        super().__init__(text)
-        self.missing = missing
+        return f"working directory {reason(exc)}"
+    return f"working directory {cwd}: not a directory"
 
 
 class Permission(NamedTuple):
@@ -102,51 +74,43 @@ class Permission(NamedTuple):
     """Decimal digits that are read as octal: 755 is rwxr-xr-x."""
 
     @classmethod
-    def read(cls, fields: Fields) -> Permission:
-        """Take the permission out of a JSON object."""
-        return cls(fields.text("owner"), fields.text("group"), fields.number("mode", "int") or 0)
+    def read(cls, value: Any) -> Permission:
+        """Take the permission out of a JSON object.
+
+        Raises:
+            BadBodyError: it is no object, or a field has another type.
+        """
+        fields = JsonObject(value)
+        return cls(fields.text("owner"), fields.text("group"), fields.number("mode") or 0)
 
     def apply(self, path: str) -> None:
         """Set mode, then owner and group.
 
         Raises:
-            EntryError: digits that are not octal, no such file, an unknown user or group, or not allowed.
+            OSError: digits that are not octal, no such file, an unknown user or group, or not allowed.
         """
         if self.mode:
-            bits = octal(self.mode)
-            try:
-                os.chmod(path, bits)
-            except OSError as exc:
-                raise EntryError(failure("chmod", exc), missing=isinstance(exc, FileNotFoundError)) from exc
+            os.chmod(path, octal(self.mode))
         if self.owner or self.group:
-            uid, gid = _user_id(self.owner), _group_id(self.group)
-            try:
-                os.chown(path, uid, gid)
-            except OSError as exc:
-                text = f"failed to set owner/group for {path}: {failure('chown', exc)}"
-                raise EntryError(text, missing=isinstance(exc, FileNotFoundError)) from exc
+            os.chown(path, _user_id(self.owner), _group_id(self.group))
 
 
 def octal(digits: int) -> int:
     """Return the permission bits that decimal digits spell: 755 is 0o755; set-id and sticky bits are dropped.
 
     Raises:
-        EntryError: a digit 8 or 9, or a negative number.
+        OSError: a digit 8 or 9, or a negative number.
     """
-    try:
-        bits = int(str(digits), 8)
-    except ValueError:
-        bits = -1
-    if bits < 0:
-        raise EntryError(f'strconv.ParseUint: parsing "{digits}": invalid syntax')
-    return bits & 0o777
+    if digits < 0 or set(str(digits)) & set("89"):
+        raise OSError(errno.EINVAL, f"mode {digits} is not octal")
+    return int(str(digits), 8) & 0o777
 
 
 def describe(path: str, status: os.stat_result) -> dict[str, Any]:
-    """Return what ExecD tells about a file; ``status`` is that of the entry itself, not of a link's target."""
+    """Return what ExecD says about a file; ``status`` is that of the entry itself, not of a link's target."""
     return {
         "path": path,
-        "type": _kind(status.st_mode),
+        "type": _type_name(status.st_mode),
         "size": status.st_size,
         "modified_at": timestamp(status.st_mtime_ns),
         "created_at": timestamp(status.st_ctime_ns),
@@ -156,53 +120,35 @@ def describe(path: str, status: os.stat_result) -> dict[str, Any]:
     }
 
 
-def look_up(path: str) -> dict[str, Any]:
-    """Return what ExecD tells about the file at a path.
-
-    Raises:
-        EntryError: no such file, or a path that means nothing.
-    """
-    try:
-        resolved = absolute(path)
-        return describe(resolved, os.lstat(resolved))
-    except UnusablePathError as exc:
-        raise EntryError(f"invalid path {path}: {exc}") from exc
-    except FileNotFoundError as exc:
-        raise EntryError(f"file not found: {path}: {failure('lstat', exc)}", missing=True) from exc
-    except OSError as exc:
-        raise EntryError(f"error accessing file {path}: {failure('lstat', exc)}") from exc
-
-
-def make_folders(path: str) -> None:
+def make_directory(path: str) -> None:
     """Make a directory and those above it that are missing.
 
     Raises:
-        EntryError: something on the way is no directory, or may not be written to.
+        OSError: something on the way is no directory, or may not be written to.
     """
     missing = [] if os.path.isdir(path) else [path]
     while missing and not os.path.isdir(above := os.path.dirname(missing[-1])) and above != missing[-1]:
         missing.append(above)
-    try:
-        for path in reversed(missing):  # not os.makedirs: it calls itself for each level
-            _make_one(path)
-    except (FileExistsError, NotADirectoryError) as exc:
-        while not os.path.lexists(path):
-            path = os.path.dirname(path)
-        raise EntryError(f"mkdir {path}: not a directory") from exc
-    except OSError as exc:
-        raise EntryError(failure("mkdir", exc)) from exc
+    for directory in reversed(missing):  # not os.makedirs: it calls itself for each level
+        try:
+            os.mkdir(directory)
+        except FileExistsError:  # another request may just have made it
+            if not os.path.isdir(directory):
+                raise
 
 
-def _make_one(path: str) -> None:
-    """Make a directory, unless somebody else has just made it."""
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
+def _in_home(rest: str) -> str:
+    home = os.environ.get("HOME", "")
+    if not home:
+        raise _invalid("~", "HOME is not defined")
+    return os.path.normpath(os.path.join(home, rest)) if rest else home
 
 
-def _kind(mode: int) -> str:
+def _invalid(path: str, text: str) -> OSError:
+    return OSError(errno.EINVAL, text, path)
+
+
+def _type_name(mode: int) -> str:
     if stat.S_ISLNK(mode):
         return "symlink"
     if stat.S_ISDIR(mode):
@@ -225,18 +171,14 @@ def _group_name(gid: int) -> str:
 
 
 def _user_id(name: str) -> int:
-    if not name:
-        return -1
     try:
-        return pwd.getpwnam(name).pw_uid
+        return pwd.getpwnam(name).pw_uid if name else -1
     except KeyError as exc:
-        raise EntryError(f"failed to lookup user {name}: user: unknown user {name}") from exc
+        raise OSError(errno.EINVAL, f"unknown user {name}") from exc
 
 
 def _group_id(name: str) -> int:
-    if not name:
-        return -1
     try:
-        return grp.getgrnam(name).gr_gid
+        return grp.getgrnam(name).gr_gid if name else -1
     except KeyError as exc:
-        raise EntryError(f"failed to lookup group {name}: group: unknown group {name}") from exc
+        raise OSError(errno.EINVAL, f"unknown group {name}") from exc

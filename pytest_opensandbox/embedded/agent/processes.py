@@ -25,7 +25,7 @@ _started: set[int] = set()
 
 
 class SpawnError(Exception):
-    """The system refused to start a process; the text is what ExecD would say."""
+    """The system refused to start a process; the text says why."""
 
 
 class CommandSpec(NamedTuple):
@@ -52,19 +52,18 @@ class CommandSpec(NamedTuple):
         return shlex.join(self.argv)
 
 
-def start(wish: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
+def start(spec: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
     """Start the process in a session of its own, with nothing on standard input.
 
     Raises:
-        UnusablePathError: the directory names a variable that is not set.
         SpawnError: it could not be started.
     """
-    extra = {**file_environment(), **wish.envs}
+    extra = {**file_environment(), **spec.envs}
     environment = {**os.environ, **extra}
-    user, group, groups = _identity(wish)
+    user, group, groups = _identity(spec)
     # The shell is the agent's, wherever PATH points for the command; a program is looked up as the command would.
-    program = wish.argv[0] if wish.argv else shell()
-    argv = wish.argv or [os.path.basename(program), "-c", wish.command]
+    program = spec.argv[0] if spec.argv else shell()
+    argv = spec.argv or [os.path.basename(program), "-c", spec.command]
     try:
         return subprocess.Popen(  # noqa: S603 - running what the client asks for is what the agent is for
             argv,
@@ -72,15 +71,17 @@ def start(wish: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            cwd=paths.expand(wish.cwd, environment) or None,
+            cwd=paths.expand(spec.cwd, environment) or None,
             env=environment,
             start_new_session=True,
             user=user,
             group=group,
             extra_groups=groups,
         )
-    except (OSError, ValueError) as exc:
-        raise SpawnError(_spawn_text(program, exc)) from exc
+    except OSError as exc:
+        raise SpawnError(reason(exc)) from exc
+    except ValueError as exc:  # NUL in an argument or a variable
+        raise SpawnError(f"{program}: {exc}") from exc
 
 
 def shell() -> str:
@@ -93,7 +94,7 @@ def file_environment() -> dict[str, str]:
     try:
         with open(paths.expand(os.environ.get("EXECD_ENVS", "")), encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.strip() for line in file]
-    except (OSError, paths.UnusablePathError):
+    except OSError:
         return {}
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
     return {name: paths.substitute(value, os.environ) for name, value in pairs}
@@ -111,7 +112,7 @@ def check_identity(uid: int | None, gid: int | None) -> None:
         raise RefusedError(
             400,
             BAD_BODY,
-            f"invalid request, validation error user {uid} and group {'default' if gid is None else gid} do not exist "
+            f"user {uid} and group {'default' if gid is None else gid} do not exist "
             f"in this sandbox, which has user {os.geteuid()} and group {os.getegid()} only: leave uid and gid out, "
             f"use {os.geteuid()} and {os.getegid()}, or run on containers with --opensandbox-url docker",
         )
@@ -130,18 +131,18 @@ def shell_status(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
-def _identity(wish: CommandSpec) -> tuple[int | None, int | None, list[int] | None]:
+def _identity(spec: CommandSpec) -> tuple[int | None, int | None, list[int] | None]:
     """Return user, group and further groups to become; None leaves the agent's own."""
-    if wish.uid is None or _is_own(wish.uid, wish.gid):
+    if spec.uid is None or _is_own(spec.uid, spec.gid):
         return None, None, None
     import pwd
 
     try:
-        entry = pwd.getpwuid(wish.uid)
+        entry = pwd.getpwuid(spec.uid)
         primary, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
     except KeyError:
         primary, groups = 0, []
-    return wish.uid, primary if wish.gid is None else wish.gid, groups
+    return spec.uid, primary if spec.gid is None else spec.gid, groups
 
 
 def _is_own(uid: int, gid: int | None) -> bool:
@@ -158,16 +159,6 @@ def _is_mapped(kind: str, number: int) -> bool:
     with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
         ranges = [[int(word) for word in line.split()] for line in file]
     return any(first <= number < first + count for first, _, count in ranges)
-
-
-def _spawn_text(program: str, error: OSError | ValueError) -> str:
-    if isinstance(error, ValueError):
-        return f"fork/exec {program}: invalid argument"
-    if error.filename != program:
-        return f"chdir {error.filename}: {reason(error)}"
-    if isinstance(error, FileNotFoundError) and "/" not in program:
-        return f'exec: "{program}": executable file not found in $PATH'
-    return f"fork/exec {shutil.which(program) or program}: {reason(error)}"
 
 
 def _signal_name(number: int) -> str:
@@ -209,7 +200,7 @@ class WatchedProcess:
         threading.Thread(target=self._watch, args=(kills_group,), daemon=True).start()
 
     def signal_group(self, number: int) -> None:
-        """Signal the whole group, unless its leader has been reaped: its number may mean somebody else by then."""
+        """Signal the whole group, unless its leader has been reaped: another process may have its number by then."""
         with self._lock:
             if self._process.returncode is None:
                 _signal(-self._process.pid, number)
@@ -239,7 +230,7 @@ class WatchedProcess:
         if self._timer:
             self._timer.cancel()
         with self._lock:
-            # The leader is still a zombie here, so the number of its group cannot mean anybody else.
+            # The leader is still a zombie here, so that no other process can have the number of its group.
             if kills_group:
                 _signal(-pid, signal.SIGKILL)
             self._process.wait()
@@ -258,7 +249,7 @@ def kill_all() -> None:
 
 
 def _is_still_ours(group: int) -> bool:
-    """Tell whether the number of a group has not passed to somebody else's process since its leader ended."""
+    """Return whether the number of a group has not passed to another process since its leader ended."""
     try:
         return os.getsid(group) == group
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The way to any other port inside the sandbox: ``/proxy/{port}/...`` goes on to its loopback, IPv4 or IPv6."""
+"""The reverse proxy to other ports of the sandbox: ``/proxy/{port}/...`` goes to its loopback, IPv4 or IPv6."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from .http import TEXT_TYPE, Environ, Response, StartResponse
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
 
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
-IsGone = Callable[[], bool]
+IsDisconnected = Callable[[], bool]
 
 CHUNK_BYTES = 65_536
 _PREFIX = "/proxy/"
-_WATCH_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -38,38 +38,38 @@ _FOLD = re.compile(r"[\r\n]+[ \t]*")
 _OWN_TOKEN = "x-execd-access-token"  # noqa: S105 - a header's name
 
 
-class _Watch:
-    """Cuts off services whose client has gone while they had nothing to say, such as an idle event stream."""
+class _DisconnectMonitor:
+    """Closes connections to services whose client has gone, which an idle event stream would not notice."""
 
     def __init__(self) -> None:
-        self._answers: dict[socket.socket, IsGone] = {}
+        self._clients: dict[socket.socket, IsDisconnected] = {}
         self._lock = threading.Lock()
 
-    def add(self, sock: socket.socket, is_gone: IsGone) -> None:
-        """Watch over one answer; ``sock`` is the connection to the service."""
+    def add(self, sock: socket.socket, is_disconnected: IsDisconnected) -> None:
+        """Monitor one response; ``sock`` is the connection to the service."""
         with self._lock:
-            self._answers[sock] = is_gone
-            if len(self._answers) == 1:
-                threading.Thread(target=self._look, daemon=True).start()
+            self._clients[sock] = is_disconnected
+            if len(self._clients) == 1:
+                threading.Thread(target=self._poll, daemon=True).start()
 
     def remove(self, sock: socket.socket) -> None:
-        """Leave it alone again."""
+        """Stop monitoring a response."""
         with self._lock:
-            del self._answers[sock]
+            del self._clients[sock]
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while True:
-            time.sleep(_WATCH_SECONDS)
+            time.sleep(_POLL_SECONDS)
             with self._lock:
-                if not self._answers:
+                if not self._clients:
                     return
-                for sock, is_gone in self._answers.items():
-                    if is_gone():
+                for sock, is_disconnected in self._clients.items():
+                    if is_disconnected():
                         with suppress(OSError):
                             sock.shutdown(socket.SHUT_RDWR)
 
 
-_watch = _Watch()
+_monitor = _DisconnectMonitor()
 
 
 def take_port(environ: Environ, own_port: int) -> str | None:
@@ -91,29 +91,29 @@ def take_port(environ: Environ, own_port: int) -> str | None:
 
 
 def forward(environ: Environ, start_response: StartResponse, port: str) -> Iterable[bytes]:
-    """Send the request on and the answer back, both as streams.
+    """Send the request on and the response back, both as streams.
 
     A port where nothing listens is a 502. A websocket is a 501: waitress cannot give up its connection.
     """
     if not port:
-        return _plain(start_response, "400 Bad Request", "port is required\n")
+        return _plain(start_response, 400, "port is required\n")
     if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
         text = "websockets are not passed on by this agent: use --opensandbox-url docker\n"
-        return _plain(start_response, "501 Not Implemented", text)
+        return _plain(start_response, 501, text)
     from http.client import HTTPConnection, HTTPException
 
     try:
         connection = HTTPConnection("localhost", int(port))
         sock = connection.sock = _connect(int(port))
         _send(connection, environ)
-        answer = connection.getresponse()
+        response = connection.getresponse()
         # Two lengths, or half of one: the client might believe the other.
-        if not answer.chunked and not (answer.getheader("Content-Length") or "0").isdecimal():
+        if not response.chunked and not (response.getheader("Content-Length") or "0").isdecimal():
             raise HTTPException("Content-Length")
     except (OSError, ValueError, OverflowError, HTTPException):
-        return _plain(start_response, "502 Bad Gateway", "Bad Gateway\n")
-    start_response(f"{answer.status} {answer.reason}", _answer_headers(answer, environ["REQUEST_METHOD"]))
-    return _body(connection, answer, sock, environ["waitress.client_disconnected"])
+        return _plain(start_response, 502, "Bad Gateway\n")
+    start_response(f"{response.status} {response.reason}", _response_headers(response, environ["REQUEST_METHOD"]))
+    return _body(connection, response, sock, environ["waitress.client_disconnected"])
 
 
 def _connect(port: int) -> socket.socket:
@@ -157,26 +157,27 @@ def _request_headers(environ: Environ) -> dict[str, str]:
     return {**headers, "X-Forwarded-For": environ.get("REMOTE_ADDR") or "127.0.0.1", "X-Forwarded-Proto": "http"}
 
 
-def _answer_headers(answer: HTTPResponse, method: str) -> list[tuple[str, str]]:
-    dropped = _HOP_BY_HOP | {"content-length"} if answer.chunked else _HOP_BY_HOP
-    headers = [(name, _FOLD.sub(" ", value)) for name, value in answer.getheaders() if name.lower() not in dropped]
-    if method == "HEAD" and answer.getheader("Content-Length") is None:
+def _response_headers(response: HTTPResponse, method: str) -> list[tuple[str, str]]:
+    dropped = _HOP_BY_HOP | {"content-length"} if response.chunked else _HOP_BY_HOP
+    headers = [(name, _FOLD.sub(" ", value)) for name, value in response.getheaders() if name.lower() not in dropped]
+    if method == "HEAD" and response.getheader("Content-Length") is None:
         headers.append(("Content-Length", "0"))
     return headers
 
 
-def _body(connection: HTTPConnection, answer: HTTPResponse, sock: socket.socket, is_gone: IsGone) -> Iterator[bytes]:
-    _watch.add(sock, is_gone)
+def _body(
+    connection: HTTPConnection, response: HTTPResponse, sock: socket.socket, is_disconnected: IsDisconnected
+) -> Iterator[bytes]:
+    _monitor.add(sock, is_disconnected)
     try:
-        while data := answer.read1(CHUNK_BYTES):
+        while data := response.read1(CHUNK_BYTES):
             yield data
     finally:
-        _watch.remove(sock)
-        answer.close()
+        _monitor.remove(sock)
+        response.close()
         connection.close()
 
 
-def _plain(start_response: StartResponse, status: str, text: str) -> list[bytes]:
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
-    start_response(status, [*headers, ("X-Content-Type-Options", "nosniff")])
-    return [text.encode()]
+def _plain(start_response: StartResponse, status: int, text: str) -> Iterable[bytes]:
+    headers = {"Content-Type": TEXT_TYPE, "X-Content-Type-Options": "nosniff"}
+    return Response(text.encode(), status, headers).send(start_response)

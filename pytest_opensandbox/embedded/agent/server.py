@@ -14,7 +14,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from . import downloads, files, http, metrics, proxy, uploads
 from .commands import Commands, most_streams
-from .http import Environ, RefusedError, Request, Response, Router, StartResponse
+from .http import FAILED, Environ, RefusedError, Request, Response, Router, StartResponse
 from .sessions import Sessions
 
 Wsgi = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -42,7 +42,7 @@ def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
     router = _router(Commands(linger_seconds), Sessions())
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if token and not _shows(environ, token):
+        if token and not _is_authorized(environ, token):
             return _UNAUTHORIZED.send(start_response)
         port = proxy.take_port(environ, OWN_PORT)
         if port is not None:
@@ -52,7 +52,7 @@ def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
     return app
 
 
-def _shows(environ: Environ, token: str) -> bool:
+def _is_authorized(environ: Environ, token: str) -> bool:
     """Say whether a request carries the token, and take it off the path: what the request goes to is not told."""
     _, first, *rest = [*environ["PATH_INFO"].split("/", 2), ""][:3]
     if hmac.compare_digest(first.encode("latin-1"), token.encode()):
@@ -65,14 +65,14 @@ def _router(commands: Commands, sessions: Sessions) -> Router:
     """Return the routes; whatever is not among them is a 404 in plain text, HEAD included."""
 
     def interrupt(request: Request) -> Response:
-        identifier = request.needed("id")
+        identifier = request.required("id")
         if commands.interrupt(identifier) or sessions.interrupt(identifier):
-            return http.done()
-        raise RefusedError(500, "RUNTIME_ERROR", "error interruptting code context. no such session")
+            return http.empty()
+        raise RefusedError(500, FAILED, f"no command or session {identifier}")
 
     return Router(
         [
-            ("GET", "/ping", lambda _: http.done()),
+            ("GET", "/ping", lambda _: http.empty()),
             ("POST", "/command", commands.run),
             ("DELETE", "/command", interrupt),
             ("GET", "/command/status/*", commands.status),
@@ -85,9 +85,9 @@ def _router(commands: Commands, sessions: Sessions) -> Router:
             ("GET", "/files/download", downloads.download),
             ("POST", "/files/upload", uploads.upload),
             ("POST", "/files/mv", files.move),
-            ("POST", "/files/permissions", files.permissions),
-            ("POST", "/files/replace", files.replace),
-            ("DELETE", "/files", files.remove),
+            ("POST", "/files/permissions", files.set_permissions),
+            ("POST", "/files/replace", files.replace_text),
+            ("DELETE", "/files", files.remove_files),
             ("GET", "/directories/list", files.list_directory),
             ("POST", "/directories", files.make_directories),
             ("DELETE", "/directories", files.remove_directories),

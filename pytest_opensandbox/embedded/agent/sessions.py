@@ -1,4 +1,4 @@
-"""Bash sessions: each run is a script of its own, with exported variables and directory carried from run to run."""
+"""Bash sessions: each run is a script of its own, with exported variables and directory kept from run to run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from . import events, http, paths
-from .http import BAD_BODY, BadBodyError, Fields, RefusedError, Request, Response, parse, reason
-from .paths import EntryError, make_folders
+from .http import BAD_BODY, FAILED, BadBodyError, JsonObject, RefusedError, Request, Response
 from .processes import WatchedProcess
 
 LONGEST_LINE_BYTES = 16 * 1024 * 1024
 
 _VARIABLES_BEGIN, _VARIABLES_END = "__ENV_DUMP_START__", "__ENV_DUMP_END__"
 _CWD, _EXIT_CODE = "__PWD__:", "__EXIT_CODE__:"
-_EXPORT = re.compile(r"declare -x ([A-Za-z_][A-Za-z0-9_]*)(?:=(.*))?", re.DOTALL)
-_UNQUOTABLE = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
-
-EPILOGUE = f"""\
+_EPILOGUE = f"""\
 __USER_EXIT_CODE__=$?
 printf '\\n%s\\n' {_VARIABLES_BEGIN}
 export -p
@@ -35,20 +31,187 @@ printf '{_EXIT_CODE}%s\\n' "$__USER_EXIT_CODE__"
 exit "$__USER_EXIT_CODE__"
 """
 """The end of a session's script."""
-_LOOK_MILLISECONDS = 100
+_EXPORT = re.compile(r"declare -x ([A-Za-z_][A-Za-z0-9_]*)(?:=(.*))?", re.DOTALL)
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+_POLL_MILLISECONDS = 100
 """How often to see whether the client has gone or the time is up, while there is no output."""
 _DAY_MILLISECONDS = 24 * 3600 * 1000
 _LONGEST_VALUE = 8 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NOT_CARRIED = frozenset({"PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND"})
+_NOT_KEPT = frozenset({"PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND"})
 
 
-class LineTooLongError(Exception):
-    """A line longer than a session can carry."""
+class RunFailedError(Exception):
+    """A run without a result; the text says why."""
 
 
-class Transcript:
-    """Reads what a session's script prints.
+class Session:
+    """What one session keeps from run to run.
+
+    Args:
+        cwd: where the first run starts; empty is the agent's own directory.
+    """
+
+    def __init__(self, cwd: str) -> None:
+        import uuid  # only sessions need it
+
+        self.id = str(uuid.uuid4())
+        self.cwd = cwd
+        self.variables = {name: value for name, value in os.environ.items() if _NAME.fullmatch(name)}
+        self.current: Run | None = None
+
+    def script(self, command: str, cwd: str) -> str:
+        """Return a script that restores the session, runs the command, and prints what the session has become."""
+        lines = [f"export {name}={_quote(value)}" for name, value in sorted(_kept(self.variables).items())]
+        lines += [f"cd {_quote(cwd)}"] if cwd else []
+        return "\n".join([*lines, command.removesuffix("\n"), _EPILOGUE])
+
+    def update(self, output: ScriptOutput) -> None:
+        """Take over what a finished run left behind."""
+        self.variables = _kept(output.variables) or self.variables
+        self.cwd = output.cwd or self.cwd
+
+
+class Sessions:
+    """The sessions of one agent."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+
+    def create(self, request: Request) -> Response:
+        """Answer ``POST /session``; the body is optional, and its directory is made when it is missing.
+
+        Raises:
+            RefusedError: 400, the body is not what it should be.
+            OSError: the directory cannot be made.
+        """
+        raw = request.input.read()
+        try:
+            cwd = JsonObject(http.parse(raw) if raw.strip() else None).text("cwd")
+        except BadBodyError as exc:
+            raise RefusedError(400, BAD_BODY, f"invalid body: {exc}") from exc
+        directory = paths.expand(cwd)
+        if directory:
+            with http.missing_file_fails():
+                paths.make_directory(directory)
+        session = Session(directory)
+        self._sessions[session.id] = session
+        return http.json_response({"session_id": session.id})
+
+    def run(self, request: Request, identifier: str) -> Response:
+        """Answer ``POST /session/{id}/run`` with a stream of events.
+
+        Raises:
+            RefusedError: 400, the request is wrong; 500, there is no such session.
+        """
+        command, cwd, timeout = request.read_json(_run_fields)
+        wrong = "" if command else "command is required"
+        wrong = wrong or ("timeout must not be negative" if timeout < 0 else paths.invalid_directory(cwd))
+        if wrong:
+            raise RefusedError(400, BAD_BODY, wrong)
+        session = self._sessions.get(identifier)
+        if session is None:
+            raise RefusedError(500, FAILED, f"session {identifier} not found")
+        script = session.script(command, paths.expand(cwd) or session.cwd)
+        return http.stream(_events(session, Run(script, timeout or _DAY_MILLISECONDS), request.is_disconnected))
+
+    def interrupt(self, identifier: str) -> bool:
+        """Kill a session's run and end the session; return False when there is none of that id."""
+        session = self._sessions.pop(identifier, None)
+        if session is None:
+            return False
+        if session.current is not None:
+            session.current.kill()
+        return True
+
+    def delete(self, request: Request, identifier: str) -> Response:
+        """Answer ``DELETE /session/{id}``.
+
+        Raises:
+            RefusedError: 404, there is no such session.
+        """
+        if not self.interrupt(identifier):
+            raise RefusedError(404, "CONTEXT_NOT_FOUND", f"session {identifier} not found")
+        return http.empty()
+
+
+class Run:
+    """One script, whose output is read from a pipe until no process holds its other end.
+
+    Args:
+        script: bash.
+        timeout: milliseconds; counts from the first event.
+
+    Attributes:
+        script_output: what the script has printed so far.
+    """
+
+    def __init__(self, script: str, timeout: int) -> None:
+        self.script_output = ScriptOutput()
+        self._script = script
+        self._timeout = timeout
+        self._process: WatchedProcess | None = None
+
+    def output(self, is_disconnected: Callable[[], bool]) -> Iterator[bytes]:
+        """Run the script and yield its output as events.
+
+        A timeout, or a client that goes away, kills bash itself but none of its children: as in ExecD, the run lasts
+        until the last of them has closed the pipe.
+
+        Raises:
+            RunFailedError: bash could not be started, a line is too long, or the time was up.
+        """
+        deadline = time.monotonic() + self._timeout / 1000
+        with tempfile.NamedTemporaryFile("w", prefix="execd_bash_", suffix=".sh", errors="surrogateescape") as file:
+            file.write(self._script)
+            file.flush()
+            process = _start(file.name)
+            self._process = WatchedProcess(process)
+            assert process.stdout is not None
+            try:
+                with process.stdout as pipe:
+                    yield from self._until_end(self._process, pipe, deadline, is_disconnected)
+            finally:
+                self._process.kill_leader()
+        self._process.ended.wait()
+        if time.monotonic() >= deadline:
+            raise RunFailedError(f"timeout after {self._timeout} ms")
+
+    def outcome(self) -> tuple[int, str]:
+        """Return exit code and error text of a run that has ended."""
+        assert self._process is not None
+        code = self.script_output.exit_code
+        if code is None:
+            code = self._process.exit_code or 0
+        return code, self._process.error or f"command exited with code {code}"
+
+    def kill(self) -> None:
+        """Kill the script and its children."""
+        if self._process is not None:
+            self._process.signal_group(signal.SIGKILL)
+
+    def _until_end(
+        self, process: WatchedProcess, pipe: IO[bytes], deadline: float, is_disconnected: Callable[[], bool]
+    ) -> Iterator[bytes]:
+        pings = events.Pings()
+        poller = select.poll()
+        poller.register(pipe, select.POLLIN)
+        is_open = True
+        while not is_disconnected():
+            if is_open and poller.poll(_POLL_MILLISECONDS):
+                data = os.read(pipe.fileno(), 65_536)
+                is_open = bool(data)
+                lines = self.script_output.feed(data) if data else self.script_output.end()
+                yield events.output("stdout", lines)
+            elif not is_open and process.ended.wait(_POLL_MILLISECONDS / 1000):
+                return
+            if time.monotonic() > deadline:
+                process.kill_leader()
+            yield pings.due()
+
+
+class ScriptOutput:
+    """Reads what a session's script prints: the command's output, then between markers what the session has become.
 
     Attributes:
         variables: exported variables at the end of the run; empty when the script did not get that far.
@@ -67,11 +230,11 @@ class Transcript:
         """Return the lines of output that end within ``data``; blank ones are dropped.
 
         Raises:
-            LineTooLongError: a line of 16 MiB or more.
+            RunFailedError: a line of 16 MiB or more.
         """
         *lines, self._held = (self._held + data).split(b"\n")
         if max(map(len, (*lines, self._held))) >= LONGEST_LINE_BYTES:
-            raise LineTooLongError
+            raise RunFailedError(f"a line of {LONGEST_LINE_BYTES:,} bytes or more")
         return [line for line in map(self._shown, lines) if line]
 
     def end(self) -> list[bytes]:
@@ -92,120 +255,44 @@ class Transcript:
         elif text.startswith(_CWD):
             self.cwd = text.removeprefix(_CWD)
         elif self._in_variables:
-            self._note(text)
+            self._read_export(text)
         else:
             return line
         return b""
 
-    def _note(self, text: str) -> None:
-        """Note a line of ``export -p``; the further lines of a value with line breaks are lost, as in ExecD."""
+    def _read_export(self, text: str) -> None:
+        """Read a line of ``export -p``; the further lines of a value with line breaks are lost, as in ExecD."""
         match = _EXPORT.fullmatch(text)
         if match:
-            self.variables[match[1]] = _unquoted(match[2] or "")
+            self.variables[match[1]] = _unquote(match[2] or "")
 
 
-def _unquoted(value: str) -> str:
-    """Undo bash's quotes the way ExecD does, which leaves the backslash before ``$`` and a backtick in place."""
-    match = _UNQUOTABLE.fullmatch(value)
-    return re.sub(r"\\(.)", r"\1", match[1]) if match else value.strip('"')
+def _run_fields(value: Any) -> tuple[str, str, int]:
+    fields = JsonObject(value)
+    return fields.text("command"), fields.text("cwd"), fields.number("timeout") or 0
 
 
-class RunFailedError(Exception):
-    """A run without a result; the text is ExecD's."""
-
-
-class Run:
-    """One script.
-
-    Args:
-        script: bash.
-        timeout: milliseconds; counts from the first event.
-
-    Attributes:
-        transcript: what the script has told so far.
-    """
-
-    def __init__(self, script: str, timeout: int) -> None:
-        self.transcript = Transcript()
-        self._script = script
-        self._timeout = timeout
-        self._child: WatchedProcess | None = None
-
-    def output(self, is_gone: Callable[[], bool]) -> Iterator[bytes]:
-        """Run the script and yield its output as events.
-
-        A timeout, or a client that goes away, kills bash itself but none of its children: whoever still holds the
-        pipe is waited for, as ExecD does.
-
-        Raises:
-            RunFailedError: bash could not be started, a line is too long, or the time was up.
-        """
-        deadline = time.monotonic() + self._timeout / 1000
-        with tempfile.NamedTemporaryFile("w", prefix="execd_bash_", suffix=".sh", errors="surrogateescape") as file:
-            file.write(self._script)
-            file.flush()
-            process = _start(file.name)
-            self._child = WatchedProcess(process)
-            assert process.stdout is not None
-            try:
-                with process.stdout as pipe:
-                    yield from self._until_end(pipe, deadline, is_gone)
-            finally:
-                self._child.kill_leader()
-        self._child.ended.wait()
-        if time.monotonic() >= deadline:
-            raise RunFailedError(f"timeout after {duration(self._timeout)}")
-
-    def outcome(self) -> tuple[int, str]:
-        """Return exit code and error text of a run that has ended."""
-        assert self._child is not None
-        code = self.transcript.exit_code
-        if code is None:
-            code = self._child.exit_code or 0
-        return code, self._child.error or f"command exited with code {code}"
-
-    def kill(self) -> None:
-        """Kill the script and its children."""
-        if self._child is not None:
-            self._child.signal_group(signal.SIGKILL)
-
-    def _until_end(self, pipe: IO[bytes], deadline: float, is_gone: Callable[[], bool]) -> Iterator[bytes]:
-        assert self._child is not None
-        pings = events.Pings()
-        poller = select.poll()
-        poller.register(pipe, select.POLLIN)
-        is_open = True
-        while not is_gone():
-            if is_open and poller.poll(_LOOK_MILLISECONDS):
-                data = os.read(pipe.fileno(), 65_536)
-                is_open = bool(data)
-                yield self._shown(data)
-            elif not is_open and self._child.ended.wait(_LOOK_MILLISECONDS / 1000):
-                return
-            if time.monotonic() > deadline:
-                self._child.kill_leader()
-            yield pings.due()
-
-    def _shown(self, data: bytes) -> bytes:
-        try:
-            return events.output("stdout", self.transcript.feed(data) if data else self.transcript.end())
-        except LineTooLongError as exc:
-            raise RunFailedError("read stdout: bufio.Scanner: token too long") from exc
-
-
-def duration(milliseconds: int) -> str:
-    """Return a duration as Go prints it: ``300ms``, ``1.5s``, ``1m0s``, ``24h0m0s``."""
-    if milliseconds < 1000:
-        return f"{milliseconds}ms" if milliseconds else "0s"
-    minutes, rest = divmod(milliseconds, 60_000)
-    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}" if minutes else seconds
+def _events(session: Session, run: Run, is_disconnected: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield the events of one run; when the client goes away the run is killed."""
+    started = time.monotonic()
+    session.current = run
+    yield events.init(session.id) + events.ping()
+    try:
+        yield from run.output(is_disconnected)
+    except RunFailedError as exc:
+        yield RefusedError(500, FAILED, f"error running in session: {exc}").body()
+        return
+    session.update(run.script_output)
+    code, text = run.outcome()
+    if code:
+        yield events.error(str(code), text)
+    else:
+        yield events.complete(int((time.monotonic() - started) * 1000))
 
 
 def _start(path: str) -> subprocess.Popen[bytes]:
     if not shutil.which("bash"):
-        raise RunFailedError('start bash: exec: "bash": executable file not found in $PATH')
+        raise RunFailedError("there is no bash")
     try:
         return subprocess.Popen(  # noqa: S603 - running what the client asks for is what the agent is for
             ["bash", "--noprofile", "--norc", path],  # noqa: S607 - whichever bash the sandbox has
@@ -216,140 +303,22 @@ def _start(path: str) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     except OSError as exc:
-        raise RunFailedError(f"start bash: fork/exec bash: {reason(exc)}") from exc
+        raise RunFailedError(f"bash cannot be started: {exc.strerror}") from exc
 
 
-class Session:
-    """What one session carries from run to run.
-
-    Args:
-        cwd: where the first run starts; empty is the agent's own directory.
-    """
-
-    def __init__(self, cwd: str) -> None:
-        import uuid  # only sessions need it
-
-        self.id = str(uuid.uuid4())
-        self.cwd = cwd
-        self.variables = {name: value for name, value in os.environ.items() if _NAME.fullmatch(name)}
-        self.current: Run | None = None
-
-    def script(self, command: str, cwd: str) -> str:
-        """Return a script that restores the session, runs the command, and tells what the session has become."""
-        lines = [f"export {name}={_quoted(value)}" for name, value in sorted(_carried(self.variables).items())]
-        lines += [f"cd {_quoted(cwd)}"] if cwd else []
-        return "\n".join([*lines, command.removesuffix("\n"), EPILOGUE])
-
-    def carry(self, transcript: Transcript) -> None:
-        """Take over what a finished run left behind."""
-        self.variables = _carried(transcript.variables) or self.variables
-        self.cwd = transcript.cwd or self.cwd
-
-
-class Sessions:
-    """The sessions of one agent."""
-
-    def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
-
-    def create(self, request: Request) -> Response:
-        """Answer ``POST /session``; the body is optional, and its directory is made when it is missing.
-
-        Raises:
-            RefusedError: 400, the body is not what it should be; 500, the directory cannot be made.
-        """
-        raw = request.input.read()
-        try:
-            cwd = Fields(parse(raw) if raw.strip() else None, "CreateSessionRequest").text("cwd")
-        except BadBodyError as exc:
-            raise RefusedError(400, BAD_BODY, f"error parsing request. {exc}") from exc
-        session = Session(_made(cwd))
-        self._sessions[session.id] = session
-        return http.json_answer({"session_id": session.id})
-
-    def run(self, request: Request, identifier: str) -> Response:
-        """Answer ``POST /session/{id}/run`` with a stream of events.
-
-        Raises:
-            RefusedError: 400, the request is wrong; 500, there is no such session.
-        """
-        command, cwd, timeout = request.checked(_run, "error parsing request. ")
-        wrong = [] if command else [http.invalid_field("RunInSessionRequest", "Command", "required")]
-        if timeout < 0:
-            wrong.append(http.invalid_field("RunInSessionRequest", "Timeout", "gte"))
-        text = "\n".join(wrong) or paths.invalid_directory(cwd)
-        if text:
-            raise RefusedError(400, BAD_BODY, f"invalid request. {text}")
-        session = self._sessions.get(identifier)
-        if session is None:
-            raise RefusedError(500, "RUNTIME_ERROR", "error running in session. context not found")
-        script = session.script(command, paths.expand(cwd) or session.cwd)
-        return http.stream(_events(session, Run(script, timeout or _DAY_MILLISECONDS), request.is_gone))
-
-    def interrupt(self, identifier: str) -> bool:
-        """Kill a session's run and end the session; return False when there is none of that id."""
-        session = self._sessions.pop(identifier, None)
-        if session is None:
-            return False
-        if session.current is not None:
-            session.current.kill()
-        return True
-
-    def delete(self, request: Request, identifier: str) -> Response:
-        """Answer ``DELETE /session/{id}``.
-
-        Raises:
-            RefusedError: 404, there is no such session.
-        """
-        if not self.interrupt(identifier):
-            raise RefusedError(404, "CONTEXT_NOT_FOUND", f"session {identifier} not found")
-        return http.done()
-
-
-def _made(cwd: str) -> str:
-    """Return the directory for a session, which is made when it is missing."""
-    try:
-        directory = paths.expand(cwd)
-        if directory:
-            make_folders(directory)
-    except paths.UnusablePathError as exc:
-        text = f"error creating session. resolve request cwd {cwd}: {exc}"
-        raise RefusedError(500, "RUNTIME_ERROR", text) from exc
-    except EntryError as exc:
-        raise RefusedError(500, "RUNTIME_ERROR", f"error creating session. {exc}") from exc
-    return directory
-
-
-def _run(value: Any) -> tuple[str, str, int]:
-    fields = Fields(value, "RunInSessionRequest")
-    return fields.text("command"), fields.text("cwd"), fields.number("timeout") or 0
-
-
-def _events(session: Session, run: Run, is_gone: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield the events of one run; when the client goes away the run is killed."""
-    started = time.monotonic()
-    session.current = run
-    yield events.init(session.id) + events.ping()
-    try:
-        yield from run.output(is_gone)
-    except RunFailedError as exc:
-        yield RefusedError(500, "RUNTIME_ERROR", f"error running in session. {exc}").body()
-        return
-    session.carry(run.transcript)
-    code, text = run.outcome()
-    if code:
-        yield events.error(str(code), text)
-    else:
-        yield events.complete(int((time.monotonic() - started) * 1000))
-
-
-def _carried(variables: dict[str, str]) -> dict[str, str]:
+def _kept(variables: dict[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in variables.items()
-        if name not in _NOT_CARRIED and len(os.fsencode(value)) <= _LONGEST_VALUE
+        if name not in _NOT_KEPT and len(os.fsencode(value)) <= _LONGEST_VALUE
     }
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     return "'" + value.replace("'", "'\"'\"'") + "'"
+
+
+def _unquote(value: str) -> str:
+    """Undo bash's quotes the way ExecD does, which leaves the backslash before ``$`` and a backtick in place."""
+    match = _QUOTED.fullmatch(value)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else value.strip('"')

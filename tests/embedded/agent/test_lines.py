@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_opensandbox.embedded.agent import events, http
-from pytest_opensandbox.embedded.agent.events import Splitter
-from pytest_opensandbox.embedded.agent.sessions import LONGEST_LINE_BYTES, LineTooLongError, Transcript
+from pytest_opensandbox.embedded.agent.events import LineSplitter
+from pytest_opensandbox.embedded.agent.sessions import LONGEST_LINE_BYTES, RunFailedError, ScriptOutput
 
 output = st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r", b"\r\n", b"\xc3\xa9", b"\xff", b"\0"])).map(b"".join)
 
@@ -29,7 +29,7 @@ def expected_lines(data: bytes) -> list[bytes]:
 
 @given(output, st.lists(st.integers(0, 60)))
 def test_any_split_of_the_bytes_gives_the_same_lines(data, cuts):
-    splitter, edges = Splitter(), sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    splitter, edges = LineSplitter(), sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
 
     lines = [line for start, end in pairwise(edges) for line in splitter.feed(data[start:end])]
 
@@ -37,7 +37,7 @@ def test_any_split_of_the_bytes_gives_the_same_lines(data, cuts):
 
 
 def test_a_line_is_held_back_until_its_end_comes():
-    splitter = Splitter()
+    splitter = LineSplitter()
 
     before = splitter.feed(b"whole\nhal")
 
@@ -106,16 +106,16 @@ def test_times_are_written_as_go_does(nanoseconds, text):
     ],
 )
 def test_a_session_reads_what_bash_exports(dumped, value):
-    transcript = Transcript()
+    printed = ScriptOutput()
 
-    transcript.feed(b"__ENV_DUMP_START__\n" + dumped + b"\n__ENV_DUMP_END__\n")
+    printed.feed(b"__ENV_DUMP_START__\n" + dumped + b"\n__ENV_DUMP_END__\n")
 
-    assert transcript.variables == {"A": value}
+    assert printed.variables == {"A": value}
 
 
 def test_a_session_gives_up_on_a_line_of_16_mebibytes():
-    transcript = Transcript()
-    transcript.feed(b"x" * (LONGEST_LINE_BYTES - 1))
+    printed = ScriptOutput()
+    printed.feed(b"x" * (LONGEST_LINE_BYTES - 1))
 
-    with pytest.raises(LineTooLongError):
-        transcript.feed(b"x")
+    with pytest.raises(RunFailedError):
+        printed.feed(b"x")

@@ -96,7 +96,7 @@ def start_on(listener: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def test_starting_loads_nothing_that_is_heavy_and_rarely_needed() -> None:
-    heavy = {"_ssl", "asyncio", "email", "http.client", "inspect", "python_multipart", "requests", "uuid"}
+    heavy = {"_ssl", "asyncio", "ctypes", "email", "http.client", "inspect", "python_multipart", "requests", "uuid"}
     code = f"""
 import os, sys
 leave = os._exit

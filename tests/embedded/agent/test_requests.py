@@ -1,14 +1,12 @@
 """What a request says: its JSON, its paths, modes, patterns and ranges."""
 
-import re
-
 import pytest
 
 from pytest_opensandbox.embedded.agent import http, paths
 from pytest_opensandbox.embedded.agent.downloads import BadRangeError, first_range
-from pytest_opensandbox.embedded.agent.paths import EntryError, octal
+from pytest_opensandbox.embedded.agent.http import BadBodyError, JsonObject
+from pytest_opensandbox.embedded.agent.paths import octal
 from pytest_opensandbox.embedded.agent.patterns import BadPatternError, matcher
-from pytest_opensandbox.embedded.agent.sessions import duration
 
 ENVIRONMENT = {"HOME": "/home/me", "A": "1", "A_B": "2"}
 
@@ -37,7 +35,7 @@ def test_variables_and_home_are_expanded_in_a_path(path, expanded, monkeypatch):
 
 
 def test_a_path_with_unknown_variables_names_them_in_order():
-    with pytest.raises(paths.UnusablePathError, match=r"undefined environment variables: B,C$"):
+    with pytest.raises(OSError, match=r"undefined environment variables: B,C"):
         paths.expand("/$C/${B}/$C", ENVIRONMENT)
 
 
@@ -59,8 +57,8 @@ def test_a_mode_is_read_by_its_digits(digits, bits):
 
 
 @pytest.mark.parametrize("digits", [pytest.param(493, id="a nine"), pytest.param(-1, id="negative")])
-def test_a_mode_with_other_digits_is_refused_in_gos_words(digits):
-    with pytest.raises(EntryError, match=f'strconv.ParseUint: parsing "{digits}": invalid syntax'):
+def test_a_mode_with_other_digits_is_refused(digits):
+    with pytest.raises(OSError, match=f"mode {digits} is not octal"):
         octal(digits)
 
 
@@ -120,19 +118,9 @@ def test_a_range_that_makes_no_sense_is_an_error(header):
         first_range(header, 11)
 
 
-@pytest.mark.parametrize(
-    ("body", "complaint"),
-    [
-        pytest.param(b"", "EOF", id="nothing"),
-        pytest.param(b'{"a":', "unexpected EOF", id="no end"),
-        pytest.param(b'{"a":"x', "unexpected EOF", id="text without end"),
-        pytest.param(b"{nope", "invalid character 'n' looking for beginning of object key string", id="no key"),
-        pytest.param(b'{"a" 1}', "invalid character '1' after object key", id="no colon"),
-        pytest.param(b"nonsense", "invalid character 'n' looking for beginning of value", id="no value"),
-    ],
-)
-def test_what_is_wrong_with_json_is_said_in_gos_words(body, complaint):
-    with pytest.raises(http.BadBodyError, match=f"^{re.escape(complaint)}$"):
+@pytest.mark.parametrize("body", [b"", b'{"a":', b'{"a":"x', b"{nope", b'{"a" 1}', b"nonsense"])
+def test_a_body_that_is_no_json_is_refused(body):
+    with pytest.raises(BadBodyError, match="no JSON"):
         http.parse(body)
 
 
@@ -140,34 +128,18 @@ def test_what_follows_the_json_is_ignored():
     assert http.parse(b' {"a":1} trailing') == {"a": 1}
 
 
-@pytest.mark.parametrize(
-    ("value", "complaint"),
-    [
-        pytest.param(5, r"cannot unmarshal number into Go struct field Model\.command of type string", id="number"),
-        pytest.param(True, r"cannot unmarshal bool into Go struct field Model\.command of type string", id="boolean"),
-        pytest.param([], r"cannot unmarshal array into Go struct field Model\.command of type string", id="array"),
-    ],
-)
-def test_a_field_of_the_wrong_type_is_named(value, complaint):
-    fields = http.Fields({"command": value}, "Model")
-
-    with pytest.raises(http.BadBodyError, match=complaint):
-        fields.text("command")
+@pytest.mark.parametrize("value", [5, True, [], {}])
+def test_a_field_of_the_wrong_type_is_named(value):
+    with pytest.raises(BadBodyError, match="command: a string is expected"):
+        JsonObject({"command": value}).text("command")
 
 
-def test_a_boolean_is_no_number():
-    with pytest.raises(http.BadBodyError, match=r"bool into Go struct field Model\.timeout of type int64"):
-        http.Fields({"timeout": True}, "Model").number("timeout")
+@pytest.mark.parametrize("value", [True, "1", 1.0])
+def test_only_an_integer_is_a_number(value):
+    with pytest.raises(BadBodyError, match="timeout: an integer is expected"):
+        JsonObject({"timeout": value}).number("timeout")
 
 
-@pytest.mark.parametrize(
-    ("milliseconds", "text"),
-    [
-        pytest.param(300, "300ms", id="below a second"),
-        pytest.param(1500, "1.5s", id="a fraction"),
-        pytest.param(60_000, "1m0s", id="a minute"),
-        pytest.param(86_400_000, "24h0m0s", id="a day"),
-    ],
-)
-def test_durations_are_written_as_go_does(milliseconds, text):
-    assert duration(milliseconds) == text
+def test_a_number_out_of_range_is_refused():
+    with pytest.raises(BadBodyError, match="uid: -1 is out of range"):
+        JsonObject({"uid": -1}).number("uid", range(10))

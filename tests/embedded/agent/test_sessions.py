@@ -56,7 +56,7 @@ def test_a_timeout_is_told_by_a_bare_object_at_the_end(agent: Agent, session: st
     found = run(agent, session, "echo before; exec sleep 60", timeout=200)
 
     assert texts(found[:-1]) == ["before"]
-    assert found[-1] == {"code": "RUNTIME_ERROR", "message": "error running in session. timeout after 200ms"}
+    assert found[-1] == {"code": "RUNTIME_ERROR", "message": "error running in session: timeout after 200 ms"}
 
 
 def test_a_run_waits_for_whoever_holds_its_output(agent: Agent, session: str) -> None:
@@ -77,7 +77,7 @@ def test_an_interrupt_by_the_session_id_ends_the_session(agent: Agent, session: 
 
     response = agent.post(f"/session/{session}/run", json={"command": "true"})
 
-    assert (response.status_code, response.json()["message"]) == (500, "error running in session. context not found")
+    assert (response.status_code, response.json()["message"]) == (500, f"session {session} not found")
 
 
 def test_a_session_can_be_deleted_once(agent: Agent, session: str) -> None:
