@@ -1,4 +1,4 @@
-"""What several rooms' tests share: a sandbox or a server of this run's kind, and pytest in clean surroundings."""
+"""Fixtures of several test folders: a sandbox or a server of this run's backend, and a clean environment for pytest."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have what the tests start begin as in a terminal, although nohup or a background job ignores signals.
+    """Let processes that tests start handle signals as in a terminal, even under nohup or in a background job.
 
-    What is ignored is inherited, what has a handler is not; here each such signal still has no effect.
+    Ignored signals are inherited by child processes, handlers are not. In this process these signals still do nothing.
     """
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -30,14 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def shared_sandbox(sandbox_factory) -> Iterator[Sandbox]:
-    """A sandbox for all tests of a module; each test leaves it as it was."""
+    """A sandbox for all tests of a module; each test leaves it unchanged."""
     with sandbox_factory() as sandbox:
         yield sandbox
 
 
 @pytest.fixture(scope="session")
 def running_server(opensandbox_settings: Settings) -> Iterator[ManagedServer]:
-    """A server of the kind that this run uses, for those who are to talk to it with another client than ours."""
+    """A server of this run's backend, for tests that send requests to it themselves."""
     start = start_embedded
     if opensandbox_settings.url != EMBEDDED:
         start = partial(start_docker, label="made-by=tests", execd_image=opensandbox_settings.execd_image)
@@ -46,8 +46,8 @@ def running_server(opensandbox_settings: Settings) -> Iterator[ManagedServer]:
 
 
 @pytest.fixture
-def clean_surroundings(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the outer run's settings; load this plugin and xdist and no other, for others take a second to import."""
+def clean_environment(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the outer run's settings, and load no plugins but this and xdist: the others take a second to import."""
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(_chosen_plugins()))
     monkeypatch.setenv("NO_COLOR", "1")
     for name in ("OPEN_SANDBOX_API_KEY", "OPEN_SANDBOX_PROTOCOL", *(option.env for option in OPTIONS)):

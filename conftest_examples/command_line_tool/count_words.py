@@ -1,4 +1,4 @@
-"""A small tool that is tested below: counts words of a file and writes a report."""
+"""A small tool to be tested: it counts the words of a file and writes a report."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""A tool goes in, runs, and its report comes out; the machine that runs pytest is never written to."""
+"""A command-line tool: the test copies it into the sandbox, runs it there, and fetches its report."""
 
 from pathlib import Path
 

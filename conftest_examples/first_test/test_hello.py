@@ -1,7 +1,7 @@
-"""The `sandbox` fixture: a fresh machine for one test, gone afterwards."""
+"""The `sandbox` fixture: a fresh sandbox for one test, deleted afterwards."""
 
 
-def test_a_command_says_what_it_wrote(sandbox):
+def test_a_command_returns_its_output(sandbox):
     assert sandbox.run("echo hi").stdout == "hi\n"
 
 

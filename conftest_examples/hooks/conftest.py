@@ -1,4 +1,4 @@
-"""Adds to every sandbox of this folder: a variable before it is made, a file once it is ready."""
+"""Hooks that add a variable to every sandbox before it is created, and a file when it is ready."""
 
 import dataclasses
 

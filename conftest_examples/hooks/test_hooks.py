@@ -1,4 +1,4 @@
-"""What conftest.py promises is there when the test begins."""
+"""The variable and the file that conftest.py adds to every sandbox."""
 
 
 def test_the_variable_is_set(sandbox):

@@ -6,7 +6,7 @@ from urllib.request import Request, urlopen
 
 
 def fetch(endpoint, path):
-    """Ask until the server listens: the endpoint answers 502 before that."""
+    """Retry until the server listens; before that the endpoint answers 502."""
     for _ in range(100):
         try:
             with urlopen(Request(endpoint.url + path, headers=dict(endpoint.headers))) as answer:
@@ -20,9 +20,9 @@ def fetch(endpoint, path):
 
 def test_a_page_is_served(sandbox):
     sandbox.put("<h1>hello</h1>", "/workspace/index.html")
-    # On all addresses: what listens on loopback is not reached through the own proxy of a server on Docker.
+    # On all addresses: the proxy of a server on Docker does not reach a service on loopback.
     serve = "python3 -m http.server 8000 --bind 0.0.0.0 --directory /workspace"
-    # run waits for all that holds its output, as subprocess.run does.
+    # Like subprocess.run, run waits for every process that has its output open.
     sandbox.run(f"setsid {serve} >/dev/null 2>&1 &", check=True)
 
     assert fetch(sandbox.endpoint(8000), "/index.html") == "<h1>hello</h1>"

@@ -1,4 +1,4 @@
-"""A database is loaded once; every test finds it as it was loaded, whatever the tests before have done to it."""
+"""A database that is loaded once; every test gets it as it was loaded, even if an earlier test changed it."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ with sqlite3.connect("/workspace/library.db") as database:
 
 
 def query(sandbox, text):
-    """Return the rows of a query, as Python writes them."""
+    """Return the rows of a query as Python prints them."""
     return sandbox.run(["python3", "-c", QUERY, text], check=True).stdout.strip()
 
 
@@ -28,7 +28,7 @@ def test_the_library_has_three_books(sandbox):
     assert query(sandbox, "SELECT count(*) FROM book") == "[(3,)]"
 
 
-def test_a_test_may_burn_them(sandbox):
+def test_a_test_may_delete_them(sandbox):
     query(sandbox, "DELETE FROM book")
 
     assert query(sandbox, "SELECT count(*) FROM book") == "[(0,)]"

@@ -1,4 +1,4 @@
-"""One test in several sandboxes: each value is an image, or a mapping of the marker's arguments."""
+"""One test in several sandboxes: each value is an image, or a mapping of arguments of the marker."""
 
 import pytest
 

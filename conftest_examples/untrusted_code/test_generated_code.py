@@ -1,4 +1,4 @@
-"""Code that nobody has read yet: it may loop, write where it should not, and look for secrets."""
+"""Generated code that was not reviewed: it may not end, write files, and look for secrets."""
 
 import os
 
@@ -11,7 +11,7 @@ def run_python(sandbox, code, **options):
     return sandbox.run(["python3", "-c", code], **options)
 
 
-def test_its_answer_is_judged(sandbox):
+def test_its_output_is_checked(sandbox):
     result = run_python(sandbox, "print(sorted([3, 1, 2]))", check=True)
 
     assert result.stdout == "[1, 2, 3]\n"
@@ -25,13 +25,13 @@ def test_an_endless_loop_ends(sandbox):
 
 
 @pytest.mark.sandbox(network="none")
-def test_it_reaches_nobody(sandbox):
+def test_it_reaches_no_network(sandbox):
     result = run_python(sandbox, "import socket; socket.create_connection(('192.0.2.1', 80), timeout=2)")
 
     assert not result.ok
 
 
-def test_it_finds_no_secret_of_ours(sandbox, monkeypatch):
+def test_it_finds_no_secret_of_the_host(sandbox, monkeypatch):
     monkeypatch.setenv("DEPLOY_TOKEN", "s3cret")
 
     assert "s3cret" not in sandbox.run("env; cat /proc/*/environ 2>/dev/null").stdout

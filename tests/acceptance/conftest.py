@@ -1,4 +1,4 @@
-"""What acceptance tests share: pytest in a subprocess with this plugin, and a server that outlives it."""
+"""Fixtures of the acceptance tests: pytest in a subprocess with this plugin, and a server that outlives it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_opensandbox import Client
+from pytest_opensandbox import ApiError, Client
 from pytest_opensandbox.client.sandbox_opts import label_value
 from pytest_opensandbox.plugin.run import RUN
 from pytest_opensandbox.sandbox.tracking import TAG_PROJECT
@@ -17,7 +17,7 @@ from pytest_opensandbox.settings.settings import Settings
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where sandboxes are not embedded, leave out what would be the same test once more: it names its own server."""
+    """On other backends leave out the tests that start their own embedded server: they would be the same again."""
     if config.stash[RUN].settings.url == EMBEDDED:
         return
     here = Path(__file__).parent
@@ -28,27 +28,51 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is not pytest's own, so that a test can look at it when pytest is gone."""
+    """A server of the outer run, so that a test can list its sandboxes when the inner pytest has ended."""
 
     url: str
     api_key: str
     image: str
-    """What a sandbox is made of where a test asks for nothing else."""
+    """The default image."""
     project: str
-    """The project under test; servers on the same Docker engine see each other's sandboxes."""
+    """The project of the inner run; servers on the same Docker engine see each other's sandboxes."""
 
     def client(self) -> Client:
         return Client(self.url, self.api_key)
 
     def sandboxes(self) -> list[str]:
-        """Return the ids of what runs of the project have on it."""
+        """Return the ids of the project's sandboxes."""
         with self.client() as client:
-            return [box.id for box in client.list_sandboxes({TAG_PROJECT: self.project})]
+            return [sandbox.id for sandbox in client.list_sandboxes({TAG_PROJECT: self.project})]
+
+    def snapshots(self) -> list[str] | None:
+        """Return the names of all snapshots, None if the server has no snapshots."""
+        with self.client() as client:
+            try:
+                return [snapshot.name for snapshot in client.list_snapshots()]
+            except ApiError:
+                return None
+
+    def leftovers(self) -> list[str]:
+        """Return the ids of the project's sandboxes, and the names of all snapshots."""
+        return [*self.sandboxes(), *(self.snapshots() or [])]
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(clean_surroundings: None) -> None:
+def _environment(clean_environment: None) -> None:
     """Every test here runs pytest."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("-p", "no:xdist"), id="without xdist"),
+        pytest.param(("-n0",), id="no worker"),
+        pytest.param(("-n2",), id="two workers"),
+    ]
+)
+def xdist(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The arguments with which pytest runs without xdist, with xdist but no workers, and with two."""
+    return request.param
 
 
 @pytest.fixture
@@ -58,7 +82,7 @@ def server(
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Server:
-    """A server that the environment names to the inner run; it holds no sandbox of the project when a test starts."""
+    """A server that the inner run finds by environment variables; it has no sandbox of the project yet."""
     monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", running_server.url)
     monkeypatch.setenv("OPEN_SANDBOX_API_KEY", running_server.api_key)
     if opensandbox_settings.server_proxy:
@@ -68,3 +92,9 @@ def server(
     found = Server(running_server.url, running_server.api_key, image, project)
     assert found.sandboxes() == []
     return found
+
+
+@pytest.fixture
+def has_snapshots(server: Server) -> bool:
+    """Whether the server has snapshots."""
+    return server.snapshots() is not None

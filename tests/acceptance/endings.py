@@ -1,4 +1,4 @@
-"""The ways in which a run of pytest can end, as suites of two tests that hold a sandbox each when it does."""
+"""The ways in which a run of pytest can end, each as a suite of two tests that hold a sandbox at that time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.figures import Table
 
 ONE_PROCESS, TWO_WORKERS = "without xdist", "-n 2"
 LEASE_SECONDS = 60
-"""The shortest that there is."""
+"""The shortest lease that the plugin allows."""
 
 SUITE = """\
 import os, signal, sys, threading, time
@@ -33,12 +33,12 @@ def meet():
         wait_for("other")
 
 
-def tell_pytest(number):
+def signal_pytest(number):
     os.kill(PYTEST, number)
     time.sleep(60)
 
 
-def tell_all(number):
+def signal_all(number):
     os.killpg(0, number)
     time.sleep(60)
 
@@ -64,47 +64,47 @@ def test_other({other}):
 """
 
 _PROOF = "Path('proof').touch()"
-UNTIL_MET, UNTIL_TOLD = "wait_for('it')", "IS_WORKER and time.sleep(60)"
+UNTIL_MET, UNTIL_SIGNALLED = "wait_for('it')", "IS_WORKER and time.sleep(60)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """One way: what the first of the two tests and its surroundings do; the second runs beside it, or after it."""
+    """One way to end: the code of the first test and its fixtures; the second test runs beside it, or after it."""
 
     setup: str = "meet()"
-    """In a fixture that has been given the sandbox."""
+    """Code of a fixture that uses the sandbox, before its yield."""
     body: str = "pass"
-    """In the test."""
+    """Code of the test."""
     teardown: str = "pass"
-    """In the fixture's teardown."""
+    """Code of the fixture after its yield."""
     elsewhere: str = UNTIL_MET
-    """In the second test."""
+    """Code of the second test."""
     uses: str = "sandbox"
     """Fixtures of the first test."""
     other: str = "sandbox"
-    """Fixtures of the second."""
+    """Fixtures of the second test."""
     fixtures: str = ""
-    """Definitions of more of them."""
+    """Definitions of more fixtures."""
     marks: str = ""
     """Decorators of the first test."""
     conftest: str = ""
-    """The conftest.py."""
+    """Content of the conftest.py."""
     arguments: tuple[str, ...] = ()
-    """Pytest's."""
+    """Arguments of pytest."""
     has_proof: bool = False
-    """Whether the test leaves a file ``proof`` where all is well."""
+    """Whether the test creates a file ``proof`` if it succeeds."""
     ways: tuple[str, ...] = (ONE_PROCESS, TWO_WORKERS)
-    """Those that it concerns."""
+    """The ways to run pytest in which this ending is tested."""
     fatal: tuple[str, ...] = ()
-    """Those in which nothing of ours can run any more, so that only the lease is left."""
+    """The ways in which no code of the plugin can run afterwards, so that the lease must end the sandboxes."""
     is_of_own_server: bool = False
-    """Whether it concerns only a run whose processes have embedded servers of their own."""
+    """Whether it is tested only in a run whose processes have embedded servers of their own."""
     late: tuple[str, ...] = ()
-    """Those in which the workers outlive their pytest, and clean up when they notice."""
+    """The ways in which the workers outlive pytest, and clean up when they notice that it is gone."""
 
     @property
     def suite(self) -> str:
-        """The test file."""
+        """Content of the test file."""
         parts = {name: _indented(getattr(self, name)) for name in ("setup", "body", "teardown", "elsewhere")}
         fixtures = textwrap.dedent(self.fixtures)
         return SUITE.format(uses=self.uses, other=self.other, fixtures=fixtures, marks=self.marks, **parts)
@@ -115,11 +115,11 @@ def _indented(code: str) -> str:
 
 
 def _by_signal(body: str = "pass", **more: Any) -> Ending:
-    return Ending(body=body, elsewhere=UNTIL_TOLD, **more)
+    return Ending(body=body, elsewhere=UNTIL_SIGNALLED, **more)
 
 
 def _with_dead_server() -> Ending:
-    """The embedded server of the process dies under a test that goes on; the other test has a living one."""
+    """The embedded server of the first test's process is killed; the test goes on, the second has a new server."""
     return Ending(
         body=f"""
             for task in Path("/proc/self/task").iterdir():
@@ -138,7 +138,7 @@ def _in_time(limit: str, **more: Any) -> Ending:
 
 
 def _in_fork(child: str, until: str) -> Ending:
-    """A child of the test ends; the test goes on with its sandbox, which is nobody else's."""
+    """A child process of the test ends; the test goes on, and still owns its sandbox."""
     return Ending(
         uses="outer, sandbox",
         fixtures="""
@@ -160,7 +160,7 @@ def _in_fork(child: str, until: str) -> Ending:
 
 
 def _with_create(what: str, **more: Any) -> Ending:
-    """The first create goes wrong."""
+    """The first create fails."""
     conftest = f"""
         import os, signal, threading, time
         from pytest_opensandbox import Client
@@ -182,7 +182,7 @@ def _with_create(what: str, **more: Any) -> Ending:
 
 
 _WITH_XDIST = {"ways": (TWO_WORKERS,)}
-# A child that is a worker of xdist never ends, for the thread that talks to its controller is not there.
+# A forked worker of xdist never ends: it lacks the thread that talks to the controller.
 _TORN_DOWN = "wait_for(f'down-{child}'); IS_WORKER or os.waitpid(child, 0)"
 _LATE = "threading.Timer(0.3, create, (self, opts)).start()"
 _KINDS = Ending(
@@ -191,9 +191,9 @@ _KINDS = Ending(
     fixtures="""
         @pytest.fixture
         def paused(sandbox_factory):
-            box = sandbox_factory()
-            box.pause()
-            return box
+            sandbox = sandbox_factory()
+            sandbox.pause()
+            return sandbox
 
         @pytest.fixture
         def restored(sandbox_factory, sandbox):
@@ -230,17 +230,17 @@ ENDINGS = {
                 assert report.when != "call", "a fault in a plugin"
         """
     ),
-    "Ctrl-C in set-up": _by_signal(setup="meet(); tell_all(signal.SIGINT)"),
-    "Ctrl-C in the test": _by_signal("tell_all(signal.SIGINT)"),
-    "Ctrl-C in a teardown": _by_signal(teardown="tell_all(signal.SIGINT)"),
-    "Ctrl-C, and again in the teardown": _by_signal("tell_all(signal.SIGINT)", teardown="tell_all(signal.SIGINT)"),
-    "SIGINT to pytest alone": _by_signal("tell_pytest(signal.SIGINT)", **_WITH_XDIST),
-    "SIGTERM to all": _by_signal("tell_all(signal.SIGTERM)"),
-    "SIGTERM to pytest alone": _by_signal("tell_pytest(signal.SIGTERM)", **_WITH_XDIST),
-    "SIGHUP to all": _by_signal("tell_all(signal.SIGHUP)"),
-    "SIGHUP to pytest alone": _by_signal("tell_pytest(signal.SIGHUP)", **_WITH_XDIST),
-    "SIGQUIT to all": _by_signal("tell_all(signal.SIGQUIT)"),
-    "SIGQUIT to pytest alone": _by_signal("tell_pytest(signal.SIGQUIT)", **_WITH_XDIST),
+    "Ctrl-C in set-up": _by_signal(setup="meet(); signal_all(signal.SIGINT)"),
+    "Ctrl-C in the test": _by_signal("signal_all(signal.SIGINT)"),
+    "Ctrl-C in a teardown": _by_signal(teardown="signal_all(signal.SIGINT)"),
+    "Ctrl-C, and again in the teardown": _by_signal("signal_all(signal.SIGINT)", teardown="signal_all(signal.SIGINT)"),
+    "SIGINT to pytest alone": _by_signal("signal_pytest(signal.SIGINT)", **_WITH_XDIST),
+    "SIGTERM to all": _by_signal("signal_all(signal.SIGTERM)"),
+    "SIGTERM to pytest alone": _by_signal("signal_pytest(signal.SIGTERM)", **_WITH_XDIST),
+    "SIGHUP to all": _by_signal("signal_all(signal.SIGHUP)"),
+    "SIGHUP to pytest alone": _by_signal("signal_pytest(signal.SIGHUP)", **_WITH_XDIST),
+    "SIGQUIT to all": _by_signal("signal_all(signal.SIGQUIT)"),
+    "SIGQUIT to pytest alone": _by_signal("signal_pytest(signal.SIGQUIT)", **_WITH_XDIST),
     "pytest-timeout by signal, in set-up": _in_time("0.5, method='signal'", setup="time.sleep(60)", elsewhere="pass"),
     "pytest-timeout by signal, in the test": _in_time("0.3, method='signal', func_only=True", body="time.sleep(60)"),
     "pytest-timeout by thread": _in_time(
@@ -248,8 +248,8 @@ ENDINGS = {
     ),
     "os._exit in the test": Ending(body="os._exit(1)", fatal=(ONE_PROCESS,)),
     "SIGKILL to the worker": Ending(body="os.kill(os.getpid(), signal.SIGKILL)", **_WITH_XDIST),
-    "SIGKILL to pytest": _by_signal("tell_pytest(signal.SIGKILL)", fatal=(ONE_PROCESS,), late=(TWO_WORKERS,)),
-    "SIGKILL to pytest and its workers": _by_signal("tell_all(signal.SIGKILL)", fatal=(TWO_WORKERS,), **_WITH_XDIST),
+    "SIGKILL to pytest": _by_signal("signal_pytest(signal.SIGKILL)", fatal=(ONE_PROCESS,), late=(TWO_WORKERS,)),
+    "SIGKILL to pytest and its workers": _by_signal("signal_all(signal.SIGKILL)", fatal=(TWO_WORKERS,), **_WITH_XDIST),
     "SIGKILL to the embedded server": _with_dead_server(),
     "a fork returns from the test": _in_fork("return", _TORN_DOWN),
     "a fork calls sys.exit": replace(_in_fork("sys.exit(0)", _TORN_DOWN), ways=(ONE_PROCESS,)),
@@ -257,23 +257,25 @@ ENDINGS = {
     "the answer to a create is lost": _with_create("create(self, opts)", body=_PROOF, has_proof=True),
     "a create goes on when its answer is lost": _with_create(_LATE),
     "Ctrl-C while a create goes on": _with_create(
-        f"{_LATE}; os.killpg(0, signal.SIGINT); time.sleep(60)", elsewhere=UNTIL_TOLD
+        f"{_LATE}; os.killpg(0, signal.SIGINT); time.sleep(60)", elsewhere=UNTIL_SIGNALLED
     ),
     "Ctrl-C soon after a create was begun": _with_create(
         "threading.Timer(0.05, os.killpg, (0, signal.SIGINT)).start(); return create(self, opts)",
         body="time.sleep(60)",
-        elsewhere=UNTIL_TOLD,
+        elsewhere=UNTIL_SIGNALLED,
     ),
     "sandboxes of every kind, passes": replace(_KINDS, body=_PROOF, has_proof=True),
-    "sandboxes of every kind, Ctrl-C": replace(_KINDS, body="tell_all(signal.SIGINT)", elsewhere=UNTIL_TOLD),
-    "sandboxes of every kind, SIGTERM to all": replace(_KINDS, body="tell_all(signal.SIGTERM)", elsewhere=UNTIL_TOLD),
+    "sandboxes of every kind, Ctrl-C": replace(_KINDS, body="signal_all(signal.SIGINT)", elsewhere=UNTIL_SIGNALLED),
+    "sandboxes of every kind, SIGTERM to all": replace(
+        _KINDS, body="signal_all(signal.SIGTERM)", elsewhere=UNTIL_SIGNALLED
+    ),
     "sandboxes of every kind, os._exit": replace(_KINDS, body="os._exit(1)", fatal=(ONE_PROCESS,)),
 }
 
-WORLDS = ("embedded", "docker")
+BACKENDS = ("embedded", "docker")
 TABLE = Table(
     "leaks",
     "how the run ends",
     tuple(ENDINGS),
-    tuple(f"{world}, {way}" for world in WORLDS for way in (ONE_PROCESS, TWO_WORKERS)),
+    tuple(f"{backend}, {way}" for backend in BACKENDS for way in (ONE_PROCESS, TWO_WORKERS)),
 )

@@ -1,4 +1,4 @@
-"""A suite that uses no sandbox: nothing imported, started, contacted or printed for it but the header."""
+"""A suite without sandboxes: the plugin imports, starts and contacts nothing, and prints its header only."""
 
 import socket
 import subprocess

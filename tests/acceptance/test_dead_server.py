@@ -1,4 +1,4 @@
-"""An embedded server that dies in the middle of a run: told, replaced for the next test, and nothing is left of it."""
+"""An embedded server that dies during a run: the report names it, the next test gets a new one, and nothing is left."""
 
 import pytest
 
@@ -18,7 +18,7 @@ KILLER = """
         for child in children(os.getpid()):
             if b"pytest_opensandbox.embedded" in command(child):
                 os.kill(child, signal.SIGKILL)
-                os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it is still there for whoever asks how it ended
+                os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the plugin can still read its exit status
 """
 WAYS = [pytest.param((), "", id="alone"), pytest.param(("-n1",), " of gw0", id="a worker")]
 
@@ -82,8 +82,8 @@ def test_a_server_that_dies_in_a_create_condemns_nobody_else(pytester):
     result.stdout.fnmatch_lines(["*- embedded server -*", "opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
 
 
-def test_a_server_that_ends_slowly_fails_only_the_test_whose_set_up_it_spoils(pytester, monkeypatch):
-    """After SIGTERM it answers for a moment: a sandbox is still made, and ends with the others."""
+def test_a_server_that_ends_slowly_fails_one_test_only(pytester, monkeypatch):
+    """After SIGTERM the server still answers for a moment: a sandbox is created, and ends with the others."""
     pytester.makepyfile(
         sitecustomize="""
             import time
@@ -111,7 +111,7 @@ def test_a_server_that_ends_slowly_fails_only_the_test_whose_set_up_it_spoils(py
             for child in children(os.getpid()):
                 if b"pytest_opensandbox.embedded" in command(child):
                     os.kill(child, signal.SIGTERM)
-            while any(box.id == sandbox_id for box in self.list_sandboxes()):
+            while any(sandbox.id == sandbox_id for sandbox in self.list_sandboxes()):
                 time.sleep(0.01)
         return wait(self, sandbox_id, **options)
 
@@ -133,8 +133,8 @@ def test_a_server_that_ends_slowly_fails_only_the_test_whose_set_up_it_spoils(py
     )
 
 
-def test_what_outlives_a_test_is_made_anew_or_told(pytester):
-    """A setup's snapshot and a sandbox of a wider scope end with their server; a client goes on with the new one."""
+def test_what_outlives_a_test_is_created_anew_or_named(pytester):
+    """The snapshot of a setup and a session's sandbox end with their server; the client goes on with the new server."""
     pytester.makepyfile(f"""{KILLER}
     SETUP = "echo $RANDOM > /tmp/mark"
 
@@ -202,7 +202,7 @@ def test_a_server_that_lives_is_no_excuse(pytester, server):
 
 
 def test_a_sandbox_that_does_not_end_is_counted_as_left(pytester, monkeypatch):
-    # The server's own process: what nobody can end is rare, and ten seconds are waited for each.
+    # The server's own process. One that cannot be killed is rare, and the plugin waits ten seconds for each.
     pytester.makepyfile(
         sitecustomize="""
             import pytest_opensandbox.embedded.state.sandboxes as registry

@@ -1,4 +1,4 @@
-"""The code blocks of the pages: those of README.md run as they stand, all others are valid Python."""
+"""The code blocks of the documentation: those of README.md run unchanged, all others are valid Python."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every example folder passes on its own, as a user would copy it."""
+"""Every example folder passes when it is copied, as a user would copy it."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_an_example_passes_and_leaves_nothing(pytester, folder):
     result.stdout.fnmatch_lines(["*opensandbox: embedded*"])
 
 
-# The guard of a sandbox's network is an image of its own, which not every engine has.
+# The egress guard of a sandbox's network needs an image that not every engine has.
 NO_GUARD = ("-k", "not reaches_nobody")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-# Not about where sandboxes come from: a server that runs already saves each test the start of one.
+# The backend does not matter here, and a running server saves each test the start of one.
 pytestmark = pytest.mark.usefixtures("server")
 
 
@@ -26,7 +26,7 @@ def test_opts_changes_what_is_asked_for(pytester):
     result.assert_outcomes(passed=1)
 
 
-def test_opts_that_returns_something_else_is_told_so(pytester):
+def test_an_opts_hook_that_returns_another_type_is_an_error(pytester):
     pytester.makeconftest("def pytest_opensandbox_opts(opts): return {'image': 'host'}")
     pytester.makepyfile("def test_it(sandbox): pass")
 
@@ -71,7 +71,7 @@ def test_a_hook_of_a_directory_speaks_for_the_tests_in_it_only(pytester):
     assert "hook two" not in result.stdout.str()
 
 
-def test_a_closing_hook_that_fails_is_the_error_of_a_test_and_keeps_no_sandbox(pytester, server):
+def test_a_failing_closed_hook_is_a_test_error_and_leaves_nothing(pytester, server):
     pytester.makeconftest("def pytest_opensandbox_closed(sandbox): raise RuntimeError('hook')")
     pytester.makepyfile("""
         import pytest

@@ -1,4 +1,4 @@
-"""Ini files of every form: the natural spelling works in each, and so does text."""
+"""Ini files of every format: the natural spelling of a value works in each, and so does text."""
 
 import pytest
 
@@ -17,7 +17,7 @@ INI = [
 
 @pytest.fixture
 def settings(pytester):
-    """Run pytest with a line in an ini file, and return what became of an option."""
+    """Run pytest with a line in an ini file, and return the value of an option."""
 
     def settings(file, table, line, name, *arguments):
         (pytester.path / file).write_text(f"{table}\n{line}\n")
@@ -64,7 +64,7 @@ def test_the_natural_form_is_read_in_toml(settings, file, table, line, name, val
         pytest.param("signals", "no", "signals", "False", id="switch"),
         pytest.param("setup", "true", "setup", "('true',)", id="command"),
         pytest.param("put", "a=/b,c=/d", "put", "{'a': '/b', 'c': '/d'}", id="pairs"),
-        pytest.param("setup", "['true']", "setup", "(\"['true']\",)", id="what only looks like a list"),
+        pytest.param("setup", "['true']", "setup", "(\"['true']\",)", id="text that resembles a list"),
     ],
 )
 def test_text_is_read_everywhere(settings, file, table, key, text, name, value):
@@ -144,7 +144,7 @@ opensandbox_put = ["here.txt=/srv/here"]
     result.stdout.fnmatch_lines(["opensandbox: *, setup=echo 1 > /srv/one; echo 2 > /srv/two (ini), put=*(ini), *"])
 
 
-def test_the_header_says_that_the_ini_file_said_it(pytester):
+def test_the_header_names_the_ini_file_as_the_source(pytester):
     pytester.makepyprojecttoml("[tool.pytest.ini_options]\nopensandbox_lease = 90")
     pytester.makepyfile("def test_plain(): pass")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, crashes and kills: pytest skips teardowns then, and a sandbox that nobody deletes costs money."""
+"""Ctrl-C, signals and kills: pytest skips teardowns then, and the plugin must delete the sandboxes all the same."""
 
 import fcntl
 import os
@@ -103,17 +103,17 @@ def test_ctrl_c_in_a_test_leaves_nothing(pytester, server, fixture):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("where", ["fixture", "test"])
-def test_a_run_that_is_told_to_end_does_so_as_after_ctrl_c(pytester, server, number, where):
-    told = f"import os; os.kill(os.getpid(), {int(number)})"
+def test_a_run_that_gets_a_signal_ends_as_after_ctrl_c(pytester, server, number, where):
+    kill = f"import os; os.kill(os.getpid(), {int(number)})"
     pytester.makepyfile(f"""
         import pytest
 
         @pytest.fixture
         def later(sandbox):
-            {told if where == "fixture" else "pass"}
+            {kill if where == "fixture" else "pass"}
 
         def test_it(later):
-            {told}
+            {kill}
     """)
 
     result = pytester.runpytest_subprocess()
@@ -124,7 +124,7 @@ def test_a_run_that_is_told_to_end_does_so_as_after_ctrl_c(pytester, server, num
     )
 
 
-def test_a_signal_that_the_options_leave_alone_ends_pytest_on_the_spot(pytester, server):
+def test_with_signals_turned_off_a_signal_ends_pytest_at_once(pytester, server):
     pytester.makeini("[pytest]\nopensandbox_signals = no")
     pytester.makepyfile("""
         import os, signal
@@ -193,7 +193,7 @@ def test_a_session_that_is_stopped_by_pytest_exit_leaves_nothing(pytester, serve
     assert server.sandboxes() == []
 
 
-def test_what_a_handle_cannot_delete_the_sweep_does(pytester, server):
+def test_the_sweep_deletes_what_a_handle_cannot_delete(pytester, server):
     pytester.makeconftest("""
         from pytest_opensandbox import Client
         from pytest_opensandbox.errors import TransportError
@@ -224,10 +224,10 @@ def test_what_a_handle_cannot_delete_the_sweep_does(pytester, server):
         pytest.param((), True, id="one process"),
         pytest.param(("-n1",), True, id="a worker"),
         pytest.param(("-W", "error"), False, id="warnings are errors"),
-        pytest.param(("-p", "no:warnings"), False, id="nobody collects warnings"),
+        pytest.param(("-p", "no:warnings"), False, id="warnings are not collected"),
     ],
 )
-def test_what_nobody_can_delete_is_named_and_does_not_change_the_outcome(pytester, server, arguments, warned):
+def test_a_sandbox_that_cannot_be_deleted_is_named_without_failing(pytester, server, arguments, warned):
     pytester.makeconftest("""
         from pytest_opensandbox import Client
         from pytest_opensandbox.errors import AuthError
@@ -273,13 +273,13 @@ def test_the_sweep_leaves_other_runs_alone(pytester, server):
     with server.client() as client:
         tags = {"pytest-opensandbox.run": "another", "pytest-opensandbox.project": server.project}
         left = client.list_sandboxes(tags)
-        for box in left:
-            client.delete_sandbox(box.id)
+        for sandbox in left:
+            client.delete_sandbox(sandbox.id)
     assert len(left) == 1
 
 
 @pytest.mark.parametrize("way", [pytest.param((), id="alone"), pytest.param(("-n1",), id="a worker")])
-def test_what_a_killed_run_left_among_temporary_files_goes_with_a_later_run(pytester, monkeypatch, way):
+def test_a_later_run_removes_the_temporary_files_of_a_killed_run(pytester, monkeypatch, way):
     temporary = pytester.mkdir("temporary")
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -318,7 +318,7 @@ def test_what_a_killed_run_left_among_temporary_files_goes_with_a_later_run(pyte
 
 
 def is_held(path):
-    """Say whether a process lives that uses a directory."""
+    """Return whether a living process uses a directory."""
     try:
         with open(path / "lock", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -329,15 +329,15 @@ def is_held(path):
     return False
 
 
-def test_these_tests_may_run_in_the_background_where_signals_are_ignored(request):
-    """Both nohup and a shell's background job have SIGHUP and SIGINT ignored, and every child inherits that."""
+def test_these_tests_may_run_with_signals_ignored_by_the_parent(request):
+    """Under nohup and in a background job SIGHUP and SIGINT are ignored, which every child process inherits."""
     root, here = request.config.rootpath, Path(__file__)
 
     def ignore():
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
 
-    tests = ("test_ctrl_c_in_a_test_leaves_nothing", "test_what_ends_a_run_here_ends_one_in_a_terminal")
+    tests = ("test_ctrl_c_in_a_test_leaves_nothing", "test_child_processes_have_the_default_signal_handlers")
     options = ["-c", root / "pyproject.toml", f"--rootdir={root}", "-p", "no:cacheprovider"]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(f"{here}::{name}" for name in tests)],
@@ -350,7 +350,7 @@ def test_these_tests_may_run_in_the_background_where_signals_are_ignored(request
     assert ended.returncode == 0, ended.stdout
 
 
-def test_what_ends_a_run_here_ends_one_in_a_terminal():
+def test_child_processes_have_the_default_signal_handlers():
     code = "import signal; print([signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)])"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -359,7 +359,7 @@ def test_what_ends_a_run_here_ends_one_in_a_terminal():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_pytest_that_is_killed_takes_its_embedded_server_along(pytester, number):
+def test_the_embedded_server_ends_when_pytest_is_killed(pytester, number):
     pytester.makepyfile("""
         import pathlib, time
 
@@ -379,15 +379,15 @@ def test_a_pytest_that_is_killed_takes_its_embedded_server_along(pytester, numbe
 
 
 def wait_for(condition, *, seconds=20):
-    """Return once the condition holds; how long that takes says nothing about the plugin."""
+    """Return when the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came to be"
+        assert time.monotonic() < end, "the condition never held"
         time.sleep(0.02)
 
 
 def descendants(pid):
-    """Return the processes that a process has started, and those that they have, as names by id."""
+    """Return the names of all descendants of a process by id."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         name, _, parent = process_facts(int(entry.name))
@@ -397,13 +397,13 @@ def descendants(pid):
 
 
 def is_alive(pid, name):
-    """Say whether a process runs under that id and name; one that nobody has waited for is dead all the same."""
+    """Return whether a process with that id and name runs; a zombie does not."""
     found, state, _ = process_facts(pid)
     return found == name and state != "Z"
 
 
 def process_facts(pid):
-    """Return name, state and parent's id of a process; of one that is gone nothing."""
+    """Return name, state and parent's id of a process; empty values if it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

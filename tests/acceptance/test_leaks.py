@@ -1,4 +1,4 @@
-"""Nothing is left: every way in which a run can end, each beside neighbours that must not notice."""
+"""Leaks: a run leaves no sandbox, process or snapshot, however it ends, and leaves those of other runs alone."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from tests.figures import DIRECTORY
 
 PROJECT = f"leaks-{os.getpid()}"
 MARK = "OPENSANDBOX_TEST_CASE"
-"""Environment variable by which the processes of a run are known; not even an orphan loses it."""
+"""Environment variable that identifies the processes of a run, orphans included."""
 WAYS = {
     ONE_PROCESS: ("-p", "no:xdist"),
-    # No other worker for one that has died: nothing is left for it to do.
+    # A dead worker is not replaced, because no tests are left for a new one.
     TWO_WORKERS: ("-n2", "--max-worker-restart=0"),
 }
 CASES = [(name, way) for name, ending in ENDINGS.items() for way in ending.ways if not ending.is_of_own_server]
@@ -48,7 +48,7 @@ OWN = [
 
 
 WORST = re.compile("SIG|exit|kind")
-"""The endings in which the least code of the plugin can run: a plain ``tox`` tests these, with workers."""
+"""The endings after which the plugin can run least code; a plain ``tox`` tests these, with workers."""
 
 
 def case(name: str, way: str) -> object:
@@ -59,7 +59,7 @@ def case(name: str, way: str) -> object:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of pytest that is over, though perhaps not all of its processes."""
+    """A run whose pytest has ended; some of its processes may still live."""
 
     process: subprocess.Popen[bytes]
     mark: str
@@ -79,8 +79,8 @@ class Ended:
                     found.append(int(entry.name))
         return found
 
-    def bury(self) -> None:
-        """End what a test has left behind on purpose."""
+    def kill(self) -> None:
+        """Kill the processes that a test has left on purpose."""
         for pid in self.processes():
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -88,7 +88,7 @@ class Ended:
 
 @pytest.fixture
 def end(pytester, request):
-    """Run a suite to its end, in a session of its own, and return what became of it."""
+    """Run the suite of an ending in a process group of its own, and return the ended run."""
     ended = []
 
     def end(name, way, *arguments):
@@ -115,11 +115,11 @@ def end(pytester, request):
 
     yield end
     for run in ended:
-        run.bury()
+        run.kill()
 
 
 @pytest.fixture(scope="module")
-def neighbours(running_server, opensandbox_settings) -> Iterator[set[str]]:
+def foreign(running_server, opensandbox_settings) -> Iterator[set[str]]:
     """Sandboxes of another run, of another project, and one that was made by hand."""
     labels = [{TAG_PROJECT: PROJECT, TAG_RUN: "another"}, {TAG_PROJECT: "another", TAG_RUN: "athird"}, {}]
     with Client(running_server.url, running_server.api_key) as client:
@@ -133,30 +133,32 @@ def neighbours(running_server, opensandbox_settings) -> Iterator[set[str]]:
 
 
 @pytest.fixture
-def look(server, neighbours):
-    """Say what is alive of a run, sandboxes and snapshots, once its neighbours have been seen."""
+def look(server, foreign):
+    """Return the sandboxes and snapshots that a run has left, after checking that the foreign sandboxes still run."""
     with server.client() as client:
 
         def look(run):
             found = client.list_sandboxes()
-            assert neighbours <= {box.id for box in found if box.state == "Running"}
-            boxes = [box for box in found if box.metadata.get(TAG_RUN) == run.run_id]
-            snapshots = [kept for kept in client.list_snapshots() if kept.name.startswith(run_prefix(run.run_id))]
-            return [*boxes, *snapshots]
+            assert foreign <= {sandbox.id for sandbox in found if sandbox.state == "Running"}
+            sandboxes = [sandbox for sandbox in found if sandbox.metadata.get(TAG_RUN) == run.run_id]
+            prefix = run_prefix(run.run_id)
+            snapshots = [snapshot for snapshot in client.list_snapshots() if snapshot.name.startswith(prefix)]
+            return [*sandboxes, *snapshots]
 
         yield look
 
 
 @pytest.fixture
 def record(opensandbox_settings):
-    """Keep a figure for the page."""
+    """Record a figure for the page."""
     return lambda name, way, text: TABLE.record(name, f"{opensandbox_settings.url}, {way}", text)
 
 
-def test_what_nothing_of_ours_can_delete_goes_with_its_lease(end, look, record, server, pytester):
-    """Real time is waited for here, once for all of them: a lease that nobody ends would cost money for ever.
+def test_the_lease_ends_what_no_code_of_the_plugin_can_delete(end, look, record, server, pytester):
+    """All fatal endings wait for their leases together, in real time; a sandbox without a lease would run for ever.
 
-    First of all, so that other workers run the rest meanwhile. Snapshots have no lease; for them there is the command.
+    This test is the first one, so that other workers run the rest meanwhile. Snapshots have no lease and are deleted
+    with the command.
     """
     with ThreadPoolExecutor(len(FATAL)) as pool:
         runs = dict(zip(FATAL, pool.map(lambda case: end(*case), FATAL), strict=True))
@@ -164,7 +166,7 @@ def test_what_nothing_of_ours_can_delete_goes_with_its_lease(end, look, record, 
     left = {case: _sandboxes(items) for case, items in found.items()}
     with server.client() as client:
         last = client.server_time() + timedelta(seconds=LEASE_SECONDS)
-    overdue = [box for boxes in left.values() for box in boxes if box.expires_at > last]
+    overdue = [sandbox for sandboxes in left.values() for sandbox in sandboxes if sandbox.expires_at > last]
 
     def all_gone():
         time.sleep(1)
@@ -175,10 +177,10 @@ def test_what_nothing_of_ours_can_delete_goes_with_its_lease(end, look, record, 
     for run in runs.values():
         if look(run):
             pytester.run(sys.executable, "-m", "pytest_opensandbox", "sweep", "--run", run.run_id)
-    for case, boxes in left.items():
-        snapshots = len(found[case]) - len(boxes)
-        kept = f"; {snapshots} snapshots, 0 after `sweep --run`" if snapshots else ""
-        record(*case, f"{len(boxes)}, 0 after the lease{kept}")
+    for case, sandboxes in left.items():
+        snapshots = len(found[case]) - len(sandboxes)
+        more = f"; {snapshots} snapshots, 0 after `sweep --run`" if snapshots else ""
+        record(*case, f"{len(sandboxes)}, 0 after the lease{more}")
     assert all(left.values())
     assert overdue == []
     assert gone
@@ -200,7 +202,7 @@ def test_nothing_is_left(end, look, record, name, way):
 
 
 @pytest.mark.parametrize(("name", "way"), [case(*pair) for pair in OWN])
-def test_a_server_of_its_own_goes_with_the_run(end, name, way):
+def test_an_embedded_server_ends_with_its_run(end, name, way):
     run = end(name, way, "--opensandbox-url=embedded", "--opensandbox-image=host")
 
     assert wait_until(lambda: not run.processes()), run.processes()
@@ -216,10 +218,10 @@ def test_the_page_shows_what_is_tested():
 
 
 def _sandboxes(found):
-    """Leave out the snapshots."""
+    """Return the sandboxes among sandboxes and snapshots."""
     return [item for item in found if isinstance(item, SandboxResponse)]
 
 
 def _outside_of_xdist():
-    """Return the environment without what says that this is a worker: the inner run's main process is none."""
+    """Return the environment without the variables of an xdist worker, because the inner pytest is none."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}

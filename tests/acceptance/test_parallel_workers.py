@@ -1,12 +1,6 @@
-"""xdist: one run id, a server for each worker, one summary; and nothing left when a worker dies."""
+"""xdist: one run id, one summary, a server for each worker, and nothing left when a worker dies."""
 
 import pytest
-
-WAYS = [
-    pytest.param(("-p", "no:xdist"), id="without xdist"),
-    pytest.param(("-n0",), id="no worker"),
-    pytest.param(("-n2",), id="two workers"),
-]
 
 SUITE = """
     import pytest
@@ -24,26 +18,24 @@ def tags(pytester):
     return [line.split() for line in (pytester.path / "tags").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_has_one_run_id_and_one_summary(pytester, way):
+def test_every_way_has_one_run_id_and_one_summary(pytester, xdist):
     pytester.makepyfile(SUITE)
 
-    result = pytester.runpytest_subprocess(*way)
+    result = pytester.runpytest_subprocess(*xdist)
 
     result.assert_outcomes(passed=4)
     header = next(line for line in result.outlines if line.startswith("opensandbox: embedded"))
     assert {run for run, _ in tags(pytester)} == {header.rpartition("run=")[2]}
-    assert {worker for _, worker in tags(pytester)} <= ({"gw0", "gw1"} if "-n2" in way else {"main"})
+    assert {worker for _, worker in tags(pytester)} <= ({"gw0", "gw1"} if "-n2" in xdist else {"main"})
     assert [line for line in result.outlines if " created, " in line] == [
         "opensandbox: 4 created, 4 deleted, 0 swept, 0 left"
     ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_leaves_nothing_on_a_shared_server(pytester, server, way):
+def test_every_way_leaves_nothing_on_a_shared_server(pytester, server, xdist):
     pytester.makepyfile(SUITE)
 
-    result = pytester.runpytest_subprocess(*way)
+    result = pytester.runpytest_subprocess(*xdist)
 
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["opensandbox: 4 created, 4 deleted, 0 swept, 0 left"])
@@ -57,7 +49,7 @@ def test_each_of_four_workers_has_an_embedded_server_of_its_own(pytester):
         @pytest.mark.parametrize("n", range(8))
         def test_it(sandbox, opensandbox_client, worker_id, n):
             mine = opensandbox_client.list_sandboxes()
-            assert {box.metadata["pytest-opensandbox.worker"] for box in mine} == {worker_id}
+            assert {sandbox.metadata["pytest-opensandbox.worker"] for sandbox in mine} == {worker_id}
     """)
 
     result = pytester.runpytest_subprocess("-n4")
@@ -139,7 +131,7 @@ def test_ctrl_c_in_a_worker_leaves_nothing_on_a_shared_server(pytester, server):
     assert server.sandboxes() == []
 
 
-def test_ctrl_c_leaves_nothing_even_where_xdist_kills_a_worker_in_a_slow_teardown(pytester, server):
+def test_ctrl_c_leaves_nothing_when_xdist_kills_a_worker_in_teardown(pytester, server):
     pytester.makeconftest("from xdist.workermanage import NodeManager; NodeManager.EXIT_TIMEOUT = 1")
     pytester.makepyfile("""
         import os, signal, time
@@ -163,8 +155,8 @@ def test_ctrl_c_leaves_nothing_even_where_xdist_kills_a_worker_in_a_slow_teardow
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_what_ended_with_stopped_workers_is_not_told_as_left(pytester, number):
-    """After Ctrl-C xdist hears no worker, so the last that is known of their sandboxes is that they run."""
+def test_what_ended_with_stopped_workers_is_not_reported_as_left(pytester, number):
+    """After Ctrl-C the controller receives no reports, so it last knows that the workers' sandboxes run."""
     pytester.makepyfile(f"""
         import os, signal, time
         import pytest

@@ -1,8 +1,8 @@
-"""``parametrize("sandbox", ..., indirect=True)``: each value makes another sandbox, or is refused; none is ignored."""
+"""``parametrize("sandbox", ..., indirect=True)``: each value gives another sandbox or is refused."""
 
 import pytest
 
-# Not about where sandboxes come from: a server that runs already saves each test the start of one.
+# The backend does not matter here, and a running server saves each test the start of one.
 pytestmark = pytest.mark.usefixtures("server")
 
 
@@ -131,7 +131,7 @@ def test_any_other_value_is_one_usage_error(pytester, value, sentence, workers):
 
 
 @pytest.mark.parametrize(("mark", "outcome"), [("skip", "skipped"), ("xfail", "xfailed")])
-def test_no_values_at_all_are_what_pytest_says_of_them(pytester, mark, outcome):
+def test_an_empty_parameter_set_gets_the_mark_of_pytest(pytester, mark, outcome):
     suite(pytester, "[]")
 
     result = pytester.runpytest_subprocess("-o", f"empty_parameter_set_mark={mark}")

@@ -1,4 +1,4 @@
-"""What a user reads: header, a failed test's section, junit's file, the summary."""
+"""The output of a run: header, the section of a failed test, the JUnit file, and the summary."""
 
 from xml.etree import ElementTree
 
@@ -6,13 +6,13 @@ import pytest
 
 FAILING = """
     def test_failing(sandbox):
-        sandbox.run("echo before; echo trouble >&2; exit 3")
+        sandbox.run("echo before; echo problem >&2; exit 3")
         sandbox.run(["printf", "\\\\033[31mred\\\\007\\\\000"])
         assert not "the end"
 """
 
 
-def test_the_header_says_where_sandboxes_come_from_and_who_said_so(pytester, monkeypatch):
+def test_the_header_shows_backend_and_image_with_their_sources(pytester, monkeypatch):
     monkeypatch.setenv("OPENSANDBOX_COMMAND_TIMEOUT", "7")
     pytester.makeini("[pytest]\nopensandbox_lease = 90")
 
@@ -26,7 +26,7 @@ def test_the_header_says_where_sandboxes_come_from_and_who_said_so(pytester, mon
 
 
 @pytest.mark.parametrize("workers", [pytest.param((), id="one process"), pytest.param(("-n2",), id="two workers")])
-def test_a_failed_test_tells_what_happened_in_its_sandbox(pytester, server, workers):
+def test_a_failed_test_shows_what_happened_in_its_sandbox(pytester, server, workers):
     pytester.makepyfile(FAILING)
 
     result = pytester.runpytest_subprocess(*workers)
@@ -36,10 +36,10 @@ def test_a_failed_test_tells_what_happened_in_its_sandbox(pytester, server, work
         [
             f"*- sandbox * ({server.image}) -*",
             f"id=*, image={server.image}, running; 2 commands",
-            "$ echo before; echo trouble >&2; exit 3",
+            "$ echo before; echo problem >&2; exit 3",
             "  [[]exit 3, * s[]]",
             "  stdout| before",
-            "  stderr| trouble",
+            "  stderr| problem",
             "$ printf '*",
             "  [[]exit 0, * s[]]",
             r"  stdout| \x1b[[]31mred\x07\x00",
@@ -48,7 +48,7 @@ def test_a_failed_test_tells_what_happened_in_its_sandbox(pytester, server, work
     )
 
 
-def test_a_test_that_passes_tells_nothing(pytester, server):
+def test_a_test_that_passes_shows_nothing(pytester, server):
     pytester.makepyfile("def test_it(sandbox): sandbox.run('echo hi')")
 
     result = pytester.runpytest_subprocess("-rA")
@@ -57,7 +57,7 @@ def test_a_test_that_passes_tells_nothing(pytester, server):
     result.stdout.no_fnmatch_line("*- sandbox *")
 
 
-def test_a_fixture_that_fails_after_using_the_sandbox_tells_it_too(pytester, server):
+def test_a_fixture_that_fails_after_using_the_sandbox_shows_it_too(pytester, server):
     pytester.makepyfile("""
         import pytest
 
@@ -74,7 +74,7 @@ def test_a_fixture_that_fails_after_using_the_sandbox_tells_it_too(pytester, ser
     result.stdout.fnmatch_lines([f"*- sandbox * ({server.image}) -*", "$ make ready", "  [[]exit *"])
 
 
-def test_of_a_shared_sandbox_a_failed_test_tells_its_own_commands_only(pytester, server):
+def test_of_a_shared_sandbox_a_failed_test_shows_its_own_commands(pytester, server):
     pytester.makepyfile("""
         import pytest
 
@@ -106,13 +106,13 @@ def test_junits_file_stays_valid_and_holds_the_story(pytester, server, workers):
 
     properties = ElementTree.parse(pytester.path / "report.xml").findall(".//testcase/properties/property")
     assert [item.get("name").split()[0] for item in properties] == ["sandbox"]
-    assert "$ echo before; echo trouble >&2; exit 3" in properties[0].get("value")
+    assert "$ echo before; echo problem >&2; exit 3" in properties[0].get("value")
 
 
 def test_a_failed_command_shows_the_test_not_the_plugins_own_lines(pytester, server):
     pytester.makepyfile("""
         def test_it(sandbox):
-            sandbox.run("echo trouble >&2; exit 3", check=True)
+            sandbox.run("echo problem >&2; exit 3", check=True)
     """)
 
     result = pytester.runpytest_subprocess()
@@ -171,8 +171,8 @@ def test_the_key_is_in_no_report(pytester, server):
     assert server.api_key not in (pytester.path / "report.xml").read_text()
 
 
-# It was 60 lines of our own frames, for each error that had led to the one that is told.
-def test_what_led_to_an_error_is_told_without_our_frames(pytester, server):
+# Once it was 60 lines of the plugin's frames for each error in the chain.
+def test_the_causes_of_an_error_are_shown_without_our_frames(pytester, server):
     pytester.makepyfile("def test_it(sandbox): sandbox.run('kill -9 -1; echo not reached')")
 
     result = pytester.runpytest_subprocess("--opensandbox-ready-timeout=10")

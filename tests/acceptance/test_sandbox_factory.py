@@ -1,8 +1,8 @@
-"""Who ends a sandbox of ``sandbox_factory``: its block, its test, its fixture, or the session."""
+"""The end of a sandbox of ``sandbox_factory``: with its block, its test, its fixture, or the session."""
 
 import pytest
 
-# Not about where sandboxes come from: a server that runs already saves each test the start of one.
+# The backend does not matter here, and a running server saves each test the start of one.
 pytestmark = pytest.mark.usefixtures("server")
 
 
@@ -33,10 +33,10 @@ def test_one_that_a_fixture_makes_lives_on_for_other_tests(pytester):
             return sandbox_factory()
 
         def test_first(shared):
-            shared.run("echo kept > /tmp/mark", check=True)
+            shared.run("echo first > /tmp/mark", check=True)
 
         def test_second(shared):
-            assert shared.get("/tmp/mark") == b"kept\\n"
+            assert shared.get("/tmp/mark") == b"first\\n"
     """)
 
     result = pytester.runpytest_subprocess()
@@ -81,7 +81,7 @@ def test_each_is_a_context_manager(pytester):
     result.stdout.fnmatch_lines(["opensandbox: 2 created, 2 deleted, 0 swept, 0 left"])
 
 
-def test_trouble_is_an_error_that_the_test_can_catch(pytester):
+def test_a_failed_create_is_an_error_that_the_test_can_catch(pytester):
     pytester.makepyfile("""
         import pytest
         from pytest_opensandbox import ApiError, ConfigError

@@ -1,4 +1,4 @@
-"""What a test gets from ``sandbox``, and what becomes of it."""
+"""The ``sandbox`` fixture: a fresh sandbox for each test, deleted afterwards."""
 
 
 def test_the_example_of_the_readme_passes(pytester):
@@ -36,7 +36,7 @@ def test_a_sandbox_is_gone_after_its_test_whether_it_passes_or_fails(pytester, s
         @pytest.fixture
         def ids(opensandbox_client, opensandbox_settings):
             tags = {"pytest-opensandbox.project": opensandbox_settings.project}
-            return lambda: [box.id for box in opensandbox_client.list_sandboxes(tags)]
+            return lambda: [sandbox.id for sandbox in opensandbox_client.list_sandboxes(tags)]
 
         def test_failing(sandbox, ids):
             assert ids() == [sandbox.id]

@@ -1,4 +1,4 @@
-"""A server by its URL: how it may be written, how it is reached, and what a user reads when it takes its time."""
+"""A server by its URL: the spellings, how the run reaches it, and the progress lines when it is slow."""
 
 import socket
 import ssl
@@ -15,7 +15,7 @@ SUITE = """
         assert sandbox.get("/workspace/file") == b"x" * 100_000
 """
 EMPTY = "def test_it(sandbox): pass"
-# So that no test waits for five seconds before somebody may wonder.
+# Shows the first progress line at once instead of after five seconds.
 IMPATIENT = "from pytest_opensandbox.sandbox import progress; progress.SILENCE_SECONDS = 0.2"
 SLOW_CREATE = Reply(202, [Pause(1.5), b'{"id": "s1", "status": {"state": "Running"}}'])
 
@@ -66,7 +66,7 @@ def test_this_machine_is_reached_without_the_environments_proxy(pytester, server
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_a_sandbox_out_of_reach_is_told_by_its_address_with_three_remedies(pytester):
+def test_an_unreachable_sandbox_is_named_with_three_remedies(pytester):
     pytester.makepyfile(EMPTY)
     address = f"127.0.0.1:{unused_port()}"
     server = OneBoxServer(endpoint=[as_json({"endpoint": address})])
@@ -95,8 +95,8 @@ def test_a_create_that_takes_long_is_explained_once_on_the_terminal(pytester, ar
         )
 
     result.assert_outcomes(passed=1)
-    (told,) = [line for line in result.stderr.lines if line.startswith("opensandbox: ")]
-    where, _, what = told.partition("::test_it: ")
+    (shown,) = [line for line in result.stderr.lines if line.startswith("opensandbox: ")]
+    where, _, what = shown.partition("::test_it: ")
     assert where == "opensandbox: test_slow.py"
     waited = "(0.2 s so far)"
     assert what == f"creating a sandbox from python:3.12; where the server lacks the image, it is being pulled {waited}"
@@ -113,8 +113,8 @@ def test_each_phase_of_a_wait_is_explained(pytester):
         result = pytester.runpytest_subprocess(f"--opensandbox-url={server.url}", "--opensandbox-image=a")
 
     result.assert_outcomes(passed=1)
-    told = [line.partition("test_it: ")[2] for line in result.stderr.lines if line.startswith("opensandbox: ")]
-    assert told == [
+    shown = [line.partition("test_it: ")[2] for line in result.stderr.lines if line.startswith("opensandbox: ")]
+    assert shown == [
         f"creating a sandbox from a; the server refuses for now (429 {code}), asking again (0.2 s so far)",
         "the sandbox from a is created, waiting up to 60 s for its agent (0.2 s so far)",
     ]
@@ -128,7 +128,7 @@ def test_a_sandbox_that_comes_soon_needs_no_explanation(pytester, server):
     assert "opensandbox" not in result.stderr.str()
 
 
-def test_what_a_worker_hands_up_is_told_once_and_never_an_error(pytester):
+def test_progress_of_a_worker_is_shown_once_and_is_no_error(pytester):
     pytester.makeconftest(IMPATIENT)
     pytester.makepyfile(test_slow="def test_it(sandbox): pass")
     with serving(server=OneBoxServer(create=[SLOW_CREATE])) as server:
@@ -137,8 +137,8 @@ def test_what_a_worker_hands_up_is_told_once_and_never_an_error(pytester):
         )
 
     result.assert_outcomes(passed=1, warnings=0)
-    told = result.stdout.str() + result.stderr.str()
-    assert told.count("creating a sandbox from a; ") == 1
+    shown = result.stdout.str() + result.stderr.str()
+    assert shown.count("creating a sandbox from a; ") == 1
 
 
 def test_a_file_with_certificates_in_an_ini_file_lies_beside_it(pytester, monkeypatch):
@@ -165,8 +165,8 @@ def test_a_pool_is_named_by_an_option_or_a_marker(pytester):
         def test_marker(sandbox): pass
 
         def test_factory(sandbox_factory):
-            with sandbox_factory(pool="third") as box:
-                assert box.image == "pool third"
+            with sandbox_factory(pool="third") as sandbox:
+                assert sandbox.image == "pool third"
 
         @pytest.mark.sandbox(image="python:3.12")
         def test_image(sandbox): pass

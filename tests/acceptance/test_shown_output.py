@@ -1,4 +1,4 @@
-"""A sandbox's output cannot steer the terminal through what pytest itself shows; what a test holds stays exact."""
+"""Output of a sandbox that pytest shows: it cannot control the terminal, while the test gets the exact bytes."""
 
 import re
 import textwrap
@@ -11,22 +11,22 @@ SUITE = r"""
     COMMAND = r"printf 'a\033]0;pwned\007b\nc\033[2Jd\r\302\233m\n'"
 
     @pytest.fixture(scope="module")
-    def box(sandbox_factory):
-        with sandbox_factory() as box:
-            yield box
+    def shared(sandbox_factory):
+        with sandbox_factory() as shared:
+            yield shared
 
     @pytest.fixture
-    def text(box):
-        return box.run(COMMAND).stdout
+    def text(shared):
+        return shared.run(COMMAND).stdout
 
     def test_equal(text): assert text == "abc"
     def test_stripped(text): assert text.strip() == "a\nb"
     def test_in(text): assert "zz" in text
     def test_not_in(text): assert "pwned" not in text
     def test_lines(text): assert text.splitlines() == ["a", "b"]
-    def test_bytes(box): assert box.run(COMMAND).stdout_bytes == b"abc"
+    def test_bytes(shared): assert shared.run(COMMAND).stdout_bytes == b"abc"
     def test_dict(text): assert {"a": text} == {"a": "b"}
-    def test_result(box): assert box.run(COMMAND) == 5
+    def test_result(shared): assert shared.run(COMMAND) == 5
     def test_message(text): assert not text, text
     def test_fail(text): pytest.fail(text)
     def test_raised(text): raise ValueError(text)
@@ -85,7 +85,7 @@ def test_a_comparison_is_shown_as_pytest_shows_it_with_escapes_written_out(pytes
     )
 
 
-def test_texts_that_look_alike_when_escaped_are_told_apart(pytester, server):
+def test_texts_that_look_alike_when_escaped_are_distinguished(pytester, server):
     pytester.makepyfile(
         r"""
         def test_it(sandbox):
@@ -106,7 +106,7 @@ def test_a_suite_that_uses_no_sandbox_is_shown_as_ever(pytester):
     assert "a\x1b[31mb" in result.stdout.str()
 
 
-def test_a_test_without_a_sandbox_is_shown_as_ever_beside_those_that_have_one(pytester, server):
+def test_the_section_of_a_test_without_a_sandbox_is_unchanged(pytester, server):
     pytester.makepyfile(
         r"""
         def test_first(sandbox): assert sandbox.run(r"printf 'a\033[31mb'").stdout == "c"
@@ -132,8 +132,8 @@ def test_a_test_without_a_sandbox_is_shown_as_ever_beside_those_that_have_one(py
             """
             @pytest.fixture(scope="session")
             def text(sandbox_factory):
-                with sandbox_factory() as box:
-                    return box.run(COMMAND).stdout
+                with sandbox_factory() as shared:
+                    return shared.run(COMMAND).stdout
             def test_one(request): assert request.getfixturevalue("text")
             def test_two(request): assert request.getfixturevalue("text") == "abc"
             """,
@@ -142,12 +142,12 @@ def test_a_test_without_a_sandbox_is_shown_as_ever_beside_those_that_have_one(py
         pytest.param(
             """
             @pytest.fixture(scope="session")
-            def box(sandbox_factory):
-                with sandbox_factory() as box:
-                    text = box.run(COMMAND).stdout
+            def shared(sandbox_factory):
+                with sandbox_factory() as shared:
+                    text = shared.run(COMMAND).stdout
                     yield
                     raise ValueError(text)
-            def test_one(box): pass
+            def test_one(shared): pass
             def test_two(): pass
             """,
             id="a fixture that fails after a test without it",
@@ -156,9 +156,9 @@ def test_a_test_without_a_sandbox_is_shown_as_ever_beside_those_that_have_one(py
             """
             from pytest_opensandbox import SandboxOpts
             def test_it(opensandbox_client, opensandbox_settings):
-                box = opensandbox_client.create_sandbox(SandboxOpts(image=opensandbox_settings.image))
-                opensandbox_client.wait_ready(box.id)
-                agent = opensandbox_client.discover_execd(box.id)
+                shared = opensandbox_client.create_sandbox(SandboxOpts(image=opensandbox_settings.image))
+                opensandbox_client.wait_ready(shared.id)
+                agent = opensandbox_client.discover_execd(shared.id)
                 assert opensandbox_client.run_command(agent, COMMAND).stdout == "abc"
             """,
             id="the client alone",
@@ -188,15 +188,15 @@ COMMAND = r"printf 'steers\\033]0;pwned\\007b\\033[2Jd'"
     assert STEERING.findall(result.stdout.str()) == []
 
 
-def test_output_stays_exact_whatever_is_shown_of_it(shared_sandbox):
+def test_output_stays_exact_although_it_is_shown_escaped(shared_sandbox):
     result = shared_sandbox.run(r"printf 'a\033[2J\r\n\000'")
 
     assert result.stdout == "a\x1b[2J\r\n\x00"
     assert type(result.stdout) is str
 
 
-# Written by the test itself, which may have coloured it on purpose.
-def test_what_a_test_prints_is_shown_as_it_was_printed(pytester, server):
+# The test itself prints it, and may colour it on purpose.
+def test_what_a_test_prints_is_shown_unchanged(pytester, server):
     pytester.makepyfile(
         r"""
         def test_it(sandbox):

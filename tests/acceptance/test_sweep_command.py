@@ -1,4 +1,4 @@
-"""``python -m pytest_opensandbox sweep``: what a killed run left goes, and nothing else does."""
+"""``python -m pytest_opensandbox sweep``: it deletes what a killed run left, and nothing else."""
 
 import shlex
 import sys
@@ -22,7 +22,7 @@ def sweep(pytester):
 
 @pytest.fixture
 def create(server):
-    """Create a sandbox with labels and return its id; all of them are gone after the test."""
+    """Create a sandbox with labels and return its id; it is deleted after the test."""
     made = []
     with server.client() as client:
 
@@ -37,48 +37,48 @@ def create(server):
 
 @pytest.fixture
 def alive(server):
-    """Say which of some sandboxes still exist."""
+    """Return the ids of those sandboxes that still exist."""
 
     def alive(*sandbox_ids):
         with server.client() as client:
-            found = {box.id for box in client.list_sandboxes()}
+            found = {sandbox.id for sandbox in client.list_sandboxes()}
         return [sandbox_id for sandbox_id in sandbox_ids if sandbox_id in found]
 
     return alive
 
 
-def test_the_sandboxes_of_one_run_go_and_those_of_its_neighbours_stay(server, sweep, create, alive):
+def test_the_sandboxes_of_one_run_go_and_those_of_its_foreign_stay(server, sweep, create, alive):
     ours = {TAG_PROJECT: server.project}
     left = create(ours | {TAG_RUN: "killed"})
-    neighbours = [create(ours | {TAG_RUN: "living"}), create({TAG_RUN: "killedtoo"}), create({}), create(ours)]
+    foreign = [create(ours | {TAG_RUN: "living"}), create({TAG_RUN: "killedtoo"}), create({}), create(ours)]
 
     result = sweep("--run", "killed")
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(["opensandbox: run killed: 1 deleted, 0 left", f"  deleted {left}"])
-    assert alive(left, *neighbours) == neighbours
+    assert alive(left, *foreign) == foreign
 
 
 def test_the_snapshots_of_a_run_go_with_it(server, sweep, create):
-    """They have no lease that would end them."""
+    """Snapshots have no lease that would end them."""
     source = create({TAG_RUN: "killed"})
     with server.client() as client:
-        kept = []
+        made = []
         for run in ("killed", "living"):
-            kept.append(client.create_snapshot(source, f"{run_prefix(run)}x").id)
-            # Docker stops a sandbox while it takes a snapshot of it, and takes one at a time.
-            client.wait_snapshot_ready(kept[-1])
+            made.append(client.create_snapshot(source, f"{run_prefix(run)}x").id)
+            # Docker stops a sandbox while it takes a snapshot, and takes one snapshot at a time.
+            client.wait_snapshot_ready(made[-1])
         dry = sweep("--run", "killed", "--dry-run")
 
         result = sweep("--run", "killed")
 
-        left = [snapshot.id for snapshot in client.list_snapshots() if snapshot.id in kept]
-        client.delete_snapshot(kept[1])
+        left = [snapshot.id for snapshot in client.list_snapshots() if snapshot.id in made]
+        client.delete_snapshot(made[1])
     assert result.ret == 0
-    assert left == [kept[1]]
-    dry.stdout.fnmatch_lines([f"  snapshot {kept[0]} (pytest-opensandbox.killed.x)"])
+    assert left == [made[1]]
+    dry.stdout.fnmatch_lines([f"  snapshot {made[0]} (pytest-opensandbox.killed.x)"])
     result.stdout.fnmatch_lines(
-        ["opensandbox: run killed: 2 deleted, 0 left", f"  deleted {source}", f"  deleted {kept[0]}"]
+        ["opensandbox: run killed: 2 deleted, 0 left", f"  deleted {source}", f"  deleted {made[0]}"]
     )
 
 
@@ -123,7 +123,7 @@ def test_the_last_run_is_known_from_pytests_cache(pytester, server, sweep, alive
 
 @pytest.fixture
 def run_by_flag(pytester, server, monkeypatch):
-    """A run that names its server by a flag and is killed; return its id and that of its sandbox."""
+    """Kill a run that names its server by a flag; return its id and that of its sandbox."""
     monkeypatch.delenv("OPEN_SANDBOX_DOMAIN")
     pytester.makepyfile("""
         import os
@@ -150,7 +150,7 @@ def test_a_run_is_swept_where_it_was_although_only_a_flag_said_so(sweep, run_by_
     result.stdout.fnmatch_lines([f"opensandbox: run {run_id}: 1 deleted, 0 left", f"  deleted {sandbox_id}"])
 
 
-def test_a_run_is_swept_where_it_was_although_a_variable_names_another_server(sweep, run_by_flag, alive, monkeypatch):
+def test_a_run_is_swept_on_its_server_although_a_variable_differs(sweep, run_by_flag, alive, monkeypatch):
     monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", "127.0.0.1:9")
 
     result = sweep("--run", "last")
@@ -168,10 +168,10 @@ def test_a_known_run_that_left_nothing_is_good_news(sweep, run_by_flag):
 
 
 def test_the_key_is_not_kept_with_the_place_of_a_run(pytester, server, run_by_flag):
-    kept = b"".join(path.read_bytes() for path in (pytester.path / ".pytest_cache").rglob("*") if path.is_file())
+    cached = b"".join(path.read_bytes() for path in (pytester.path / ".pytest_cache").rglob("*") if path.is_file())
 
-    assert server.url.encode() in kept
-    assert server.api_key.encode() not in kept
+    assert server.url.encode() in cached
+    assert server.api_key.encode() not in cached
 
 
 def test_the_printed_command_works_in_another_directory(pytester, server, alive, monkeypatch):
@@ -225,14 +225,14 @@ def test_a_run_that_is_known_to_have_been_embedded_needs_no_sweep(pytester, swee
     result.stdout.fnmatch_lines(["opensandbox: an embedded server takes its sandboxes along *"])
 
 
-def test_dead_runs_on_another_server_are_not_forgotten_where_the_url_is_embedded(server, sweep, run_by_flag, alive):
+def test_dead_runs_on_a_server_are_remembered_by_an_embedded_run(server, sweep, run_by_flag, alive):
     result = sweep("--expired")
 
     assert (alive(run_by_flag[1]), result.ret) == ([run_by_flag[1]], 1)
     result.stdout.fnmatch_lines([f"opensandbox: nothing was swept: *; add --opensandbox-url={server.url}"])
 
 
-def test_a_key_that_is_missing_is_told(sweep, run_by_flag, monkeypatch):
+def test_a_missing_key_is_named(sweep, run_by_flag, monkeypatch):
     monkeypatch.delenv("OPEN_SANDBOX_API_KEY")
 
     result = sweep("--run", "last")

@@ -1,4 +1,4 @@
-"""The API key, and the secret in an endpoint's address, stand in nothing that a run writes, shows or sends around."""
+"""The API key and the secrets in endpoint addresses: no file, output or other request contains them."""
 
 import base64
 import os
@@ -131,7 +131,7 @@ ENDPOINTS = """
 
 @pytest.fixture
 def server_with_secrets(server, opensandbox_settings):
-    """The server, where the endpoints that it hands out hold a secret."""
+    """The server, with a secret in the endpoints that it returns."""
     if opensandbox_settings.url != EMBEDDED:
         pytest.skip("the endpoints of opensandbox-server on Docker hold no secret")
     return server
@@ -179,6 +179,6 @@ def test_a_report_masks_the_address_in_another_library_s_error(pytester, server_
 
 
 def forms(key):
-    """Return the ways in which a key may be written down."""
+    """Return the encodings of a key that a file or output may contain."""
     plain = key.encode()
     return [plain, base64.b64encode(plain), plain.hex().encode(), os.fsencode(repr(key))[1:-1]]

@@ -1,4 +1,4 @@
-"""A value that somebody typed wrong: exit code 4, one sentence, no traceback, nothing run."""
+"""Usage errors: a wrong value ends pytest with exit code 4 and one sentence, without a traceback and without tests."""
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_a_bad_marker_names_the_test(pytester, marker, sentence):
     assert_usage_error(result, f"test_module.py::test_marked: {sentence}")
 
 
-def test_a_bad_marker_is_as_clear_with_workers_although_xdist_would_call_it_an_internal_error(pytester):
+def test_a_bad_marker_is_a_usage_error_with_workers_too(pytester):
     pytester.makepyfile(test_module=MARKED.format(marker="imgae='a'"))
 
     result = pytester.runpytest_subprocess("-n2")

@@ -36,7 +36,7 @@ NOT_OURS = re.compile(r"^E +(?!pytest_opensandbox\.)[\w.]*(?:Error|Exception|Int
 
 
 @pytest.fixture
-def weather(pytester, clean_surroundings, monkeypatch):
+def weather(pytester, clean_environment, monkeypatch):
     """A proxy before a server of its own, which the environment names to the inner run."""
     server = start_embedded()
     with server, FaultyProxy(server.url) as proxy, Client(server.url, server.api_key) as truth:

@@ -22,7 +22,7 @@ SMALL = {"pools": {"tests": Pool(max_pods=2, min_pods=2, buffer_min=0, buffer_ma
 
 
 @pytest.fixture
-def run_on(pytester, clean_surroundings, monkeypatch):
+def run_on(pytester, clean_environment, monkeypatch):
     """Run pytest with a fleet for a server."""
 
     def run(fleet, *arguments):

@@ -14,7 +14,7 @@ from tests.server import images as made  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(clean_surroundings: None) -> None:
+def _environment(clean_environment: None) -> None:
     """What a test here starts shall know of this engine only."""
 
 

