@@ -16,6 +16,7 @@ from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeAr
 from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
 from tests.sandbox.tars import archive_of, directory, entry, hard_link, link
+from tests.sandbox.trees import tree_state
 
 LIMIT = 10_000_000
 
@@ -23,19 +24,6 @@ LIMIT = 10_000_000
 def extract(target, *entries, **options):
     extract_tree(archive_of(*entries), target, ArchiveBudget(LIMIT), **options)
     return target
-
-
-def picture(directory):
-    """Return permissions, content and inode of everything below a directory."""
-    return {str(path.relative_to(directory)): _about(path) for path in [directory, *sorted(directory.rglob("*"))]}
-
-
-def _about(path):
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        return "link", os.readlink(path), status.st_ino
-    content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-    return oct(status.st_mode), content, status.st_ino, status.st_nlink
 
 
 @pytest.fixture
@@ -64,22 +52,22 @@ def host(tmp_path) -> Path:
     ],
 )
 def test_a_link_is_validated_against_the_complete_tree(tmp_path, host, entries):
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(UnsafeArchiveError):
         extract(tmp_path / "target", *entries)
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_two_trees_in_one_directory_do_not_lead_out_together(tmp_path, host):
     target = extract(tmp_path / "target", link("p", "."), directory("q/r"))
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="links outside"):
         extract(target, link("a", "p/q/r/../../../host/file"))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_a_later_tree_cannot_redirect_a_link_of_an_earlier_one(tmp_path, host):
@@ -95,36 +83,36 @@ def test_a_refusal_leaves_no_trace_behind_a_link_of_the_user(tmp_path, host):
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").symlink_to(host)
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="leads outside"):
         extract(target, entry("first"), entry("mine/new/evil"))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_an_existing_link_is_not_followed_for_a_directory_either(tmp_path, host):
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").symlink_to(host)
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="not followed"):
         extract(target, directory("mine", 0o700))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_a_file_of_the_target_is_not_what_a_hard_link_names(tmp_path, host):
     target = tmp_path / "target"
     target.mkdir()
     (target / "secret").write_text("of the user")
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="no file before it"):
         extract(target, hard_link("copy", "secret"))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_a_hard_link_of_the_target_keeps_its_other_name(tmp_path, host):
@@ -142,13 +130,13 @@ def test_a_directory_of_the_target_is_not_replaced(tmp_path):
     target = tmp_path / "target"
     (target / "name").mkdir(parents=True)
     (target / "name" / "file").write_text("of the user")
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     for evil in (entry("name"), link("name", "x")):
         with pytest.raises(UnsafeArchiveError, match="a directory there"):
             extract(target, entry("first"), evil)
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_a_file_of_the_target_gives_way_to_a_directory(tmp_path):
@@ -174,12 +162,12 @@ def test_a_target_that_is_a_link_to_a_directory_is_that_directory(tmp_path):
 @pytest.mark.parametrize("leads_to", ["nowhere", "host/file"])
 def test_a_target_that_is_a_link_to_something_else_is_refused(tmp_path, host, leads_to):
     (tmp_path / "target").symlink_to(leads_to)
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(FileExistsError):
         extract(tmp_path / "target", entry("file"))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 def test_hard_linked_links_are_links(tmp_path):
@@ -227,14 +215,14 @@ def test_a_target_in_a_closed_directory_is_filled_from_within(tmp_path):
 def test_a_content_that_breaks_off_leaves_no_trace(tmp_path):
     whole = archive_of(entry("a"), entry("b"), content=b"x" * 5000).getvalue()
     (tmp_path / "target").mkdir()
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(ProtocolError):
         extract_tree(io.BytesIO(whole[:9000]), tmp_path / "target", ArchiveBudget(LIMIT))
     with pytest.raises(FileTooLargeError):
         extract_tree(io.BytesIO(whole), tmp_path / "target", ArchiveBudget(9_000))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 @contextmanager
@@ -260,12 +248,12 @@ def test_a_lack_of_descriptors_leaves_no_trace(tmp_path, more, is_there):
     tree = archive_of(entry("a/" * 200 + "file"))
     if is_there:
         (tmp_path / "target").mkdir()
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with few_descriptors(more), pytest.raises(OSError, match="Too many open files"):
         extract_tree(tree, tmp_path / "target", ArchiveBudget(LIMIT))
 
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
 
 MOUNTED = """
@@ -317,11 +305,11 @@ def test_a_link_does_not_lead_out_through_a_link_of_the_user(tmp_path, host, evi
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").symlink_to(host)
-    before = picture(tmp_path)
+    before = tree_state(tmp_path)
 
     with pytest.raises(UnsafeArchiveError, match="links outside"):
         extract(target, entry("first"), THROUGH[3], evil)
-    assert picture(tmp_path) == before
+    assert tree_state(tmp_path) == before
 
     extract(target, entry("first"), THROUGH[3], evil, links="skip")
     assert sorted(path.name for path in target.iterdir()) == ["d", "first", "mine"]

@@ -16,6 +16,7 @@ from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, SkippedF
 from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree, pack_tree
 from tests.sandbox.tars import archive_of, entry
+from tests.sandbox.trees import tree_state
 
 MEBIBYTE = 1024 * 1024
 
@@ -25,20 +26,6 @@ def packed(source: Path) -> io.BytesIO:
     pack_tree(source, archive)
     archive.seek(0)
     return archive
-
-
-def description(root: Path) -> dict[str, tuple[str, int, bytes]]:
-    """Return kind, permissions and content of everything below a directory."""
-    return {str(path.relative_to(root)): _describe(path) for path in sorted(root.rglob("*"))}
-
-
-def _describe(path: Path) -> tuple[str, int, bytes]:
-    mode = path.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        return "link", 0, os.fsencode(os.readlink(path))
-    if stat.S_ISDIR(mode):
-        return "directory", stat.S_IMODE(mode), b""
-    return "file", stat.S_IMODE(mode), path.read_bytes()
 
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
@@ -73,7 +60,7 @@ def test_a_tree_comes_back_as_it_was(tmp_path_factory, entries):
 
     extract_tree(packed(source), target, ArchiveBudget(MEBIBYTE))
 
-    assert description(target) == description(source)
+    assert tree_state(target, inodes=False) == tree_state(source, inodes=False)
 
 
 def test_a_directory_without_write_permission_gets_its_content(tmp_path):
@@ -116,7 +103,7 @@ def test_archives_of_real_programs_are_read(tmp_path, program):
     with (tmp_path / "archive").open("rb") as archive:
         extract_tree(archive, tmp_path / "target", ArchiveBudget(10 * MEBIBYTE))
 
-    assert description(tmp_path / "target") == description(source)
+    assert tree_state(tmp_path / "target", inodes=False) == tree_state(source, inodes=False)
     assert (tmp_path / "target" / "hard").samefile(tmp_path / "target" / "d" / "a b")
 
 

@@ -19,6 +19,7 @@ from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeAr
 from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
 from tests.sandbox.tars import padded
+from tests.sandbox.trees import tree_state
 
 NOBODY = 65534
 LIMIT = 1_000_000
@@ -143,17 +144,6 @@ def prepare(target, things):
         path.chmod(mode)
 
 
-def picture(root, *, inodes=True):
-    """Return permissions and content of a directory and everything below it; links are not followed."""
-    found = {}
-    for path in [root, *sorted(root.rglob("*"))] if root.exists() else []:
-        status = path.lstat()
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        mode = status.st_mode if not path.is_symlink() else stat.S_IFLNK
-        found[str(path.relative_to(root))] = (oct(mode), content, status.st_ino if inodes else 0)
-    return found
-
-
 def extract(data, target, links):
     """Return whether the archive was accepted."""
     try:
@@ -186,15 +176,15 @@ def test_nothing_outside_changes_and_a_refusal_leaves_no_trace(data, things, lin
     with host_directory() as root:
         target = root / "target"
         prepare(target, things)
-        canary, before = picture(root / "canary"), picture(root)
+        canary, before = tree_state(root / "canary"), tree_state(root)
 
         accepted = extract(data, target, links)
 
         event(f"accepted: {accepted}, target: {things is not None}")
-        assert picture(root / "canary") == canary
+        assert tree_state(root / "canary") == canary
         assert {path.name for path in root.iterdir()} <= {"canary", "target"}
         if not accepted:
-            assert picture(root) == before
+            assert tree_state(root) == before
 
 
 @given(st.lists(archives, min_size=1, max_size=3), st.sampled_from(["error", "skip"]))
