@@ -24,7 +24,7 @@ from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
 from pytest_opensandbox.transport.retry import one_call, retry_idempotent
-from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from pytest_opensandbox.transport.transport import Query, Transport
 
 _ENDPOINT_BYTES = 65_536
@@ -129,8 +129,8 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         """
         check_seconds("timeout", timeout)
         probes = ReadinessProbes(
-            state=lambda seconds: self._look_at(sandbox_id, self._transport.within(seconds)),
-            endpoint=lambda seconds: self._look_up(sandbox_id, EXECD_PORT, self._transport.within(seconds)),
+            state=lambda: self._look_at(sandbox_id),
+            endpoint=lambda: self._look_up(sandbox_id, EXECD_PORT),
             ping=lambda endpoint, seconds: self.ping(endpoint, timeout=seconds),
             logs=lambda: self.diagnostics(sandbox_id),
         )
@@ -150,11 +150,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             ApiError: the server refuses.
         """
         check_seconds("timeout", timeout)
-
-        def get_state() -> SandboxResponse:
-            return self._look_at(sandbox_id, self._transport.within(timeout))
-
-        return PauseWait(sandbox_id, get_state, timeouts=self.timeouts).wait(timeout)
+        return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id), timeouts=self.timeouts).wait(timeout)
 
     @one_call
     def server_version(self) -> str:
@@ -227,13 +223,11 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
         return (("expires", str(ceil(self._transport.server_time() + seconds))),)
 
-    def _look_up(
-        self, sandbox_id: str, port: int, timeout: RequestTimeout | None = None, *, query: Query = ()
-    ) -> Endpoint:
+    def _look_up(self, sandbox_id: str, port: int, *, query: Query = ()) -> Endpoint:
         """Ask for an endpoint once."""
         path = f"{sandbox_path(sandbox_id)}/endpoints/{port}"
         params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)
-        answer = self._transport.request("GET", path, params=params, timeout=timeout)
+        answer = self._transport.request("GET", path, params=params)
         try:
             body = answer.json(max_bytes=_ENDPOINT_BYTES)
         except ProtocolError:

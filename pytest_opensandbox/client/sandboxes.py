@@ -14,7 +14,6 @@ from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, Prot
 from pytest_opensandbox.transport.endpoints import path_segment
 from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
-from pytest_opensandbox.transport.timeouts import RequestTimeout
 from pytest_opensandbox.transport.transport import Query, Transport
 
 DIAGNOSTICS_CHARACTERS = 65_536
@@ -254,9 +253,9 @@ class SandboxesAPI:
                 return ""
             raise
 
-    def _look_at(self, sandbox_id: str, timeout: RequestTimeout | None = None) -> SandboxResponse:
+    def _look_at(self, sandbox_id: str) -> SandboxResponse:
         """Ask for a sandbox once."""
-        answer = self._transport.request("GET", sandbox_path(sandbox_id), timeout=timeout)
+        answer = self._transport.request("GET", sandbox_path(sandbox_id))
         return self._noted(SandboxResponse.from_wire(answer.json()))
 
     def _noted(self, box: SandboxResponse) -> SandboxResponse:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pytest_opensandbox.errors import ApiError, TransportError
-from pytest_opensandbox.transport.retry import looking, time_limit
+from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.transport import Transport
 
-MISSED_LOOKS = 4
+MISSED_PROBES = 4
 """How many times in a row it may say nothing of its health."""
 
 
@@ -49,9 +49,9 @@ class Health:
         if not self._watched:
             yield
             return
-        if self._missed >= MISSED_LOOKS:
+        if self._missed >= MISSED_PROBES:
             self._check_again()
-        with looking(self._look, every_seconds=self._transport.timeouts.health_seconds):
+        with time_limit(probe=self._probe, probe_seconds=self._transport.timeouts.health_seconds):
             yield
 
     def _check_again(self) -> None:
@@ -61,12 +61,12 @@ class Health:
             raise _silent(exc, unsent=True) from None
         self._missed = 0
 
-    def _look(self) -> None:
+    def _probe(self) -> None:
         try:
             self.check(self._transport.timeouts.health_seconds)
         except TransportError as exc:
             self._missed += 1
-            if self._missed >= MISSED_LOOKS:
+            if self._missed >= MISSED_PROBES:
                 raise _silent(exc) from None
         else:
             self._missed = 0

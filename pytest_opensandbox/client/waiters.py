@@ -33,14 +33,14 @@ _PAUSING = "Pausing"
 
 @dataclass(frozen=True, kw_only=True)
 class ReadinessProbes:
-    """The requests that tell whether a sandbox is ready; each is sent once, and takes its time limit in seconds."""
+    """The requests that tell whether a sandbox is ready; each is sent once."""
 
-    state: Callable[[float], SandboxResponse]
+    state: Callable[[], SandboxResponse]
     """Asks the server for the sandbox."""
-    endpoint: Callable[[float], Endpoint]
+    endpoint: Callable[[], Endpoint]
     """Asks the server for the address of the agent."""
     ping: Callable[[Endpoint, float], None]
-    """Asks the agent whether it answers."""
+    """Asks the agent whether it answers; takes its time limit in seconds."""
     logs: Callable[[], str]
     """Asks the server for the sandbox's log."""
 
@@ -111,7 +111,7 @@ class ReadyWait:
 
     def _get_state(self) -> SandboxResponse:
         """Return the state; asked for at every poll but the first, for a server calls Running what ends at once."""
-        sandbox, self._known = self._known or self._probes.state(self._seconds_left()), None
+        sandbox, self._known = self._known or self._probes.state(), None
         self._last_state = sandbox.state
         self._check_alive(sandbox)
         return sandbox
@@ -128,11 +128,11 @@ class ReadyWait:
 
     def _find_agent(self) -> Endpoint:
         try:
-            return self._probes.endpoint(self._seconds_left())
+            return self._probes.endpoint()
         except ApiError as exc:
             # Docker takes the ports from a container that has ended, and the server answers 500 because of that.
             if exc.status == 500:
-                self._check_alive(self._probes.state(self._seconds_left()))
+                self._check_alive(self._probes.state())
             raise
 
     def _ping(self, endpoint: Endpoint) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from http.client import IncompleteRead, RemoteDisconnected
 from ssl import SSLCertVerificationError
 from typing import Any
 
@@ -20,8 +20,6 @@ from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFou
 from pytest_opensandbox.transport.response import read_json
 from pytest_opensandbox.transport.sockets import TooSlowError, root_cause
 
-TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, UnicodeError)
-"""Everything that the HTTP libraries raise where no whole answer comes."""
 MAX_ERROR_BYTES = 65_536
 """Most that is read of an error's body."""
 ERROR_HEADERS = ("Date", "Location", "Retry-After", "X-Request-ID")
@@ -203,7 +201,7 @@ def explain(error: Exception, timeouts: tuple[float, float]) -> tuple[str, bool]
     """Return a plain sentence for an error, and whether it says that time was up.
 
     Args:
-        error: one of ``TROUBLE``.
+        error: one of ``FAILURES``.
         timeouts: seconds that were given to connect, and between two bytes.
     """
     if isinstance(error, requests.ConnectTimeout):

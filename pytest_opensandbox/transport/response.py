@@ -10,11 +10,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from math import inf
 from types import TracebackType
 from typing import Any
 
-from pytest_opensandbox.errors import ProtocolError
+import requests
+
+from pytest_opensandbox.errors import ProtocolError, TransportError
+from pytest_opensandbox.transport.retry import current_deadline
+from pytest_opensandbox.transport.sockets import FAILURES, TooSlowError, has_more
 
 MAX_BODY_BYTES = 1024 * 1024
 """Most that is read of a body that is no file, no stream of events, and no listing."""
@@ -24,6 +27,7 @@ MAX_DEPTH = 100
 """Most lists and objects inside each other."""
 
 _MOST_DIGITS = 400
+_READ_BYTES = 65_536
 _TEXT = re.compile(rb'"[^"]*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -32,31 +36,27 @@ class Response:
     """A response whose body is still on its way; as a context manager it closes its connection at the end.
 
     Args:
-        status: HTTP status, 200 … 599; ``Transport.request`` returns those up to 299 only.
-        headers: headers; names ignore case.
-        read_some: returns the next bytes, however few, b"" at the end; takes the seconds that it may last, or None.
-        close: lets go of the connection.
-        has_more: tells whether bytes came behind the end of the body.
-        max_seconds: limit for a body that is read as a whole; seconds.
+        response: the response as the HTTP library has it, its body unread.
+        as_error: makes an error of what the library raises; takes the seconds that were waited for a byte, too.
+        silence_seconds: longest time between two bytes.
+        max_seconds: limit for a body that is read as a whole.
     """
 
     def __init__(
         self,
-        status: int,
-        headers: Mapping[str, str],
+        response: requests.Response,
         *,
-        read_some: Callable[[float | None], bytes],
-        close: Callable[[], None],
-        has_more: Callable[[], bool] = lambda: False,
-        max_seconds: float = inf,
+        as_error: Callable[[Exception, float], TransportError],
+        silence_seconds: float,
+        max_seconds: float,
     ) -> None:
-        self.status = status
-        """HTTP status, 200 … 599."""
-        self.headers = headers
+        self.status = response.status_code
+        """HTTP status, 200 … 599; ``Transport.request`` returns those up to 299 only."""
+        self.headers: Mapping[str, str] = response.headers
         """Headers; names ignore case."""
-        self._read_some = read_some
-        self._close = close
-        self._has_more = has_more
+        self._response = response
+        self._as_error = as_error
+        self._silence_seconds = silence_seconds
         self.received = 0
         """Bytes of the body that ``read`` has taken."""
         self._max_seconds = max_seconds
@@ -64,7 +64,7 @@ class Response:
     @property
     def has_more(self) -> bool:
         """Whether more bytes have come than the body has, once it was read to its end."""
-        return self._has_more()
+        return has_more(self._response.raw)
 
     @property
     def length(self) -> int | None:
@@ -86,7 +86,20 @@ class Response:
         Raises:
             TransportError: the connection broke, was silent for too long, or ended before its time.
         """
-        return self._read_some(seconds)
+        # ``iter_content`` would wait until its buffer is full.
+        raw, left = self._response.raw, current_deadline().seconds_left
+        silence = min(self._silence_seconds if seconds is None else seconds, left)
+        try:
+            # A peer that speaks HTTP/1.0 takes the socket out of reach; then the request's own time-out stays.
+            if sock := getattr(raw.connection, "sock", None):
+                sock.settimeout(max(silence, 0.001))
+            if left <= 0:
+                raise TooSlowError("it came too slowly")
+            piece: bytes = raw.read1(_READ_BYTES)
+        except FAILURES as exc:
+            # From None: the frames below hold the request with its key, and pytest -l would print them.
+            raise self._as_error(exc, silence) from None
+        return piece
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives; raises as ``read_some``."""
@@ -139,7 +152,7 @@ class Response:
 
     def close(self) -> None:
         """Let go of the connection, without reading the rest."""
-        self._close()
+        self._response.close()
 
     def __enter__(self) -> Response:
         return self

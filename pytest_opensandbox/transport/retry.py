@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from math import inf
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_exponential
 
 from pytest_opensandbox.errors import ApiError, TransportError
-from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 
 RETRY_ATTEMPTS = 4
 RETRIED_STATUSES = frozenset({429, 502, 503})
@@ -33,82 +34,80 @@ _PORT_RACES = ("port is already allocated", "ports are not available", "address 
 _NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
 _LAST_LOOK_SECONDS = 0.05
 _is_retrying: ContextVar[bool] = ContextVar("opensandbox_is_retrying", default=False)
-_NOBODY: tuple[Callable[[], None], float] = (lambda: None, inf)
-_look: ContextVar[tuple[Callable[[], None], float]] = ContextVar("opensandbox_look", default=_NOBODY)
-_end: ContextVar[float] = ContextVar("opensandbox_end", default=inf)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The end of a block of calls, and a probe to make while they wait for a response."""
+
+    ends_at: float = inf
+    """What ``time.monotonic`` reads at the end."""
+    probe: Callable[[], None] | None = None
+    """Called while no byte comes; what it raises ends the wait."""
+    probe_seconds: float = inf
+    """Seconds without a byte before each probe."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the end; below 0 after it, infinite where there is none."""
+        return self.ends_at - time.monotonic()
+
+    def cut(self, timeout: RequestTimeout) -> RequestTimeout:
+        """Return the limits of a request, none of them longer than what is left."""
+        left = max(round(self.seconds_left, 2), 0.01)
+        return min(timeout[0], left), min(timeout[1], left)
+
+    def run_probe(self) -> None:
+        """Call the probe, which is not probed itself."""
+        if self.probe is not None:
+            with _applied(replace(self, probe=None, probe_seconds=inf)):
+                self.probe()
+
+
+_NO_DEADLINE = Deadline()
+_deadline: ContextVar[Deadline] = ContextVar("opensandbox_deadline", default=_NO_DEADLINE)
+
+
+def current_deadline() -> Deadline:
+    """Return the deadline of the calls that this thread makes now."""
+    return _deadline.get()
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Let everything that this thread asks a server for in the block end in time; of two limits the nearer counts.
+def time_limit(
+    seconds: float = inf, *, probe: Callable[[], None] | None = None, probe_seconds: float = inf
+) -> Iterator[None]:
+    """Let every request of this thread in the block end in time; of two limits the nearer counts.
 
     Args:
         seconds: from now on.
+        probe: called while a response does not come; what it raises ends the wait. It may send requests itself.
+        probe_seconds: seconds without a byte before each probe.
     """
-    token = _end.set(min(_end.get(), time.monotonic() + seconds))
-    try:
+    outer = _deadline.get()
+    deadline = replace(outer, ends_at=min(outer.ends_at, time.monotonic() + seconds))
+    with _applied(replace(deadline, probe=probe, probe_seconds=probe_seconds) if probe else deadline):
         yield
-    finally:
-        _end.reset(token)
-
-
-def time_left() -> float:
-    """Return how much of the limit is left; seconds, below 0 when it is over, infinite where there is none."""
-    return _end.get() - time.monotonic()
 
 
 @contextmanager
-def looking(look: Callable[[], None], *, every_seconds: float) -> Iterator[None]:
-    """Have ``look`` called in the block whenever an answer is not there yet; what it raises ends the wait.
-
-    Args:
-        look: may ask a server itself.
-        every_seconds: how long nothing has come before each call.
-    """
-    token = _look.set((look, every_seconds))
+def _applied(deadline: Deadline) -> Iterator[None]:
+    token = _deadline.set(deadline)
     try:
         yield
     finally:
-        _look.reset(token)
+        _deadline.reset(token)
 
 
-def look_seconds() -> float:
-    """Return how long a wait may be silent until somebody wants to look; infinite where nobody does."""
-    return _look.get()[1]
-
-
-def look_now() -> None:
-    """Call what wants to look; while it looks nothing else does."""
-    look, _ = _look.get()
-    token = _look.set(_NOBODY)
-    try:
-        look()
-    finally:
-        _look.reset(token)
-
-
-class _Transport(Protocol):
-    @property
-    def timeouts(self) -> Timeouts: ...
-
-
-class _Calls(Protocol):
-    @property
-    def _transport(self) -> _Transport: ...
-
-
-C = TypeVar("C", bound=_Calls)
-
-
-def one_call(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[C, P], T]:
-    """Let a method end within the time of one call, with all the answers, retries and waits that it is made of."""
+def one_call(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Let a method of the client end within the time of one call, with all its requests, retries and waits."""
 
     @wraps(method)
-    def bounded(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def limited(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with time_limit(self._transport.timeouts.call_seconds):
             return method(self, *args, **kwargs)
 
-    return bounded
+    return limited
 
 
 def poll_until_ready(
@@ -177,7 +176,9 @@ def retry_idempotent(call: Callable[[], T], *, timeouts: Timeouts = DEFAULT_TIME
         return Retrying(
             retry=retry_if_exception(_is_passing),
             wait=partial(_retry_wait, timeouts),
-            stop=lambda state: state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= time_left(),
+            stop=lambda state: (
+                state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= current_deadline().seconds_left
+            ),
             before_sleep=lambda state: retried.append(_error(state)),
             sleep=timeouts.sleep,
             reraise=True,

@@ -15,11 +15,15 @@ from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import Any
 
+import requests
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
-from pytest_opensandbox.transport.retry import look_now, look_seconds, time_left
+from pytest_opensandbox.transport.retry import Deadline, current_deadline
+
+FAILURES = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError)
+"""Everything that the HTTP libraries raise where no whole response comes."""
 
 _LEAST_SECONDS = 0.001  # a socket takes 0 for "do not wait at all"
 
@@ -34,33 +38,34 @@ class _Paced(io.RawIOBase):
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock = sock
         self._raw = raw
-        self._deadline = inf
+        self._ends_at = inf
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = min(self._deadline - time.monotonic(), time_left())
+        deadline = current_deadline()
+        left = min(self._ends_at - time.monotonic(), deadline.seconds_left)
         if left <= 0:
             raise TooSlowError("it came too slowly")
         allowed = self._sock.gettimeout()
         if left != inf and allowed != 0:
-            self._sock.settimeout(left if self._deadline != inf or allowed is None else min(left, allowed))
-        if look_seconds() != inf and allowed != 0:
-            self._wait_looking()
+            self._sock.settimeout(left if self._ends_at != inf or allowed is None else min(left, allowed))
+        if deadline.probe is not None and allowed != 0:
+            self._wait_probing(deadline)
         return self._raw.readinto(buffer)
 
-    def _wait_looking(self) -> None:
-        """Return when there is something to read, or when the socket's time is over."""
+    def _wait_probing(self, deadline: Deadline) -> None:
+        """Return when there is something to read, or when the socket's time is over; probe in between."""
         seconds = self._sock.gettimeout()
         end = inf if seconds is None else time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._sock, selectors.EVENT_READ)
             while not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
                 left = end - time.monotonic()
-                if left <= 0 or selector.select(min(left, look_seconds())):
+                if left <= 0 or selector.select(min(left, deadline.probe_seconds)):
                     break
-                look_now()
+                deadline.run_probe()
             # Not more than what is left: a socket keeps no account of what was waited for elsewhere.
             self._sock.settimeout(max(min(end - time.monotonic(), 86_400.0), _LEAST_SECONDS))
 
@@ -75,25 +80,25 @@ class _Paced(io.RawIOBase):
     def together(self) -> Iterator[None]:
         """Let all reads in the block take as long as the socket's time-out allows for one."""
         seconds = self._sock.gettimeout()
-        self._deadline = inf if seconds is None else time.monotonic() + seconds
+        self._ends_at = inf if seconds is None else time.monotonic() + seconds
         try:
             yield
         finally:
-            self._deadline = inf
+            self._ends_at = inf
             with suppress(OSError):  # it may have been closed
                 self._sock.settimeout(seconds)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Let reads in the block give what is there, without waiting."""
-        seconds, deadline = self._sock.gettimeout(), self._deadline
-        self._deadline = inf
+        seconds, ends_at = self._sock.gettimeout(), self._ends_at
+        self._ends_at = inf
         try:
             with suppress(OSError):
                 self._sock.settimeout(0)
             yield
         finally:
-            self._deadline = deadline
+            self._ends_at = ends_at
             with suppress(OSError):
                 self._sock.settimeout(seconds)
 
@@ -195,7 +200,7 @@ class _InTime(HTTPConnection):
             self.connect()
         whole = memoryview(data)
         for start in range(0, len(whole), self._piece_bytes):
-            if start and time_left() <= 0:
+            if start and current_deadline().seconds_left <= 0:
                 raise TooSlowError("it was taken too slowly")
             self.sock.settimeout(self._allowed)
             super().send(whole[start : start + self._piece_bytes])
@@ -205,7 +210,7 @@ class _InTime(HTTPConnection):
         """Seconds for the next thing to do."""
         seconds = self.timeout if isinstance(self.timeout, (int, float)) else inf
         # No socket takes an infinite time, and none needs more than a day.
-        return max(min(float(seconds), time_left(), 86_400.0), _LEAST_SECONDS)
+        return max(min(float(seconds), current_deadline().seconds_left, 86_400.0), _LEAST_SECONDS)
 
 
 class _Connection(_InTime):

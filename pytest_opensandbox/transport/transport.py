@@ -7,9 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
-from math import inf
 from typing import Any
 
 import requests
@@ -32,7 +31,6 @@ from pytest_opensandbox.transport.endpoints import (
 from pytest_opensandbox.transport.failures import (
     ERROR_HEADERS,
     MAX_ERROR_BYTES,
-    TROUBLE,
     api_error,
     explain,
     is_stale,
@@ -40,8 +38,8 @@ from pytest_opensandbox.transport.failures import (
     read_date,
 )
 from pytest_opensandbox.transport.response import Response
-from pytest_opensandbox.transport.retry import time_left
-from pytest_opensandbox.transport.sockets import POOLS, TooSlowError, has_more
+from pytest_opensandbox.transport.retry import current_deadline, time_limit
+from pytest_opensandbox.transport.sockets import FAILURES, POOLS
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
@@ -49,7 +47,6 @@ Query = Sequence[tuple[str, str]]
 
 _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encoding": "identity"}
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
-_READ_BYTES = 65_536
 _POOL_SIZE = 64
 _LAST_MOMENT = 7_258_118_400.0  # the year 2200
 _BODY_SILENCES = 10  # a body may take as many times as long as the silence between two of its bytes
@@ -140,7 +137,7 @@ class Transport:
         if self._key and (own or with_key):
             sent[KEY_HEADER] = self._key
         request = requests.Request(method, url, headers=sent, params=params, data=body)
-        answer = self._exchange(request, _cut(timeout or self.timeouts.request_timeout), secrets)
+        answer = self._exchange(request, current_deadline().cut(timeout or self.timeouts.request_timeout), secrets)
         if own:
             self._clock.note(answer.headers.get("Date"))
         if 200 <= answer.status < 300:
@@ -185,10 +182,6 @@ class Transport:
             secrets=endpoint.secrets,
         )
 
-    def within(self, seconds: float) -> RequestTimeout:
-        """Return the usual time-outs, cut to what is left of a budget; seconds."""
-        return min(self.timeouts.connect_seconds, seconds), min(self.timeouts.request_seconds, seconds)
-
     def server_time(self) -> float:
         """Return the server's clock, as its last answer showed it; seconds since 1970."""
         return self._clock.now()
@@ -204,8 +197,8 @@ class Transport:
         raise TypeError("a transport holds connections and a key: make another one where it is needed")
 
     def _exchange(self, request: requests.Request, timeouts: RequestTimeout, secrets: Sequence[str]) -> Response:
-        def fail(error: Exception, silence: float | None = None) -> TransportError:
-            reason, timed_out = explain(error, timeouts if silence is None else (timeouts[0], silence))
+        def as_error(error: Exception, silence_seconds: float = timeouts[1]) -> TransportError:
+            reason, timed_out = explain(error, (timeouts[0], silence_seconds))
             said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
             unsent = is_unsent(error) and not was_sent
             return TransportError(said, method=request.method, url=url, timed_out=timed_out, unsent=unsent)
@@ -215,18 +208,16 @@ class Transport:
             try:
                 response = self._send(request, timeouts)
                 break
-            except TROUBLE as exc:
+            except FAILURES as exc:
                 # A kept connection goes stale, perhaps with the request on it. A second one does no harm.
                 if was_sent or request.method not in _IDEMPOTENT or not is_stale(exc):
                     # From None: the frames below hold the request with its key, and pytest -l would print them.
-                    raise fail(exc) from None
+                    raise as_error(exc) from None
                 was_sent = True
         return Response(
-            response.status_code,
-            response.headers,
-            read_some=_reader(response, fail, timeouts[1]),
-            close=response.close,
-            has_more=lambda: has_more(response.raw),
+            response,
+            as_error=as_error,
+            silence_seconds=timeouts[1],
             max_seconds=min(_BODY_SILENCES * timeouts[1], self.timeouts.body_seconds),
         )
 
@@ -245,10 +236,9 @@ class Transport:
 
     def _refusal(self, answer: Response, method: str, url: str, secrets: Sequence[str]) -> ApiError:
         body = bytearray()
-        deadline = time.monotonic() + self.timeouts.error_body_seconds
-        with answer:
+        with answer, time_limit(self.timeouts.error_body_seconds):
             try:
-                while len(body) < MAX_ERROR_BYTES and (piece := answer.read_some(deadline - time.monotonic())):
+                while len(body) < MAX_ERROR_BYTES and (piece := answer.read_some()):
                     body += piece
             except TransportError as exc:
                 # The status is known, and worth more than the news that its text broke off.
@@ -263,36 +253,6 @@ class Transport:
 
     def _redact(self, text: str, secrets: Sequence[str]) -> str:
         return self._key.redact(redacted(text, secrets))
-
-
-def _reader(
-    response: requests.Response, fail: Callable[[Exception, float | None], TransportError], silence: float
-) -> Callable[[float | None], bytes]:
-    """Return a function that reads what has arrived; ``iter_content`` would wait until its buffer is full."""
-    raw = response.raw
-
-    def read_some(seconds: float | None) -> bytes:
-        try:
-            # A peer that speaks HTTP/1.0 takes the socket out of reach; then the request's own time-out stays.
-            sock = getattr(raw.connection, "sock", None)
-            if time_left() != inf:
-                seconds = min(silence if seconds is None else seconds, time_left())
-            if seconds is not None and sock is not None:
-                sock.settimeout(max(seconds, 0.001))
-            if time_left() <= 0:
-                raise TooSlowError("it came too slowly")
-            piece: bytes = raw.read1(_READ_BYTES)
-        except TROUBLE as exc:
-            raise fail(exc, seconds) from None
-        return piece
-
-    return read_some
-
-
-def _cut(timeouts: RequestTimeout) -> RequestTimeout:
-    """Return the time-outs, none of them longer than what is left of a time limit."""
-    left = max(round(time_left(), 2), 0.01)
-    return min(timeouts[0], left), min(timeouts[1], left)
 
 
 class _PathFilter(logging.Filter):

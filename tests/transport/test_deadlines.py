@@ -7,30 +7,30 @@ import pytest
 
 from pytest_opensandbox import Client
 from pytest_opensandbox.errors import TransportError
-from pytest_opensandbox.transport.retry import time_left, time_limit
+from pytest_opensandbox.transport.retry import current_deadline, time_limit
 from tests.scripted_servers import Reply, serving
 
 
 def test_without_a_limit_there_is_no_end():
-    assert time_left() == inf
+    assert current_deadline().seconds_left == inf
 
 
 def test_the_nearer_of_two_limits_counts_and_ends_with_its_block():
     with time_limit(100), time_limit(1000):
-        inner = time_left()
+        inner = current_deadline().seconds_left
     with time_limit(1000):
         with time_limit(100):
             pass
-        outer = time_left()
+        outer = current_deadline().seconds_left
 
     assert inner <= 100 < outer
-    assert time_left() == inf
+    assert current_deadline().seconds_left == inf
 
 
 def test_another_thread_has_no_limit():
     seen = []
     with time_limit(1):
-        thread = threading.Thread(target=lambda: seen.append(time_left()))
+        thread = threading.Thread(target=lambda: seen.append(current_deadline().seconds_left))
         thread.start()
         thread.join()
 
