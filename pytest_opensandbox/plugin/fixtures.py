@@ -10,8 +10,9 @@ import pytest
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import NetworkPolicy
 from pytest_opensandbox.errors import NotFoundError, OpenSandboxError, SandboxError, TransportError
-from pytest_opensandbox.plugin.marker import recipe_of
-from pytest_opensandbox.plugin.run import DYING_SECONDS, RUN, Run
+from pytest_opensandbox.plugin.marker import request_of
+from pytest_opensandbox.plugin.run import RUN, Run
+from pytest_opensandbox.plugin.server import DYING_SECONDS
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.provisioning.setup import Put, Setup
 from pytest_opensandbox.settings.settings import Settings
@@ -32,14 +33,14 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     once for each image, or mapping of the marker's arguments; these win over the marker.
     """
     run = request.config.stash[RUN]
-    box = None
-    # pytest runs neither the code after a yield nor a finalizer where Ctrl-C comes during set-up; this it does run.
+    acquired = None
+    # Where Ctrl-C comes during set-up, pytest runs neither the code after a yield nor a finalizer; this it does run.
     try:
-        box = _make(run, request)
-        yield box
+        acquired = _acquire(run, request)
+        yield acquired
     finally:
-        if box is not None:
-            run.close_box(box)
+        if acquired is not None:
+            run.release(acquired)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +54,7 @@ def sandbox_factory(pytestconfig: pytest.Config) -> Iterator[SandboxFactory]:
     try:
         yield SandboxFactory(run)
     finally:
-        run.close_boxes()
+        run.release_all()
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +122,7 @@ class SandboxFactory:
             SnapshotFailedError: what the setup made could not be kept.
             TransportError: the server does not answer.
         """
-        recipe = SandboxRequest(
+        request = SandboxRequest(
             image=image,
             env=env,
             resources=resources,
@@ -132,16 +133,16 @@ class SandboxFactory:
             setup=setup,
             put=put,
         )
-        return self._run.make(recipe)
+        return self._run.acquire(request)
 
 
-def _make(run: Run, request: pytest.FixtureRequest) -> Sandbox:
-    """Make a sandbox; trouble fails the test with its text alone, for no line of the test is to blame."""
+def _acquire(run: Run, request: pytest.FixtureRequest) -> Sandbox:
+    """Return a sandbox; an error fails the test with its text alone, for no line of the test is to blame."""
     try:
-        return run.make(recipe_of(request))
+        return run.acquire(request_of(request))
     except OpenSandboxError as exc:
         error = str(exc)
         if isinstance(exc, (NotFoundError, SandboxError, TransportError)):
             # A server that is ending still answers for a moment, and would fail the tests that follow, too.
-            run.look_after_server(within=DYING_SECONDS)
+            run.check_server(within=DYING_SECONDS)
     pytest.fail(f"opensandbox: {error}", pytrace=False)

@@ -12,8 +12,9 @@ from pytest_opensandbox.errors import ConfigError, SandboxError, TransportError
 from pytest_opensandbox.plugin import hookspecs
 from pytest_opensandbox.plugin.fixtures import opensandbox_client, opensandbox_settings, sandbox, sandbox_factory
 from pytest_opensandbox.plugin.marker import check_items, parameter_id
-from pytest_opensandbox.plugin.run import DYING_SECONDS, RUN, Run, Tell
+from pytest_opensandbox.plugin.run import RUN, Notify, Run
 from pytest_opensandbox.plugin.run_records import Place
+from pytest_opensandbox.plugin.server import DYING_SECONDS
 from pytest_opensandbox.plugin.workers import (
     TALLY_KEY,
     USAGE_ERROR_KEY,
@@ -28,7 +29,7 @@ from pytest_opensandbox.reporting.escaping import escape_report, escape_subtest,
 from pytest_opensandbox.reporting.failure_sections import add_sections
 from pytest_opensandbox.reporting.header import header_line
 from pytest_opensandbox.reporting.summary import summary_lines, warn_of_leaks, warn_of_snapshots
-from pytest_opensandbox.reporting.terminal import Terminal, tell_controller
+from pytest_opensandbox.reporting.terminal import Terminal, notify_controller
 from pytest_opensandbox.reporting.tracebacks import hide_own_frames
 from pytest_opensandbox.settings.options import add_options
 from pytest_opensandbox.settings.settings import settings_of
@@ -69,10 +70,15 @@ def pytest_configure(config: pytest.Config) -> None:
     except ConfigError as exc:
         raise pytest.UsageError(f"opensandbox: {exc}") from None
     run_id, worker_id = identity(config)
-    server, store = shared_server(config), shared_store(config)
-    run = Run(config, settings, run_id=run_id, worker_id=worker_id, server=server, store=store)
-    run.tell = _teller(config, is_worker=run.is_worker)
-    config.stash[RUN] = run
+    run = config.stash[RUN] = Run(
+        config,
+        settings,
+        run_id=run_id,
+        worker_id=worker_id,
+        server=shared_server(config),
+        store=shared_store(config),
+        notify=_notifier(config),
+    )
     config.stash[_WORKERS] = Workers(run)
 
 
@@ -127,9 +133,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Know that a test's own body is running."""
-    with item.config.stash[RUN].part(body=True):
-        return (yield)
+    """Know that a test's own body is running, and tell the hooks of the sandboxes that it closed by itself."""
+    run = item.config.stash[RUN]
+    with run.part(body=True):
+        result = yield
+    run.release_closed()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Tell the hooks of the sandboxes that fixtures closed by themselves."""
+    result = yield
+    item.config.stash[RUN].release_closed()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -151,13 +168,13 @@ def pytest_runtest_makereport(
     outcome = yield
     run = item.config.stash[RUN]
     if outcome.failed:
-        run.look_after_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
+        run.check_server(within=DYING_SECONDS if _is_of_server(call) else 0.0)
         add_sections(
             outcome,
             item,
             sandboxes=run.used_by_test(),
             test_started=run.test_started,
-            server_failures=[(failure.noticed, failure.story) for failure in run.connection.failures],
+            server_failures=[(failure.noticed, failure.story) for failure in run.server.failures],
         )
     mask_report(outcome)
     # A fixture of earlier tests may end with one that has none.
@@ -211,7 +228,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         crashed=workers.crashed,
         unheard=workers.unheard,
         error=workers.error,
-        refusal=run.connection.handed_refusal,
+        refusal=run.server.refusal_of_workers,
     )
     if lines and terminalreporter.verbosity >= 0:
         terminalreporter.write_sep("=", "opensandbox")
@@ -229,7 +246,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: _Node) -> None:
     """Tell a worker of xdist which run it belongs to."""
-    node.config.stash[_WORKERS].hand_down(node.gateway.id, node.workerinput)
+    node.config.stash[_WORKERS].configure_worker(node.gateway.id, node.workerinput)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -245,7 +262,7 @@ def pytest_testnodedown(node: _Node, error: object) -> None:
 
 def _sweep_command(run: Run) -> str:
     """Return the command that deletes what a run has left, "" where its sandboxes end with its own servers."""
-    return "" if run.connection.owns_server else Place.of(run.settings).sweep_command(run.run_id)
+    return "" if run.server.owns_server else Place.of(run.settings).sweep_command(run.run_id)
 
 
 def _is_of_server(call: pytest.CallInfo[None]) -> bool:
@@ -253,14 +270,14 @@ def _is_of_server(call: pytest.CallInfo[None]) -> bool:
     return call.excinfo is not None and isinstance(call.excinfo.value, (SandboxError, TransportError))
 
 
-def _teller(config: pytest.Config, *, is_worker: bool) -> Tell:
+def _notifier(config: pytest.Config) -> Notify:
     """Return what shows a line while a test runs: only the process that the user started has a terminal."""
-    if is_worker:
-        return partial(tell_controller, config)
+    if hasattr(config, "workerinput"):
+        return partial(notify_controller, config)
     terminal = Terminal(config.pluginmanager)
     config.pluginmanager.register(terminal, "opensandbox-terminal")
     config.add_cleanup(terminal.close)
-    return terminal.tell
+    return terminal.notify
 
 
 def _finish(config: pytest.Config) -> None:

@@ -34,20 +34,20 @@ def check_items(items: Sequence[pytest.Item], settings: Settings) -> None:
         parameters = dict(_own_parameters(item))
         try:
             _check_fixtures(parameters)
-            _recipe(item, parameters).opts(settings)
+            _request(item, parameters).opts(settings)
         except ConfigError as exc:
             complaints.append(f"{item.nodeid}: {exc}")
     if complaints:
         raise pytest.UsageError(*complaints)
 
 
-def recipe_of(request: pytest.FixtureRequest) -> SandboxRequest:
+def request_of(request: pytest.FixtureRequest) -> SandboxRequest:
     """Return what a test asks for by its parameter and its markers, as they are when its sandbox is set up.
 
     Raises:
         ConfigError: a marker or the parameter breaks a rule.
     """
-    return _recipe(request.node, {_FIXTURE: request.param} if hasattr(request, "param") else {})
+    return _request(request.node, {_FIXTURE: request.param} if hasattr(request, "param") else {})
 
 
 def parameter_id(value: object, argname: str) -> str | None:
@@ -60,7 +60,7 @@ def parameter_id(value: object, argname: str) -> str | None:
     return text.encode("unicode_escape").decode("ascii")
 
 
-def _recipe(item: pytest.Item, parameters: Mapping[str, object]) -> SandboxRequest:
+def _request(item: pytest.Item, parameters: Mapping[str, object]) -> SandboxRequest:
     marks = [(mark.args, mark.kwargs) for mark in _marks(item)]
     if _FIXTURE in parameters:
         marks.insert(0, ((), read_parameter(parameters[_FIXTURE])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -35,6 +36,8 @@ _FILE = "file"
 _NO_ROUTE_STATUSES = frozenset({404, 405, 501})
 _REFUSAL = "refusal"
 
+DYING_SECONDS = 1.0
+"""How long a server that no longer responds may take to be seen to have ended."""
 LEFT_STATUS = 3
 """What the embedded server exits with where a sandbox did not end."""
 
@@ -77,20 +80,30 @@ class ServerFailure:
         return f"{whose} {self.ending}{where}; what needed a sandbox later got a new one"
 
 
-class Connection:
+class RunServer:
     """A client for the server that the settings name, and the server itself where it is ours to start.
 
     Args:
         settings: where the server is.
         run_id: the run, for what is left when a server of ours stops.
-        server: what the controller's ``hand_down`` returned, in one of its workers; empty elsewhere.
+        worker_id: ``main`` or the xdist worker's name.
+        server: what the controller's ``for_workers`` returned, in one of its workers; empty elsewhere.
     """
 
-    def __init__(self, settings: Settings, *, run_id: str = "", server: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run_id: str = "",
+        worker_id: str = "main",
+        server: Mapping[str, str] | None = None,
+    ) -> None:
         self.settings = settings
-        self.handed_refusal = ""
+        self.refusal_of_workers = ""
         """Why the workers were told that no sandbox can be had, with what to do about it; or ""."""
         self._run_id = run_id
+        self._worker_id = worker_id
+        self._process = os.getpid()
         self._given = server or {}
         self._lock = threading.Lock()
         self._client: Client | None = None
@@ -117,6 +130,11 @@ class Connection:
         """Whether it has turned out that no sandbox can be had."""
         return bool(self._refusal)
 
+    @property
+    def scope(self) -> str:
+        """Who shares the snapshots on it: "" for the whole run, else a name that no other server of the run has."""
+        return f"{self._worker_id}-{len(self.failures)}" if self.owns_server else ""
+
     def client(self) -> Client:
         """Return the client; the first call starts the server where that is ours to do.
 
@@ -141,7 +159,7 @@ class Connection:
         """
         with self._lock:
             server = self._server
-            if server is None or not self.owns_server or not server.ends(within=within):
+            if server is None or self._is_fork or not self.owns_server or not server.ends(within=within):
                 return None
             failure = ServerFailure(time.monotonic(), ending(server.status), server.stderr_tail())
             self.failures.append(failure)
@@ -157,7 +175,7 @@ class Connection:
         """
         with self._lock:
             server, client = self._server, self._client
-            if self.owns_server or server is None or client is None or server.is_running:
+            if self._is_fork or self.owns_server or server is None or client is None or server.is_running:
                 return []
             server.stop()
             self._server = None
@@ -165,7 +183,7 @@ class Connection:
                 self._replace(client)
             return [f"the server on the Docker engine {ending(server.status)}; what needed it later got a new one"]
 
-    def hand_down(self) -> dict[str, str]:
+    def for_workers(self) -> dict[str, str]:
         """Return what lets a worker use the server that the whole run shares, and start that server; else nothing.
 
         Returns:
@@ -177,7 +195,7 @@ class Connection:
         try:
             self.client()
         except ServerStartError as exc:
-            self.handed_refusal = self.handed_refusal or str(exc)
+            self.refusal_of_workers = self.refusal_of_workers or str(exc)
         return {_FILE: self._server.file} if self._server else {_REFUSAL: self._refusal}
 
     def refuse(self, error: OpenSandboxError) -> ServerStartError:
@@ -193,14 +211,23 @@ class Connection:
         """
         self._images.check(opts)
 
-    def refuse_image(self, opts: SandboxOpts, error: ApiError) -> None:
-        """Note that an image cannot be pulled, so that no later test waits for it, and add the remedy to the error.
+    def explain(self, error: ApiError | TransportError, opts: SandboxOpts, *, is_first: bool) -> OpenSandboxError:
+        """Return the error to raise for a create that failed, and note what later tests need not try again.
 
-        Raises:
-            ServerStartError: it is the image of the agent, without which there is no sandbox at all.
+        Args:
+            error: how it failed. Where an image cannot be pulled, the remedy is added to it.
+            opts: what was asked for.
+            is_first: whether the run has had no sandbox so far.
+
+        Returns:
+            A ``ServerStartError`` where no sandbox can be had at all, else the error itself.
         """
-        if is_about_image(error) and not self._images.note(opts, error):
-            raise self.refuse(error) from error
+        if isinstance(error, (AuthError, TransportError)):
+            self.find_failure(within=DYING_SECONDS)
+            return self.refuse(error) if is_first and not self.is_down else error
+        is_hopeless = is_first and has_no_route(error)
+        # Without the image of the agent there is no sandbox at all.
+        return self.refuse(error) if is_hopeless or not self._is_noted(error, opts) else error
 
     def close(self) -> None:
         """Close the client and stop the server that is ours; safe to call again after an interrupt."""
@@ -211,6 +238,13 @@ class Connection:
                 self._server.stop()
                 self.left_sandboxes = self._server.status == LEFT_STATUS
             self._client = self._server = None
+
+    @property
+    def _is_fork(self) -> bool:
+        return os.getpid() != self._process
+
+    def _is_noted(self, error: ApiError, opts: SandboxOpts) -> bool:
+        return not is_about_image(error) or self._images.note(opts, error)
 
     def _open(self) -> Client:
         # Lazy: only a run that asks for a sandbox pays for HTTP.

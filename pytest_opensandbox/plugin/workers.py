@@ -75,12 +75,12 @@ class Workers:
         """What became of the sandboxes of the whole run, so far as it is known."""
         return total([self._run.tally, *self._tallies.values()])
 
-    def hand_down(self, worker_id: str, workerinput: dict[str, Any]) -> None:
+    def configure_worker(self, worker_id: str, workerinput: dict[str, Any]) -> None:
         """Tell a worker, before it starts, which run it belongs to, and where the server is if it is one of ours."""
         # Its workers may have sandboxes as soon as they begin, and it is this process that sweeps them.
         self._run.signals.take()
         workerinput[RUN_ID_KEY] = self._run.run_id
-        workerinput[SERVER_KEY] = self._run.connection.hand_down()
+        workerinput[SERVER_KEY] = self._run.server.for_workers()
         workerinput[STORE_KEY] = self._run.store.path
         self._alive.add(worker_id)
 
@@ -96,21 +96,21 @@ class Workers:
         if not died:
             return
         self.crashed.append(worker_id)
-        if self._run.connection.owns_server:
+        if self._run.server.owns_server:
             # Its server died with it, and took the sandboxes along.
             self._settle(worker_id, deleted=(), left=())
         else:
             self._to_sweep = True
-            if not self._run.connection.is_refused:
+            if not self._run.server.is_refused:
                 self._sweep(worker_id)
 
     def finish(self) -> None:
         """Sweep the whole run once its workers are gone, if any of them may have had a sandbox; safe to call again."""
         # A worker that never said goodbye, as after Ctrl-C, may have had sandboxes that it could not report.
-        connection = self._run.connection
-        if not (self._to_sweep or self._alive) or connection.is_refused:
+        server = self._run.server
+        if not (self._to_sweep or self._alive) or server.is_refused:
             return
-        if connection.owns_server:
+        if server.owns_server:
             self._settle_unheard()
             return
         report = self._run.sweep()

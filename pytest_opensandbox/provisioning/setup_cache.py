@@ -52,29 +52,25 @@ class SetupCache:
 
     Args:
         store: where the processes of the run leave what they have made.
-        scope: "" where all of them have one server, else the name of this process.
         progress: says what a long wait is for.
         discard: deletes a sandbox that nobody needs, and does not fail.
     """
 
-    def __init__(
-        self, store: SharedStore, *, scope: str, progress: Progress, discard: Callable[[Sandbox], None]
-    ) -> None:
+    def __init__(self, store: SharedStore, *, progress: Progress, discard: Callable[[Sandbox], object]) -> None:
         self.tally = SetupTally()
         """What was done so far."""
         self._store = store
-        self.scope = scope
-        """As above; another one where everything that was made has gone."""
         self._progress = progress
         self._discard = discard
 
-    def make(self, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch) -> Sandbox:
+    def make(self, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch, *, scope: str) -> Sandbox:
         """Return a fresh sandbox in which the preparation has been done, here or in the one it was restored from.
 
         Args:
             opts: what the server is asked for.
             preparation: what is done in it.
             launch: creates one.
+            scope: "" where all processes of the run share one server, else a name of this server alone.
 
         Raises:
             ConfigError: a file that is to be put in cannot be read.
@@ -82,7 +78,7 @@ class SetupCache:
             SnapshotFailedError: the snapshot failed, now or before in this run.
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
-        key = _key(self.scope, opts, preparation)
+        key = _key(scope, opts, preparation)
         # Copying files alone is quicker than to snapshot and restore them.
         made = self._store.find(key) if preparation.commands else {_LACKING: ""}
         if made is None:

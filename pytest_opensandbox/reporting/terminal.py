@@ -26,7 +26,7 @@ class Terminal:
         self._fd = _standard_error()
         self._plugins = plugins
 
-    def tell(self, text: str, item: pytest.Item | None) -> None:
+    def notify(self, text: str, item: pytest.Item | None) -> None:
         """Write a line of its own, whatever pytest has written on the present one; safe to call from any thread.
 
         Args:
@@ -62,7 +62,7 @@ class Terminal:
             os.write(self._fd, f"\nopensandbox: {escape(where + text)}\n".encode())
 
 
-def tell_controller(config: pytest.Config, text: str, item: pytest.Item | None) -> None:
+def notify_controller(config: pytest.Config, text: str, item: pytest.Item | None) -> None:
     """Tell the controller of this worker that a test waits.
 
     A worker has no terminal. A recorded warning is the one thing of its own that xdist carries to the controller

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import overload
 
@@ -49,7 +49,6 @@ class Sandbox:
         self._closing = threading.Lock()
         self._closed = False
         self._paused = False
-        self._on_close: list[Callable[[Sandbox], None]] = []
 
     @classmethod
     def launch(
@@ -357,15 +356,7 @@ class Sandbox:
             if self._closed:
                 return
             self._closed = True
-        try:
-            self._lifecycle.delete(self.id)
-        finally:
-            for told in self._on_close:
-                told(self)
-
-    def call_on_close(self, told: Callable[[Sandbox], None]) -> None:
-        """Have ``told`` called with this handle once it has been closed."""
-        self._on_close.append(told)
+        self._lifecycle.delete(self.id)
 
     def __enter__(self) -> Sandbox:
         return self

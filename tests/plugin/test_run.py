@@ -3,12 +3,13 @@
 import socket
 from dataclasses import replace
 from threading import Timer
+from types import SimpleNamespace
 
 import pytest
 
 from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, TransportError
 from pytest_opensandbox.plugin.fixtures import SandboxFactory
-from pytest_opensandbox.plugin.marker import check_items, recipe_of
+from pytest_opensandbox.plugin.marker import check_items, request_of
 from pytest_opensandbox.plugin.run import Run
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.sandbox.tracking import Tally
@@ -34,7 +35,7 @@ def nowhere(pytestconfig, opensandbox_settings):
 
 
 def test_a_run_that_makes_nothing_opens_nothing(run, monkeypatch):
-    monkeypatch.setattr(run.connection, "client", lambda: pytest.fail("a server was asked for"))
+    monkeypatch.setattr(run.server, "client", lambda: pytest.fail("a server was asked for"))
 
     run.finish()
 
@@ -53,22 +54,47 @@ def test_a_sandbox_is_counted_and_closed_with_the_run(run):
     assert run.tally == Tally(created=1, deleted=1)
 
 
-def test_what_is_open_is_closed_the_newest_first(run):
+@pytest.fixture
+def on_closed(pytestconfig):
+    """Implement the hook for closed sandboxes by a function, for the test."""
+    plugins = []
+
+    def register(function):
+        plugins.append(SimpleNamespace(pytest_opensandbox_closed=lambda sandbox: function(sandbox)))
+        pytestconfig.pluginmanager.register(plugins[-1])
+
+    yield register
+    for plugin in plugins:
+        pytestconfig.pluginmanager.unregister(plugin)
+
+
+def test_what_is_open_is_closed_the_newest_first(run, on_closed):
     closed = []
-    boxes = [run.make(SandboxRequest()) for _ in range(2)]
-    for box in boxes:
-        box.call_on_close(closed.append)
+    on_closed(closed.append)
+    sandboxes = [run.acquire(SandboxRequest()) for _ in range(2)]
 
-    run.close_boxes()
+    run.release_all()
 
-    assert closed == boxes[::-1]
+    assert closed == sandboxes[::-1]
+
+
+def test_the_hook_is_told_once_of_a_sandbox_that_a_test_closes_itself(run, on_closed):
+    closed = []
+    on_closed(closed.append)
+    sandbox = run.acquire(SandboxRequest())
+
+    sandbox.close()
+    run.release_closed()
+    run.release(sandbox)
+
+    assert closed == [sandbox]
 
 
 def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
-    box = run.make(SandboxRequest())
+    box = run.acquire(SandboxRequest())
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "delete_sandbox", lambda _: raise_error())
-        run.close_box(box)
+        run.release(box)
     left = run.tally.left
 
     report = run.sweep()
@@ -77,13 +103,13 @@ def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
     assert (report.deleted, report.left, report.error) == ((box.id,), (), "")
 
 
-def test_a_hook_that_fails_when_a_sandbox_is_closed_is_told(run):
+def test_a_hook_that_fails_for_a_closed_sandbox_is_reported(run, on_closed):
     """Its author could not know otherwise, even where the error is one of ours."""
-    box = run.make(SandboxRequest())
-    box.call_on_close(lambda closed: closed.run("true"))
+    on_closed(lambda sandbox: sandbox.run("true"))
+    sandbox = run.acquire(SandboxRequest())
 
     with pytest.raises(SandboxClosedError):
-        run.close_box(box)
+        run.release(sandbox)
 
     assert run.tally == Tally(created=1, deleted=1)
 
@@ -91,9 +117,9 @@ def test_a_hook_that_fails_when_a_sandbox_is_closed_is_told(run):
 @FORKS
 def test_a_fork_ends_what_it_has_made_and_nothing_of_its_parents(run):
     """A child of a test may come to pytest's end before its parent does, which still needs sandboxes and server."""
-    box = run.make(SandboxRequest())
+    box = run.acquire(SandboxRequest())
 
-    went_well = in_a_fork(lambda: (run.make(SandboxRequest()), run.close_box(box), run.finish()))
+    went_well = in_a_fork(lambda: (run.acquire(SandboxRequest()), run.release(box), run.finish()))
 
     alive = [found.id for found in run.client().list_sandboxes()]
     assert went_well
@@ -107,7 +133,7 @@ def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_sandbox", lambda opts: asked.append(opts) or raise_error())
         with pytest.raises(ServerStartError):
-            run.make(SandboxRequest())
+            run.acquire(SandboxRequest())
     late = Timer(0.3, client.create_sandbox, asked)
     late.start()
 
@@ -118,10 +144,10 @@ def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch
 
 
 def test_a_test_has_used_what_it_made_or_ran_a_command_in(run, request):
-    idle, busy = run.make(SandboxRequest()), run.make(SandboxRequest())
+    idle, busy = run.acquire(SandboxRequest()), run.acquire(SandboxRequest())
 
     with run.test(request.node):
-        fresh = run.make(SandboxRequest())
+        fresh = run.acquire(SandboxRequest())
         busy.run("true")
         used = run.used_by_test()
 
@@ -134,9 +160,9 @@ def test_one_that_a_tests_own_body_makes_ends_with_that_test(run, request, monke
     monkeypatch.setattr(request.node, "addfinalizer", finalizers.append)
 
     with run.test(request.node), run.part(body=True):
-        in_body = run.make(SandboxRequest())
+        in_body = run.acquire(SandboxRequest())
         with run.part(body=False):
-            in_fixture = run.make(SandboxRequest())
+            in_fixture = run.acquire(SandboxRequest())
     for finalize in finalizers:
         finalize()
 
@@ -152,28 +178,28 @@ def test_a_marker_that_breaks_a_rule_is_a_usage_error_that_names_the_test(run, r
 
 
 def test_a_test_without_a_marker_asks_for_what_the_options_say(request):
-    assert recipe_of(request) == SandboxRequest()
+    assert request_of(request) == SandboxRequest()
 
 
 def test_a_server_that_is_not_there_is_waited_for_once(nowhere):
     with pytest.raises(ServerStartError, match="is an OpenSandbox server running there"):
-        nowhere.make(SandboxRequest())
+        nowhere.acquire(SandboxRequest())
 
     with pytest.raises(ServerStartError, match="see its first error"):
-        nowhere.make(SandboxRequest())
+        nowhere.acquire(SandboxRequest())
 
     nowhere.finish()
     assert not nowhere.tally.used
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(run, monkeypatch):
-    first = run.make(SandboxRequest())
+    first = run.acquire(SandboxRequest())
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "create_sandbox", lambda _: raise_error())
         with pytest.raises(TransportError):
-            run.make(SandboxRequest())
+            run.acquire(SandboxRequest())
 
-    second = run.make(SandboxRequest())
+    second = run.acquire(SandboxRequest())
 
     assert first.run("true").ok
     assert second.run("true").ok

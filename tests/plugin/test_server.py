@@ -15,18 +15,18 @@ from pytest_opensandbox import (
     ServerStartError,
     TransportError,
 )
-from pytest_opensandbox.plugin.server import Connection
+from pytest_opensandbox.plugin.server import RunServer
 from pytest_opensandbox.settings.settings import read_settings
 from tests.scripted_servers import as_json, serving
 
 
-def connection(url, *, environ=None):
-    return Connection(read_settings(flags={"url": url}, environ=environ or {}, inis={}))
+def server_for(url, *, environ=None):
+    return RunServer(read_settings(flags={"url": url}, environ=environ or {}, inis={}))
 
 
 def test_a_client_for_a_named_server_is_made_once_and_looks_once_whether_it_is_there():
     with serving(as_json({"status": "healthy"})) as server:
-        found = connection(server.url)
+        found = server_for(server.url)
 
         first, second = found.client(), found.client()
 
@@ -37,7 +37,7 @@ def test_a_client_for_a_named_server_is_made_once_and_looks_once_whether_it_is_t
 
 def test_a_server_that_knows_no_health_is_there_all_the_same():
     with serving(as_json({"detail": "Not Found"}, status=404)) as server:
-        found = connection(server.url)
+        found = server_for(server.url)
 
         assert found.client() is not None
 
@@ -46,11 +46,11 @@ def test_a_server_that_knows_no_health_is_there_all_the_same():
 
 @pytest.mark.parametrize(("url", "owns"), [("embedded", True), ("docker", False), ("http://127.0.0.1:1", False)])
 def test_only_embedded_is_a_server_for_each_process(url, owns):
-    assert connection(url).owns_server is owns
+    assert server_for(url).owns_server is owns
 
 
 def test_closing_stops_the_server_that_is_ours_and_may_be_repeated():
-    found = connection("embedded")
+    found = server_for("embedded")
     client = found.client()
     assert client.list_sandboxes() == []
 
@@ -62,7 +62,7 @@ def test_closing_stops_the_server_that_is_ours_and_may_be_repeated():
 
 
 def test_what_was_refused_once_is_not_tried_again():
-    found = connection("http://127.0.0.1:1")
+    found = server_for("http://127.0.0.1:1")
 
     error = found.refuse(TransportError("refused", method="POST", url="http://127.0.0.1:1"))
 
@@ -82,16 +82,16 @@ def test_what_was_refused_once_is_not_tried_again():
 )
 def test_a_server_that_does_not_start_is_blamed_on_what_asked_for_it(monkeypatch, given, choice):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    found = Connection(read_settings(**{"flags": {}, "environ": {}, "inis": {}, **given}))
+    found = RunServer(read_settings(**{"flags": {}, "environ": {}, "inis": {}, **given}))
 
     with pytest.raises(ServerStartError, match=f"^{re.escape(choice)} cannot work here: /no/such/python could not be"):
         found.client()
 
 
 def test_the_embedded_servers_image_is_no_image_elsewhere():
-    found, error = connection("docker"), pull_failed("host")
+    found, error = server_for("docker"), pull_failed("host")
 
-    found.refuse_image(SandboxOpts(image="host"), error)
+    found.explain(error, SandboxOpts(image="host"), is_first=True)
 
     assert "'host' is what the embedded server calls this machine's own system, and no image: name one" in str(error)
     assert "docker pull" not in str(error)
@@ -105,7 +105,7 @@ def test_the_embedded_servers_image_is_no_image_elsewhere():
     ],
 )
 def test_a_refused_key_is_told_from_a_missing_one(environ, hint):
-    error = connection("http://127.0.0.1:1", environ=environ).refuse(AuthError(401))
+    error = server_for("http://127.0.0.1:1", environ=environ).refuse(AuthError(401))
 
     assert hint in str(error)
     assert "hunter2" not in str(error)
@@ -120,10 +120,10 @@ def pull_failed(image):
 
 
 def test_an_image_that_cannot_be_pulled_is_explained_once_and_not_asked_for_again():
-    found = connection("docker")
+    found = server_for("docker")
     missing, error = SandboxOpts(image="no/such:image"), pull_failed("no/such:image")
 
-    found.refuse_image(missing, error)
+    found.explain(error, missing, is_first=True)
 
     assert "Does `docker pull no/such:image` work where the server runs? --opensandbox-image" in str(error)
     with pytest.raises(ApiError, match="no/such:image could not be pulled before in this run") as later:
@@ -132,8 +132,8 @@ def test_an_image_that_cannot_be_pulled_is_explained_once_and_not_asked_for_agai
 
 
 def test_an_image_that_cannot_be_pulled_does_no_harm_to_the_others():
-    found = connection("docker")
-    found.refuse_image(SandboxOpts(image="a:1"), pull_failed("a:1"))
+    found = server_for("docker")
+    found.explain(pull_failed("a:1"), SandboxOpts(image="a:1"), is_first=True)
 
     found.check_image(SandboxOpts(image="b:1"))
 
@@ -141,13 +141,14 @@ def test_an_image_that_cannot_be_pulled_does_no_harm_to_the_others():
 
 
 def test_without_the_agents_image_no_sandbox_can_be_had():
-    found = connection("docker")
+    found = server_for("docker")
 
-    with pytest.raises(ServerStartError, match="Does `docker pull opensandbox/execd:v1` work") as refused:
-        found.refuse_image(SandboxOpts(image="a:1"), pull_failed("opensandbox/execd:v1"))
+    error = found.explain(pull_failed("opensandbox/execd:v1"), SandboxOpts(image="a:1"), is_first=False)
 
+    assert isinstance(error, ServerStartError)
     assert found.is_refused
-    assert "--opensandbox-execd-image" in str(refused.value)
+    assert "Does `docker pull opensandbox/execd:v1` work" in str(error)
+    assert "--opensandbox-execd-image" in str(error)
 
 
 GUARDED = NetworkPolicy.only("example.org")
@@ -155,10 +156,10 @@ GUARD = "opensandbox/egress:v1"
 
 
 def test_without_the_image_of_the_network_guard_the_others_go_on():
-    found = connection("docker")
+    found = server_for("docker")
     guarded, plain = SandboxOpts(image="a:1", network_policy=GUARDED), SandboxOpts(image="a:1")
 
-    found.refuse_image(guarded, pull_failed(GUARD))
+    found.explain(pull_failed(GUARD), guarded, is_first=True)
 
     found.check_image(plain)
     for image in ("a:1", "b:1"):
@@ -168,9 +169,9 @@ def test_without_the_image_of_the_network_guard_the_others_go_on():
 
 
 def test_the_image_of_a_guarded_sandbox_is_known_by_its_own_name():
-    found = connection("docker")
+    found = server_for("docker")
 
-    found.refuse_image(SandboxOpts(image="a:1", network_policy=GUARDED), pull_failed("a:1"))
+    found.explain(pull_failed("a:1"), SandboxOpts(image="a:1", network_policy=GUARDED), is_first=True)
 
     found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
     with pytest.raises(ApiError, match="a:1 could not be pulled"):
@@ -178,10 +179,10 @@ def test_the_image_of_a_guarded_sandbox_is_known_by_its_own_name():
 
 
 def test_the_image_of_a_snapshot_that_is_gone_does_no_harm_to_the_others():
-    found = connection("docker")
+    found = server_for("docker")
     restored = SandboxOpts(image=None, snapshot_id="snap-1")
 
-    found.refuse_image(restored, pull_failed("opensandbox-snapshots:snap-1"))
+    found.explain(pull_failed("opensandbox-snapshots:snap-1"), restored, is_first=True)
 
     found.check_image(SandboxOpts(image="a:1"))
     found.check_image(SandboxOpts(image=None, snapshot_id="snap-2"))
@@ -190,10 +191,10 @@ def test_the_image_of_a_snapshot_that_is_gone_does_no_harm_to_the_others():
 
 
 def test_where_the_server_names_no_image_only_the_same_request_is_refused():
-    found = connection("docker")
+    found = server_for("docker")
     unnamed = ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message="no")
 
-    found.refuse_image(SandboxOpts(image="a:1", network_policy=GUARDED), unnamed)
+    found.explain(unnamed, SandboxOpts(image="a:1", network_policy=GUARDED), is_first=True)
 
     found.check_image(SandboxOpts(image="a:1"))
     found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
@@ -202,22 +203,22 @@ def test_where_the_server_names_no_image_only_the_same_request_is_refused():
 
 
 def test_another_refusal_is_about_no_image():
-    found = connection("docker")
-    found.refuse_image(SandboxOpts(image="a:1"), ApiError(503, message="busy"))
+    found = server_for("docker")
+    found.explain(ApiError(503, message="busy"), SandboxOpts(image="a:1"), is_first=True)
 
     found.check_image(SandboxOpts(image="a:1"))
 
 
 @pytest.mark.parametrize("url", ["embedded", "http://127.0.0.1:1"])
-def test_only_a_server_on_docker_is_handed_down(url):
-    assert connection(url).hand_down() == {}
+def test_only_a_server_on_docker_is_shared_with_workers(url):
+    assert server_for(url).for_workers() == {}
 
 
 def test_a_worker_reads_url_and_key_from_the_file_that_its_controller_names(tmp_path):
     with serving(as_json({"items": [], "pagination": {}})) as server:
         file = tmp_path / "server.json"
         file.write_text(json.dumps({"url": server.url, "api_key": "hunter2"}))
-        found = Connection(read_settings(flags={"url": "docker"}, environ={}, inis={}), server={"file": str(file)})
+        found = RunServer(read_settings(flags={"url": "docker"}, environ={}, inis={}), server={"file": str(file)})
 
         found.client().list_sandboxes()
 
@@ -229,14 +230,14 @@ def test_a_worker_whose_controller_has_gone_says_so(tmp_path):
     settings = read_settings(flags={"url": "docker"}, environ={}, inis={})
 
     with pytest.raises(ServerStartError, match="the server that this run's controller started has gone"):
-        Connection(settings, server={"file": str(tmp_path / "none.json")}).client()
+        RunServer(settings, server={"file": str(tmp_path / "none.json")}).client()
 
 
 def test_a_worker_that_was_handed_a_refusal_starts_nothing():
     settings = read_settings(flags={"url": "docker"}, environ={}, inis={})
 
     with pytest.raises(ServerStartError, match=r"see the summary: no engine$"):
-        Connection(settings, server={"refusal": "no engine"}).client()
+        RunServer(settings, server={"refusal": "no engine"}).client()
 
 
 def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_path):
@@ -247,7 +248,7 @@ def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_p
         "room._copied_system = lambda *_, **__: ['--overlay-of-tomorrow']\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    found = connection("embedded")
+    found = server_for("embedded")
 
     with pytest.warns(OpenSandboxWarning, match="refuses overlays"):
         found.client()

@@ -42,7 +42,7 @@ def test_a_process_that_nobody_controls_mints_its_run_id():
 
 def test_a_worker_takes_the_run_id_that_it_was_given():
     workerinput = {"workerid": "gw3"}
-    Workers(SharedServer()).hand_down("gw3", workerinput)
+    Workers(SharedServer()).configure_worker("gw3", workerinput)
 
     assert identity(SimpleNamespace(workerinput=workerinput)) == ("run-1", "gw3")
 
@@ -83,7 +83,7 @@ def test_a_later_tally_of_a_worker_replaces_the_earlier_one():
 def test_nothing_is_asked_of_a_server_that_no_worker_used():
     run = SharedServer()
     workers = Workers(run)
-    workers.hand_down("gw0", {})
+    workers.configure_worker("gw0", {})
     workers.receive_tally("gw0", Tally().to_wire())
     workers.down("gw0", died=False)
 
@@ -94,8 +94,8 @@ def test_nothing_is_asked_of_a_server_that_no_worker_used():
 
 def test_a_worker_that_never_said_goodbye_is_swept_and_named():
     workers = Workers(SharedServer(SweepReport(deleted=("a",))))
-    workers.hand_down("gw0", {})
-    workers.hand_down("gw1", {})
+    workers.configure_worker("gw0", {})
+    workers.configure_worker("gw1", {})
     workers.down("gw1", died=False)
 
     workers.finish()
@@ -107,7 +107,7 @@ def test_a_worker_that_never_said_goodbye_is_swept_and_named():
 def test_the_whole_run_is_swept_once_where_a_worker_used_a_sandbox():
     run = SharedServer(SweepReport(deleted=("a",)))
     workers = Workers(run)
-    workers.hand_down("gw0", {})
+    workers.configure_worker("gw0", {})
     workers.receive_tally("gw0", Tally(created=2, deleted=1, left=("a",)).to_wire())
     workers.down("gw0", died=False)
 
@@ -121,7 +121,7 @@ def test_the_whole_run_is_swept_once_where_a_worker_used_a_sandbox():
 def test_a_dead_worker_is_swept_at_once_and_again_at_the_end():
     run = SharedServer(SweepReport(deleted=("a",)), SweepReport(deleted=("late",)))
     workers = Workers(run)
-    workers.hand_down("gw0", {})
+    workers.configure_worker("gw0", {})
 
     workers.down("gw0", died=True)
     asked_at_once = list(run.asked)
@@ -136,7 +136,7 @@ def test_a_dead_worker_is_swept_at_once_and_again_at_the_end():
 def test_a_worker_that_never_said_goodbye_may_have_had_sandboxes():
     run = SharedServer(SweepReport())
     workers = Workers(run)
-    workers.hand_down("gw0", {})
+    workers.configure_worker("gw0", {})
 
     workers.finish()
 
@@ -146,7 +146,7 @@ def test_a_worker_that_never_said_goodbye_may_have_had_sandboxes():
 def test_a_dead_worker_with_a_server_of_its_own_leaves_nothing_to_sweep():
     run = SharedServer(url="embedded")
     workers = Workers(run)
-    workers.hand_down("gw0", {})
+    workers.configure_worker("gw0", {})
     workers.receive_tally("gw0", Tally(created=3, deleted=2, left=("a",)).to_wire())
 
     workers.down("gw0", died=True)

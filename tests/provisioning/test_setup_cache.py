@@ -53,10 +53,9 @@ class World:
         self.store = SharedStore()
         self.prepared = self.process()
 
-    def process(self, scope=""):
+    def process(self):
         return SetupCache(
             SharedStore(self.store.path),
-            scope=scope,
             progress=Progress(None),
             discard=lambda box: setattr(box, "closed", True),
         )
@@ -65,8 +64,8 @@ class World:
         self.boxes.append(Box(self, opts, image))
         return self.boxes[-1]
 
-    def make(self, opts=OPTS, preparation=SETUP, *, process=None):
-        return (process or self.prepared).make(opts, preparation, self.launch)
+    def make(self, opts=OPTS, preparation=SETUP, *, process=None, scope=""):
+        return (process or self.prepared).make(opts, preparation, self.launch, scope=scope)
 
 
 @pytest.fixture
@@ -104,8 +103,8 @@ def test_another_process_of_the_run_takes_what_is_there(world):
 
 
 def test_a_process_with_a_server_of_its_own_builds_for_itself(world):
-    world.make(process=world.process("gw0"))
-    world.make(process=world.process("gw1"))
+    world.make(process=world.process(), scope="gw0-0")
+    world.make(process=world.process(), scope="gw1-0")
 
     assert world.snapshots == 2
 

@@ -28,7 +28,7 @@ def test_a_setup_error_tells_the_command_its_end_its_output_and_what_to_do():
         pytest.param({"exit_code": 127}, "the image lacks the program", id="no program"),
         pytest.param({"exit_code": 126}, "make the program executable", id="no permission"),
         pytest.param(
-            {"exit_code": 2, "stderr": "make: x: No such file or directory"}, "that it misses with put=", id="no file"
+            {"exit_code": 2, "stderr": "make: x: No such file or directory"}, "missing file with put=", id="no file"
         ),
         pytest.param({"exit_code": 1}, 'without a setup (setup="")', id="anything else"),
     ],

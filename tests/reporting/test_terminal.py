@@ -23,7 +23,7 @@ def shown(monkeypatch, tmp_path):
 def test_a_line_names_its_test_and_cannot_steer_the_terminal(shown, request):
     terminal, path = shown
 
-    terminal.tell("waiting for \x1b[2Jimage", request.node)
+    terminal.notify("waiting for \x1b[2Jimage", request.node)
 
     assert path.read_text() == f"\nopensandbox: {request.node.nodeid}: waiting for \\x1b[2Jimage\n"
 
@@ -43,7 +43,7 @@ def test_a_terminal_may_be_closed_twice_and_written_to_afterwards(shown):
     terminal.close()
     terminal.close()
 
-    terminal.tell("too late", None)
+    terminal.notify("too late", None)
 
     assert path.read_text() == ""
 
@@ -53,6 +53,6 @@ def test_a_process_without_standard_error_has_a_terminal_that_is_silent(monkeypa
     monkeypatch.setattr("sys.__stderr__", None)
     before = len(os.listdir("/proc/self/fd"))
 
-    Terminal().tell("nobody hears", None)
+    Terminal().notify("nobody hears", None)
 
     assert len(os.listdir("/proc/self/fd")) == before
