@@ -124,7 +124,7 @@ class Provisioner:
             OpenSandboxError: the server refuses, the sandbox does not become ready, or the setup fails.
         """
         launch = partial(self._launch, command_timeout=command_timeout, test=test)
-        return self._setups.make(opts, setup, launch, scope=self._server.scope) if setup else launch(opts)
+        return self._setups.acquire(opts, setup, launch, scope=self._server.scope) if setup else launch(opts)
 
     def release(self, sandbox: Sandbox) -> bool:
         """Delete a sandbox and take it off the list; one that cannot be deleted now is left to the sweep.

@@ -1,4 +1,4 @@
-"""Sandboxes that a setup has prepared: it runs once, and the sandbox of each test is restored from what it left.
+"""Setups that run once in a run: the sandbox of each test is restored from the snapshot that was taken after it.
 
 Where there are no snapshots the setup runs in each sandbox instead.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from pytest_opensandbox.client.sandbox_opts import POOL_EXTENSION, SandboxOpts
 from pytest_opensandbox.errors import (
@@ -20,40 +20,42 @@ from pytest_opensandbox.errors import (
     CommandError,
     CommandStartError,
     CommandTimeoutError,
-    OpenSandboxError,
     SetupError,
     SnapshotFailedError,
 )
 from pytest_opensandbox.provisioning.setup import SandboxSetup
+from pytest_opensandbox.provisioning.setup_outcome import (
+    FailedSetup,
+    FailedSnapshot,
+    Kept,
+    NotKept,
+    SetupOutcome,
+    from_json,
+    to_json,
+)
 from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.progress import Progress
 from pytest_opensandbox.sandbox.sandbox import Sandbox
 from pytest_opensandbox.sandbox.snapshot import lacks_snapshots
 from pytest_opensandbox.sandbox.tracking import SetupTally
 
-_SNAPSHOT, _LABELS, _LACKING, _ERROR, _FACTS = "snapshot", "labels", "lacking", "error", "facts"
-# What would go wrong in the same way for every test that asks for it.
-_REMEMBERED: Mapping[str, Callable[..., OpenSandboxError]] = {
-    "SetupError": SetupError,
-    "SnapshotFailedError": SnapshotFailedError,
-}
 _NOT_OF_THE_KEY = ("metadata", "timeout")
 
 
 class Launch(Protocol):
-    """Creates a sandbox that the run will delete; ``image`` is what it is called where it is not made from one."""
+    """Creates a sandbox; ``image`` is the name to show for one that is not created from an image."""
 
     def __call__(self, opts: SandboxOpts, *, image: str = "") -> Sandbox:
-        """Return it, ready."""
+        """Return the sandbox, ready."""
 
 
 class SetupCache:
-    """Makes sandboxes with a setup behind them, for one process.
+    """Gives sandboxes with a setup done, to one process; runs each setup once in the run.
 
     Args:
-        store: where the processes of the run leave what they have made.
-        progress: says what a long wait is for.
-        discard: deletes a sandbox that nobody needs, and does not fail.
+        store: where the processes of the run share the outcomes.
+        progress: shows what a long wait is for.
+        discard: deletes a sandbox that no test gets; does not raise.
     """
 
     def __init__(self, store: SharedStore, *, progress: Progress, discard: Callable[[Sandbox], object]) -> None:
@@ -63,13 +65,13 @@ class SetupCache:
         self._progress = progress
         self._discard = discard
 
-    def make(self, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch, *, scope: str) -> Sandbox:
-        """Return a fresh sandbox in which the preparation has been done, here or in the one it was restored from.
+    def acquire(self, opts: SandboxOpts, setup: SandboxSetup, launch: Launch, *, scope: str) -> Sandbox:
+        """Return a fresh sandbox in which the setup was done, here or in the one that it is restored from.
 
         Args:
             opts: what the server is asked for.
-            preparation: what is done in it.
-            launch: creates one.
+            setup: what is done in it.
+            launch: creates a sandbox.
             scope: "" where all processes of the run share one server, else a name of this server alone.
 
         Raises:
@@ -78,106 +80,116 @@ class SetupCache:
             SnapshotFailedError: the snapshot failed, now or before in this run.
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
-        key = _key(scope, opts, preparation)
-        # Copying files alone is quicker than to snapshot and restore them.
-        made = self._store.find(key) if preparation.commands else {_LACKING: ""}
-        if made is None:
-            made, box = self._make_once(key, opts, preparation, launch)
-            if box is not None:
-                return box
-        if _ERROR in made:
-            raise _told_again(made)
-        if _LACKING in made:
-            return self._prepare_one(launch(opts), preparation, made[_LACKING])
-        # A snapshot hands labels down: those of the test for which the setup was run are not this test's.
-        metadata = {**dict.fromkeys(made[_LABELS], ""), **opts.metadata}
-        restored = replace(opts, image=None, snapshot_id=made[_SNAPSHOT], metadata=metadata)
-        box = launch(restored, image=opts.image or "")
-        box.prepared_by = preparation.title
-        self.tally += SetupTally(restored=1)
-        return box
+        key = _key(scope, opts, setup)
+        if not setup.commands:
+            # Copying files alone is quicker than to snapshot and restore them.
+            return self._set_up(launch(opts), setup, reason="")
+        outcome = self._find(key)
+        if outcome is None:
+            outcome, sandbox = self._build_once(key, opts, setup, launch)
+            if sandbox is not None:
+                return sandbox
+        if isinstance(outcome, (FailedSetup, FailedSnapshot)):
+            raise outcome.error()
+        if isinstance(outcome, NotKept):
+            return self._set_up(launch(opts), setup, reason=outcome.reason)
+        return self._restore(outcome, opts, setup, launch)
 
-    def _make_once(
-        self, key: str, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch
-    ) -> tuple[Mapping[str, Any], Sandbox | None]:
-        """Return what was made for a key, and the prepared sandbox itself where it could not be kept."""
+    def _find(self, key: str) -> SetupOutcome | None:
+        found = self._store.find(key)
+        return None if found is None else from_json(found)
+
+    def _build_once(
+        self, key: str, opts: SandboxOpts, setup: SandboxSetup, launch: Launch
+    ) -> tuple[SetupOutcome, Sandbox | None]:
+        """Return the outcome for a key, and the sandbox itself where no snapshot could keep it."""
         with ExitStack() as stack:
             with self._progress.phases() as phases:
-                phases.enter(f"another worker runs the setup `{preparation.title}`")
+                phases.enter(f"another worker runs the setup `{setup.title}`")
                 stack.enter_context(self._store.locked(key))
-            made = self._store.find(key)
-            if made is not None:
-                return made, None
-            made, box = self._build(key, opts, preparation, launch)
-            self._store.store(key, made)
-        if _LACKING in made:
-            return made, box
+            found = self._find(key)
+            if found is not None:
+                return found, None
+            outcome, sandbox = self._build(key, opts, setup, launch)
+            self._store.store(key, to_json(outcome))
+        if isinstance(outcome, NotKept):
+            return outcome, sandbox
         # Not under the lock: the others need not wait for it.
-        self._discard(box)
-        return made, None
+        self._discard(sandbox)
+        return outcome, None
 
     def _build(
-        self, key: str, opts: SandboxOpts, preparation: SandboxSetup, launch: Launch
-    ) -> tuple[Mapping[str, Any], Sandbox]:
-        """Prepare one sandbox and keep it; trouble that would come again is stored for the others."""
+        self, key: str, opts: SandboxOpts, setup: SandboxSetup, launch: Launch
+    ) -> tuple[Kept | NotKept, Sandbox]:
+        """Set up one sandbox and take a snapshot; a failure that would come again is stored for the others."""
         started = time.monotonic()
-        box = launch(opts)
+        sandbox = launch(opts)
         try:
-            spent = self._apply(box, preparation)
-            made = _keep(box, opts, name=f"setup-{key[:12]}")
+            spent = self._apply(sandbox, setup)
+            outcome = _keep(sandbox, opts, name=f"setup-{key[:12]}")
         except BaseException as exc:
-            if type(exc).__name__ in _REMEMBERED:
-                self._store.store(key, {_ERROR: type(exc).__name__, _FACTS: vars(exc)})
-            self._discard(box)
+            if isinstance(exc, (SetupError, SnapshotFailedError)):
+                failed = FailedSetup.of(exc) if isinstance(exc, SetupError) else FailedSnapshot.of(exc)
+                self._store.store(key, to_json(failed))
+            self._discard(sandbox)
             raise
-        if _LACKING in made:
-            self.tally += SetupTally(repeated=1, repeated_seconds=spent, reasons=(made[_LACKING],))
+        if isinstance(outcome, NotKept):
+            self.tally += SetupTally(repeated=1, repeated_seconds=spent, reasons=(outcome.reason,))
         else:
             self.tally += SetupTally(built=1, seconds=time.monotonic() - started)
-        return made, box
+        return outcome, sandbox
 
-    def _prepare_one(self, box: Sandbox, preparation: SandboxSetup, reason: str) -> Sandbox:
-        """Prepare a sandbox that is for one test only."""
+    def _restore(self, kept: Kept, opts: SandboxOpts, setup: SandboxSetup, launch: Launch) -> Sandbox:
+        # A sandbox inherits the labels of its snapshot: those of the test that ran the setup are not this test's.
+        metadata = {**dict.fromkeys(kept.labels, ""), **opts.metadata}
+        restored = replace(opts, image=None, snapshot_id=kept.snapshot_id, metadata=metadata)
+        sandbox = launch(restored, image=opts.image or "")
+        sandbox.prepared_by = setup.title
+        self.tally += SetupTally(restored=1)
+        return sandbox
+
+    def _set_up(self, sandbox: Sandbox, setup: SandboxSetup, *, reason: str) -> Sandbox:
+        """Run the setup in a sandbox that is for one test only."""
         try:
-            spent = self._apply(box, preparation)
+            spent = self._apply(sandbox, setup)
         except BaseException:
-            self._discard(box)
+            self._discard(sandbox)
             raise
-        if preparation.commands:
+        if setup.commands:
             self.tally += SetupTally(repeated=1, repeated_seconds=spent, reasons=(reason,))
-        return box
+        return sandbox
 
-    def _apply(self, box: Sandbox, preparation: SandboxSetup) -> float:
+    def _apply(self, sandbox: Sandbox, setup: SandboxSetup) -> float:
         """Put the files, run the commands, and return how long it took; seconds."""
         started = time.monotonic()
         try:
             with self._progress.phases() as phases:
-                phases.enter(f"running the setup `{preparation.title}` in sandbox {box.id}")
-                for source, target in preparation.files:
-                    box.put(source, target)
-                for command in preparation.commands:
-                    box.run(command, check=True, timeout=preparation.timeout)
+                phases.enter(f"running the setup `{setup.title}` in sandbox {sandbox.id}")
+                for source, target in setup.files:
+                    sandbox.put(source, target)
+                for command in setup.commands:
+                    sandbox.run(command, check=True, timeout=setup.timeout)
         except CommandError as exc:
-            raise _setup_error(exc, source=box.image) from None
+            raise _setup_error(exc, source=sandbox.image) from None
         return time.monotonic() - started
 
 
-def _keep(box: Sandbox, opts: SandboxOpts, *, name: str) -> Mapping[str, Any]:
-    """Return the id of a snapshot of a sandbox, or why there is none."""
+def _keep(sandbox: Sandbox, opts: SandboxOpts, *, name: str) -> Kept | NotKept:
+    """Take a snapshot of a sandbox; return its id, or why there is none."""
     if POOL_EXTENSION in opts.extensions:
-        return {_LACKING: "a pool restores no snapshots"}
+        return NotKept(reason="a pool restores no snapshots")
     try:
-        return {_SNAPSHOT: box.snapshot(name).id, _LABELS: list(opts.metadata)}
+        return Kept(snapshot_id=sandbox.snapshot(name).id, labels=tuple(opts.metadata))
     except ApiError as exc:
         if lacks_snapshots(exc):
-            return {_LACKING: f"{exc.message} ({exc.status} {exc.code})"}
-        raise SnapshotFailedError(sandbox_id=box.id, state="refused", message=str(exc)) from None
+            return NotKept(reason=f"{exc.message} ({exc.status} {exc.code})")
+        raise SnapshotFailedError(sandbox_id=sandbox.id, state="refused", message=str(exc)) from None
 
 
-def _key(scope: str, opts: SandboxOpts, preparation: SandboxSetup) -> str:
-    """Return a name for what a sandbox is after its preparation; what does not change that is left out."""
+def _key(scope: str, opts: SandboxOpts, setup: SandboxSetup) -> str:
+    """Return a name for a sandbox and its setup; what does not change the result is left out."""
     asked = {name: value for name, value in opts.to_wire().items() if name not in _NOT_OF_THE_KEY}
-    text = json.dumps([scope, asked, preparation.fingerprint()], sort_keys=True)
+    text = json.dumps([scope, asked, setup.fingerprint()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -198,11 +210,3 @@ def _setup_error(error: CommandError, *, source: str) -> SetupError:
         source=source,
         why=why,
     )
-
-
-def _told_again(made: Mapping[str, Any]) -> OpenSandboxError:
-    """Return the error that somebody has met before, without the whole story."""
-    facts = dict(made[_FACTS])
-    if made[_ERROR] == "SetupError":
-        facts["repeated"] = True
-    return _REMEMBERED[made[_ERROR]](**facts)

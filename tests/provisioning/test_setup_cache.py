@@ -65,7 +65,7 @@ class World:
         return self.boxes[-1]
 
     def make(self, opts=OPTS, preparation=SETUP, *, process=None, scope=""):
-        return (process or self.prepared).make(opts, preparation, self.launch, scope=scope)
+        return (process or self.prepared).acquire(opts, preparation, self.launch, scope=scope)
 
 
 @pytest.fixture

@@ -60,11 +60,7 @@ def test_a_failed_snapshot_without_a_reason_says_so():
 
 
 @pytest.mark.parametrize("error", [SETUP, SNAPSHOT], ids=["setup", "snapshot"])
-def test_they_travel_by_their_facts_alone(error):
-    # Workers hand them to each other as JSON.
-    copy = type(error)(**vars(error))
-
-    assert (str(copy), vars(copy)) == (str(error), vars(error))
+def test_they_can_be_pickled(error):
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert isinstance(error, SandboxError)
 
