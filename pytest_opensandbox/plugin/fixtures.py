@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A fresh, isolated sandbox for this test: ready when the test starts, gone after it.
+    """A fresh, isolated sandbox for this test: ready when the test starts, deleted after it.
 
     ``sandbox.run("echo hi").stdout`` runs a command, ``sandbox.put`` and ``sandbox.get`` copy files.
     ``@pytest.mark.sandbox(image=..., env=..., resources=..., timeout=..., network=..., pool=..., setup=..., put=...)``
-    says what it is made of; a ``setup`` runs once, and each test gets a sandbox restored from what it left.
+    describes it. A ``setup`` runs once, and each test gets a sandbox that is restored from the snapshot after it.
     ``@pytest.mark.parametrize("sandbox", ["python:3.12", {"image": ..., "env": ...}], indirect=True)`` runs the test
-    once for each image, or mapping of the marker's arguments; these win over the marker.
+    once for each image, or mapping of the marker's arguments. The parameter wins over the marker.
     """
     run = request.config.stash[RUN]
     acquired = None
@@ -45,10 +45,11 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def sandbox_factory(pytestconfig: pytest.Config) -> Iterator[SandboxFactory]:
-    """A callable that makes further sandboxes: ``sandbox_factory(image="python:3.12", env={"CI": "1"})``.
+    """A callable that creates further sandboxes: ``sandbox_factory(image="python:3.12", env={"CI": "1"})``.
 
-    Each one is a context manager. One that is made in a test's own body goes with that test at the latest; one that a
-    fixture makes goes when the fixture closes it, or at the end of the session. The marker does not apply to them.
+    Each sandbox is a context manager. One that a test's own body creates is deleted with that test at the latest. One
+    that a fixture creates is deleted when the fixture closes it, or at the end of the session. The marker does not
+    apply to them.
     """
     run = pytestconfig.stash[RUN]
     try:
@@ -59,9 +60,9 @@ def sandbox_factory(pytestconfig: pytest.Config) -> Iterator[SandboxFactory]:
 
 @pytest.fixture(scope="session")
 def opensandbox_client(pytestconfig: pytest.Config) -> Client:
-    """The ``Client`` for this run's server, for what the handles do not offer.
+    """The ``Client`` for this run's server, for calls that the handles do not offer.
 
-    A sandbox that is created with it carries no tags of the run: delete it, nobody else does.
+    A sandbox that the client creates carries no labels of the run, so that no sweep deletes it: delete it yourself.
     """
     run = pytestconfig.stash[RUN]
     error = ""
@@ -74,12 +75,12 @@ def opensandbox_client(pytestconfig: pytest.Config) -> Client:
 
 @pytest.fixture(scope="session")
 def opensandbox_settings(pytestconfig: pytest.Config) -> Settings:
-    """The frozen ``Settings`` of this run: url, image, limits and time limits, and where each value came from."""
+    """The frozen ``Settings`` of this run: url, image, limits and timeouts, and the source of each value."""
     return pytestconfig.stash[RUN].settings
 
 
 class SandboxFactory:
-    """Makes sandboxes; call it, and use the result as a context manager or leave its end to pytest."""
+    """Creates sandboxes on call; use the result as a context manager, or leave its deletion to pytest."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -101,25 +102,26 @@ class SandboxFactory:
 
         Args:
             image: image reference; default ``--opensandbox-image``.
-            env: environment of everything that runs in it.
+            env: environment of every command in the sandbox.
             resources: limits such as ``{"cpu": "1", "memory": "1Gi"}``; default ``--opensandbox-resources``.
             timeout: seconds that a command may take; default ``--opensandbox-command-timeout``.
             network: "none" or False for no network, host names for those only; None for what the server allows.
             snapshot: a snapshot to restore, or its id, instead of an image.
-            pool: pool that it is taken from, "" for none; default ``--opensandbox-pool`` where nothing else is asked.
-            setup: shell command, or several, run once per run, image and files; the sandbox is restored from their
-                snapshot; "" for none. Default ``--opensandbox-setup``, for a snapshot none.
-            put: paths on this machine, relative to the rootdir, and absolute paths in the sandbox, where they lie
-                before the setup runs; {} for none. Default ``--opensandbox-put``, for a snapshot none.
+            pool: pool that it is taken from, "" for none; default ``--opensandbox-pool``, unless ``image``,
+                ``resources``, ``network`` or ``snapshot`` is given.
+            setup: shell command, or several, run once per run, image and files. The sandbox is restored from the
+                snapshot after them. "" for none. Default ``--opensandbox-setup``; for a snapshot none.
+            put: paths on this machine, relative to the rootdir, and absolute paths in the sandbox. The files are
+                copied before the setup runs. {} for none. Default ``--opensandbox-put``; for a snapshot none.
 
         Raises:
             ConfigError: an argument breaks a rule.
-            ServerStartError: no server can be had.
+            ServerStartError: no server can be started or reached.
             ApiError: the server refuses.
-            SandboxFailedError: it ended before it was ready.
+            SandboxFailedError: the sandbox ended before it was ready.
             ReadyTimeoutError: it was not ready in time.
             SetupError: the setup did not exit with 0, now or before in this run.
-            SnapshotFailedError: what the setup made could not be kept.
+            SnapshotFailedError: the snapshot after the setup failed, now or before in this run.
             TransportError: the server does not answer.
         """
         request = SandboxRequest(

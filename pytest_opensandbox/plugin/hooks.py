@@ -1,4 +1,4 @@
-"""The hooks of pytest and xdist that this plugin implements, a few lines each."""
+"""Hooks of pytest and pytest-xdist that this plugin implements, a few lines each."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say where sandboxes come from; no I/O."""
+    """Return the header line that says where sandboxes come from; no I/O."""
     run = config.stash[RUN]
     return header_line(run.settings, run.run_id)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the markers and parameters of the tests that will run; a worker leaves the complaint to its controller."""
+    """Check the markers and parameters of the tests that will run; a worker reports errors to its controller."""
     run = config.stash[RUN]
     try:
         check_items(items, run.settings)
@@ -108,7 +108,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """Complain in a worker's stead: xdist would show its UsageError as an internal error, without the text."""
+    """Raise a worker's usage error in the controller: xdist would show an internal error, without the text."""
     result = yield
     if session.config.stash[_WORKERS].usage_error:
         raise pytest.UsageError(session.config.stash[_WORKERS].usage_error)
@@ -125,7 +125,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         try:
             return (yield)
         except (pytest.exit.Exception, KeyboardInterrupt) as exc:
-            # No report tells of these: pytest shows them at the end of the run.
+            # They are in no report: pytest shows them at the end of the run.
             if run.may_show_output:
                 exc.args = tuple(visible(str(arg)) for arg in exc.args)
             raise
@@ -133,7 +133,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Know that a test's own body is running, and tell the hooks of the sandboxes that it closed by itself."""
+    """Know that a test's own body is running, and call the hook for the sandboxes that it closed by itself."""
     run = item.config.stash[RUN]
     with run.part(body=True):
         result = yield
@@ -143,7 +143,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Tell the hooks of the sandboxes that fixtures closed by themselves."""
+    """Call the hook for the sandboxes that fixtures closed by themselves."""
     result = yield
     item.config.stash[RUN].release_closed()
     return result
@@ -162,7 +162,7 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, obje
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the story of a failed test's sandboxes, and a worker's tally for the controller."""
+    """Add sections on a failed test's sandboxes, and a worker's tally for the controller."""
     if not item.config.getoption("fulltrace", default=False):
         hide_own_frames(call)
     outcome = yield
@@ -174,7 +174,7 @@ def pytest_runtest_makereport(
             item,
             sandboxes=run.used_by_test(),
             test_started=run.test_started,
-            server_failures=[(failure.noticed, failure.story) for failure in run.server.failures],
+            server_failures=[(failure.noticed, failure.section) for failure in run.server.failures],
         )
     mask_report(outcome)
     # A fixture of earlier tests may end with one that has none.
@@ -204,7 +204,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Close, sweep and stop."""
+    """Close the sandboxes, sweep the run, and stop the server."""
     # trylast: fixtures end in pytest's own sessionfinish after Ctrl-C, and xdist stops its workers in a plain one.
     _finish(session.config)
     run, tally = session.config.stash[RUN], session.config.stash[_WORKERS].tally
@@ -217,7 +217,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what became of the sandboxes, where there were any."""
+    """Print what became of the sandboxes, where there were any."""
     workers, run = config.stash[_WORKERS], config.stash[RUN]
     if run.is_fork:
         return
@@ -226,7 +226,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         sweep=_sweep_command(run),
         lease_seconds=run.settings.lease_seconds,
         crashed=workers.crashed,
-        unheard=workers.unheard,
+        unreported=workers.unreported,
         error=workers.error,
         refusal=run.server.refusal_of_workers,
     )
@@ -245,7 +245,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: _Node) -> None:
-    """Tell a worker of xdist which run it belongs to."""
+    """Tell a worker of xdist its run, the server and the store of setups."""
     node.config.stash[_WORKERS].configure_worker(node.gateway.id, node.workerinput)
 
 
@@ -256,12 +256,12 @@ def pytest_testnodedown(node: _Node, error: object) -> None:
     output: dict[str, Any] | None = getattr(node, "workeroutput", None)
     workers.receive_tally(node.gateway.id, (output or {}).get(TALLY_KEY))
     workers.usage_error = (output or {}).get(USAGE_ERROR_KEY) or workers.usage_error
-    # xdist also calls an interrupted worker down with an error; one that said goodbye has cleaned up after itself.
-    workers.down(node.gateway.id, died=bool(error) and output is None)
+    # xdist reports an interrupted worker with an error, too; one that sent its output has cleaned up after itself.
+    workers.note_end(node.gateway.id, died=bool(error) and output is None)
 
 
 def _sweep_command(run: Run) -> str:
-    """Return the command that deletes what a run has left, "" where its sandboxes end with its own servers."""
+    """Return the command that deletes what a run has left; "" where its sandboxes end with its own servers."""
     return "" if run.server.owns_server else Place.of(run.settings).sweep_command(run.run_id)
 
 

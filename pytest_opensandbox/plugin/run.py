@@ -46,7 +46,7 @@ class Run:
         settings: the options of the run.
         run_id: the same in all processes of the run.
         worker_id: ``main`` or the xdist worker's name.
-        server: what the controller told of the server that all workers share; empty where there is none.
+        server: what the controller said about the server that all workers share; empty where there is none.
         store: where the processes of the run share the outcomes of setups; "" in the first of them.
         notify: shows the user a line while a test runs.
     """
@@ -148,7 +148,7 @@ class Run:
         """Return the client of the run's server.
 
         Raises:
-            ServerStartError: no server can be had.
+            ServerStartError: no server can be started or reached.
         """
         self.check_server()
         return self.server.client()
@@ -182,7 +182,7 @@ class Run:
 
         Raises:
             ConfigError: the request, or a hook's change to it, breaks a rule.
-            ServerStartError: no server can be had.
+            ServerStartError: no server can be started or reached.
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
         self.check_server()
@@ -205,13 +205,13 @@ class Run:
         return sandbox
 
     def release(self, sandbox: Sandbox) -> None:
-        """Delete one sandbox and tell the hooks, once; what cannot be deleted now is left to the sweep."""
+        """Delete one sandbox and call the hook, once; what cannot be deleted now is left to the sweep."""
         self.check_server()
         if self._provisioner is not None and self._provisioner.release(sandbox):
             self.hook.pytest_opensandbox_closed(config=self.config, sandbox=sandbox)
 
     def release_closed(self) -> None:
-        """Tell the hooks of the sandboxes that a test or a fixture has closed by itself."""
+        """Call the hook for the sandboxes that a test or a fixture has closed by itself."""
         self._release_each([sandbox for sandbox in self._open if sandbox.closed])
 
     def release_all(self) -> None:
@@ -249,7 +249,7 @@ class Run:
             unanswered: tags of creates that may still be under way.
 
         Raises:
-            ServerStartError: no server can be had.
+            ServerStartError: no server can be started or reached.
         """
         # Lazy: only a run that asked for a sandbox pays for HTTP.
         from pytest_opensandbox.cleanup.targets import SandboxTarget
@@ -257,17 +257,17 @@ class Run:
         client = self._sweep_client()
         return SandboxTarget(client, run_id=self.run_id, worker_id=worker_id, unanswered=unanswered).sweep()
 
-    def sweep_snapshots(self, tally: Tally, *, also_unheard: bool = False) -> Tally:
+    def sweep_snapshots(self, tally: Tally, *, also_unreported: bool = False) -> Tally:
         """Delete the snapshots of the whole run, and return the tally with those that stay.
 
         Args:
             tally: of the run; where it counts no snapshot the server is not asked.
-            also_unheard: whether there may be some all the same.
+            also_unreported: whether there may be some all the same.
 
         Raises:
-            ServerStartError: no server can be had.
+            ServerStartError: no server can be started or reached.
         """
-        if not (tally.setups.has_snapshots or also_unheard):
+        if not (tally.setups.has_snapshots or also_unreported):
             return tally
         # Lazy, as above.
         from pytest_opensandbox.cleanup.targets import SnapshotTarget
@@ -315,7 +315,7 @@ class Run:
         return changed
 
     def _release_each(self, sandboxes: Sequence[Sandbox]) -> None:
-        # A hook that fails for one of them, or Ctrl-C, must not keep the others.
+        # A hook that fails for one of them, or Ctrl-C, must not keep the others from being deleted.
         with ExitStack() as stack:
             for sandbox in sandboxes:
                 stack.callback(self.release, sandbox)

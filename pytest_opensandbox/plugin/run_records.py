@@ -1,4 +1,4 @@
-"""Where runs had their sandboxes: kept by run id in pytest's cache, so that a sweep finds them again; never the key."""
+"""Records of where runs had their sandboxes, by run id in pytest's cache, so that a sweep finds them; never the key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUNS_KEPT = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What it takes to find the sandboxes of a run, but for the key."""
+    """The server of a run: everything that finds its sandboxes again, but for the key."""
 
     url: str
     """``embedded``, ``docker``, or the URL of the server."""
@@ -39,7 +39,7 @@ class Place:
         return cls(url=settings.url, ca_bundle=settings.ca_bundle, docker_host=settings.docker_host)
 
     def applied_to(self, settings: Settings) -> Settings:
-        """Return settings for a sweep of this place; a url that was given as a flag is somebody's word, and stays."""
+        """Return settings for a sweep of this place; a url that was given as a flag stays."""
         if settings.sources.get("url") == "flag":
             return settings
         return replace(
@@ -59,13 +59,13 @@ class Place:
 
 
 def remember(config: pytest.Config, run_id: str, settings: Settings) -> None:
-    """Keep the place of a run that is about to have sandboxes, and let go of the oldest."""
+    """Record the place of a run that is about to have sandboxes, and delete the oldest records."""
     cache = getattr(config, "cache", None)
     if cache is None:
         return
     cache.set(_LAST_RUN, run_id)
     cache.set(f"{_RUNS}/{run_id}", asdict(Place.of(settings)))
-    # Another process of the run may be at it, too; a cache that cannot be written is no trouble of the test's.
+    # Another process of the run may be deleting, too; a cache that cannot be written must not fail the test.
     with suppress(OSError):
         kept = sorted(_path(config, _RUNS).iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in kept[_RUNS_KEPT:]:

@@ -1,4 +1,4 @@
-"""The way to this run's server: opened when a sandbox is first asked for, closed once."""
+"""The server of a run: started or reached when a test first asks for a sandbox, and stopped at the end."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class ServerFailure:
     """One embedded server that ended while its run went on."""
 
     noticed: float
-    """``time.monotonic()`` when it was noticed: each sandbox that was made earlier has ended with it."""
+    """``time.monotonic()`` when it was noticed: each sandbox that was created earlier has ended with it."""
     ending: str
     """How it ended, such as ``was killed by SIGKILL``."""
     last_words: str
     """The end of its standard error, or ""."""
 
     @property
-    def story(self) -> str:
-        """Lines for the report of a test that used the server."""
+    def section(self) -> str:
+        """The section in the report of a test that used the server."""
         lines = [
             f"The embedded server of this test {self.ending}, and its sandboxes ended with it.",
             "The next test that needs a sandbox gets a new server.",
@@ -100,7 +100,7 @@ class RunServer:
     ) -> None:
         self.settings = settings
         self.refusal_of_workers = ""
-        """Why the workers were told that no sandbox can be had, with what to do about it; or ""."""
+        """Why no worker can have a sandbox, with what to do about it; or ""."""
         self._run_id = run_id
         self._worker_id = worker_id
         self._process = os.getpid()
@@ -109,9 +109,9 @@ class RunServer:
         self._client: Client | None = None
         self._server: ManagedServer | None = None
         self.failures: list[ServerFailure] = []
-        """The embedded servers that ended by themselves, in that order."""
+        """The embedded servers that ended by themselves, in order."""
         self.left_sandboxes = False
-        """Whether the server that was ours has said, with its end, that a sandbox did not end."""
+        """Whether our server reported, by its exit status, that a sandbox did not end."""
         self._refusal = self._given.get(_REFUSAL, "")
         self._images = RefusedImages()
 
@@ -127,7 +127,7 @@ class RunServer:
 
     @property
     def is_refused(self) -> bool:
-        """Whether it has turned out that no sandbox can be had."""
+        """Whether no sandbox can be created in this run."""
         return bool(self._refusal)
 
     @property
@@ -184,11 +184,11 @@ class RunServer:
             return [f"the server on the Docker engine {ending(server.status)}; what needed it later got a new one"]
 
     def for_workers(self) -> dict[str, str]:
-        """Return what lets a worker use the server that the whole run shares, and start that server; else nothing.
+        """Start the server that the whole run shares, and return what a worker needs to use it.
 
         Returns:
-            Under ``file`` the path of the file that holds url and key, which no message between processes may hold;
-            or under ``refusal`` why there is no server.
+            Under ``file`` the path of the file that holds url and key, because no message between processes may hold
+            the key; or under ``refusal`` why there is no server. Empty where each process has its own server.
         """
         if self.settings.url != DOCKER:
             return {}
@@ -199,15 +199,15 @@ class RunServer:
         return {_FILE: self._server.file} if self._server else {_REFUSAL: self._refusal}
 
     def refuse(self, error: OpenSandboxError) -> ServerStartError:
-        """Note that no sandbox can be had, so that later tests need not wait to find out; return what to raise."""
+        """Note that no sandbox can be created, so that later tests need not wait to find out; return the error."""
         self._refusal = _first_line(error)
         return ServerStartError(f"{error}\n{self._advice(error)}")
 
     def check_image(self, opts: SandboxOpts) -> None:
-        """Look whether an image that a sandbox needs has been found to be out of reach.
+        """Refuse an image that the server could not pull before.
 
         Raises:
-            ApiError: it has.
+            ApiError: it could not.
         """
         self._images.check(opts)
 
@@ -275,7 +275,7 @@ class RunServer:
         client.replace_server(self._server.url, masked(self._server.api_key))
 
     def _check(self, client: Client) -> None:
-        """Find out at once whether anybody is there: a create, which may pull an image, is given minutes."""
+        """Find out at once whether a server responds: a create, which may pull an image, is given minutes."""
         try:
             client.check_alive()
         except TransportError as exc:
@@ -339,21 +339,21 @@ def ending(status: int | None) -> str:
 
 
 def has_no_route(error: ApiError) -> bool:
-    """Tell whether a refusal is that of another program than an OpenSandbox server, or of one below another path."""
+    """Say whether a refusal came from another program than an OpenSandbox server, or from a wrong path."""
     return error.status in _NO_ROUTE_STATUSES and not error.code
 
 
 def _read(path: Path) -> tuple[str, MaskedKey]:
-    """Return the url and the key that the controller's server has left for its workers."""
+    """Return the url and the key from the file that the controller's server wrote for its workers."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return said["url"], masked(said["api_key"])
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return body["url"], masked(body["api_key"])
     except (OSError, ValueError, KeyError) as error:
         raise ServerStartError(f"the server that this run's controller started has gone: {error}") from None
 
 
 def _pass_on(notes: str) -> None:
-    """Warn of what the embedded server cannot do on this machine; the run goes on, also with -W error."""
+    """Warn about what the embedded server cannot do on this machine; the run goes on, also with -W error."""
     if notes.strip():
         with suppress(OpenSandboxWarning):
             warnings.warn(OpenSandboxWarning(f"the embedded server says: {notes.strip()}"), stacklevel=2)

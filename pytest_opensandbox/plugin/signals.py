@@ -1,4 +1,4 @@
-"""Ends a run that is told to terminate as Ctrl-C ends it, so that its sandboxes are deleted on the way out."""
+"""Handlers of termination signals: the run ends as after Ctrl-C, so that its sandboxes are deleted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NUMBERS = tuple(
 
 
 class Signals:
-    """Turns SIGTERM, SIGHUP and SIGQUIT into KeyboardInterrupt where nobody else handles them.
+    """Turns SIGTERM, SIGHUP and SIGQUIT into KeyboardInterrupt where no other code handles them.
 
     By default these end Python on the spot: no fixture, hook or exit handler runs, and the sandboxes stay. CI systems
-    send them when somebody cancels a job or a terminal closes, and a terminal sends SIGQUIT for Ctrl and backslash.
+    send them when a job is cancelled or a terminal closes, and a terminal sends SIGQUIT for Ctrl and backslash.
 
     Args:
         enabled: whether to do anything at all.
@@ -32,17 +32,17 @@ class Signals:
         self._taken: list[int] = []
 
     def take(self) -> None:
-        """Handle from now on what nobody else handles; does nothing outside the main thread, and safe to call again."""
+        """Handle the signals that no other code handles; does nothing outside the main thread; safe to call again."""
         if not self._enabled or threading.current_thread() is not threading.main_thread():
             return
         for number in _NUMBERS:
-            # Something that ignores it, as nohup has it, is somebody's word as well.
+            # A signal that is ignored, as nohup does, stays ignored.
             if signal.getsignal(number) is signal.SIG_DFL and not _is_caught(number):
                 signal.signal(number, self._interrupt)
                 self._taken.append(number)
 
     def give_back(self) -> None:
-        """Put things back as they were, except where somebody else has taken over since; safe to call again."""
+        """Restore the default handlers, except where other code has set its own since; safe to call again."""
         if threading.current_thread() is not threading.main_thread():
             return
         while self._taken:

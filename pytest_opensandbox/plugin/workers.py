@@ -1,4 +1,4 @@
-"""Hands the run id and the server down to xdist's workers, and what became of their sandboxes up to the controller."""
+"""Messages between xdist's controller and its workers: run id, server and store one way, tallies the other way."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def identity(config: pytest.Config) -> tuple[str, str]:
 
 
 def shared_server(config: pytest.Config) -> dict[str, str]:
-    """Return what the controller said of the server that all workers share; empty where there is none."""
+    """Return what the controller said about the server that all workers share; empty where there is none."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
     return dict(given.get(SERVER_KEY, {}))
 
 
 def shared_store(config: pytest.Config) -> str:
-    """Return where the controller has said that all workers leave what they make once for all; "" where it has not."""
+    """Return the directory in which the controller has its workers share the outcomes of setups; "" without one."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
     return str(given.get(STORE_KEY, ""))
 
 
 def report_to_controller(config: pytest.Config, *, tally: Tally | None = None, usage_error: str = "") -> None:
-    """Give the controller a worker's final tally, or what is wrong with its tests; does nothing where there is none."""
+    """Send the controller a worker's final tally, or its usage error; does nothing without a controller."""
     output: dict[str, Any] = getattr(config, "workeroutput", {})
     if tally is not None:
         output[TALLY_KEY] = tally.to_wire()
@@ -55,10 +55,10 @@ class Workers:
     def __init__(self, run: Run) -> None:
         self.crashed: list[str] = []
         """Names of the workers that died, in that order."""
-        self.unheard: list[str] = []
-        """Names of those whose sandboxes are gone, but were counted in part only: after Ctrl-C xdist hears nobody."""
+        self.unreported: list[str] = []
+        """Names of those whose last tally is missing: after Ctrl-C xdist drops the reports of its workers."""
         self.usage_error = ""
-        """What a worker found wrong with the tests, or ""."""
+        """A worker's usage error, or ""."""
         self._run = run
         self._tallies: dict[str, Tally] = {}
         self._alive: set[str] = set()
@@ -76,8 +76,8 @@ class Workers:
         return total([self._run.tally, *self._tallies.values()])
 
     def configure_worker(self, worker_id: str, workerinput: dict[str, Any]) -> None:
-        """Tell a worker, before it starts, which run it belongs to, and where the server is if it is one of ours."""
-        # Its workers may have sandboxes as soon as they begin, and it is this process that sweeps them.
+        """Tell a worker, before it starts, its run, the server where that is shared, and the store of setups."""
+        # The workers may have sandboxes as soon as they begin, and this process sweeps them.
         self._run.signals.take()
         workerinput[RUN_ID_KEY] = self._run.run_id
         workerinput[SERVER_KEY] = self._run.server.for_workers()
@@ -85,19 +85,19 @@ class Workers:
         self._alive.add(worker_id)
 
     def receive_tally(self, worker_id: str, body: dict[str, Any] | None) -> None:
-        """Take a worker's tally, which replaces what it said before."""
+        """Take a worker's tally, which replaces its earlier one."""
         if body is not None:
             self._tallies[worker_id] = Tally.from_wire(body)
             self._to_sweep = self._to_sweep or self._tallies[worker_id].used
 
-    def down(self, worker_id: str, *, died: bool) -> None:
-        """Take note that a worker has ended; what a dead one left on a shared server goes at once."""
+    def note_end(self, worker_id: str, *, died: bool) -> None:
+        """Take note that a worker has ended; what a dead one left on a shared server is swept at once."""
         self._alive.discard(worker_id)
         if not died:
             return
         self.crashed.append(worker_id)
         if self._run.server.owns_server:
-            # Its server died with it, and took the sandboxes along.
+            # Its server died with it, and its sandboxes with the server.
             self._settle(worker_id, deleted=(), left=())
         else:
             self._to_sweep = True
@@ -106,26 +106,26 @@ class Workers:
 
     def finish(self) -> None:
         """Sweep the whole run once its workers are gone, if any of them may have had a sandbox; safe to call again."""
-        # A worker that never said goodbye, as after Ctrl-C, may have had sandboxes that it could not report.
+        # A worker without a last report, as after Ctrl-C, may have had sandboxes.
         server = self._run.server
         if not (self._to_sweep or self._alive) or server.is_refused:
             return
         if server.owns_server:
-            self._settle_unheard()
+            self._settle_unreported()
             return
         report = self._run.sweep()
         self._error = report.error
         summed = total(self._tallies.values())
         swept = summed.after_sweep(deleted=report.deleted, left=report.left, complete=not report.error)
-        # One that died may have begun a snapshot and not told.
-        self._tallies = {"": self._run.sweep_snapshots(swept, also_unheard=bool(self.crashed or self._alive))}
+        # A worker that died may have begun a snapshot and not reported it.
+        self._tallies = {"": self._run.sweep_snapshots(swept, also_unreported=bool(self.crashed or self._alive))}
         self._to_sweep = False
-        self.unheard = sorted(self._alive)
+        self.unreported = sorted(self._alive)
         self._alive.clear()
 
-    def _settle_unheard(self) -> None:
-        """Count the sandboxes of workers that xdist has stopped unheard: their servers have ended with them."""
-        self.unheard += sorted(self._alive)
+    def _settle_unreported(self) -> None:
+        """Count the sandboxes of workers without a last report: their servers have ended with them."""
+        self.unreported += sorted(self._alive)
         for worker_id in self._alive:
             self._settle(worker_id, deleted=(), left=())
         self._alive.clear()

@@ -30,7 +30,7 @@ def summary_lines(
     sweep: str,
     lease_seconds: int,
     crashed: Sequence[str] = (),
-    unheard: Sequence[str] = (),
+    unreported: Sequence[str] = (),
     error: str = "",
     refusal: str = "",
 ) -> list[tuple[str, Markup]]:
@@ -41,17 +41,17 @@ def summary_lines(
         sweep: the command that deletes what is left; "" where none can.
         lease_seconds: how long what is left may live on.
         crashed: names of the workers that died.
-        unheard: names of those that were stopped before they could tell all.
+        unreported: names of those that were stopped before they could report all.
         error: why the sweep stopped early, or "".
         refusal: why the workers could have no sandbox, or "".
     """
     if refusal:
         return [(escape(refusal), {"red": True})]
-    if not tally.used and not tally.failures and not (error and (crashed or unheard)):
+    if not tally.used and not tally.failures and not (error and (crashed or unreported)):
         return []
     fate = f"; {', '.join(crashed)} crashed" if crashed else ""
-    if unheard:
-        fate += f"; {', '.join(unheard)} stopped before telling all"
+    if unreported:
+        fate += f"; {', '.join(unreported)} stopped before reporting all"
     counts = f"{tally.created} created, {tally.deleted} deleted, {len(tally.swept)} swept, {len(tally.left)} left"
     lines: list[tuple[str, Markup]] = [(f"opensandbox: {counts}{fate}", {"red": True} if tally.left else {})]
     if tally.left:

@@ -177,7 +177,7 @@ def test_what_ended_with_stopped_workers_is_not_reported_as_left(pytester, numbe
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(
-        ["opensandbox: 2 created, 2 deleted, 0 swept, 0 left; gw0, gw1 stopped before telling all"]
+        ["opensandbox: 2 created, 2 deleted, 0 swept, 0 left; gw0, gw1 stopped before reporting all"]
     )
     result.stdout.no_fnmatch_line("*LeakWarning*")
     result.stdout.no_fnmatch_line("*did not end*")

@@ -1,4 +1,4 @@
-"""What goes down to a worker of xdist and what comes up, with and without its goodbye."""
+"""Messages between xdist's controller and its workers, with and without a last report."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ CONTROLLER = SimpleNamespace()
 class SharedServer(Run):
     """A controller's part of a run whose server answers sweeps from a script."""
 
-    def __init__(self, *reports, url="http://box"):
+    def __init__(self, *reports, url="http://127.0.0.1:1"):
         settings = read_settings(flags={"url": url}, environ={}, inis={})
         super().__init__(CONTROLLER, settings, run_id="run-1", worker_id="main")
         self.asked = []
@@ -27,8 +27,8 @@ class SharedServer(Run):
         self.asked.append(worker_id)
         return self._reports.pop(0)
 
-    def sweep_snapshots(self, tally, *, also_unheard=False):
-        self.looked_for_snapshots = tally.setups.has_snapshots or also_unheard
+    def sweep_snapshots(self, tally, *, also_unreported=False):
+        self.looked_for_snapshots = tally.setups.has_snapshots or also_unreported
         return tally
 
 
@@ -85,23 +85,23 @@ def test_nothing_is_asked_of_a_server_that_no_worker_used():
     workers = Workers(run)
     workers.configure_worker("gw0", {})
     workers.receive_tally("gw0", Tally().to_wire())
-    workers.down("gw0", died=False)
+    workers.note_end("gw0", died=False)
 
     workers.finish()
 
     assert run.asked == []
 
 
-def test_a_worker_that_never_said_goodbye_is_swept_and_named():
+def test_a_worker_without_a_last_report_is_swept_and_named():
     workers = Workers(SharedServer(SweepReport(deleted=("a",))))
     workers.configure_worker("gw0", {})
     workers.configure_worker("gw1", {})
-    workers.down("gw1", died=False)
+    workers.note_end("gw1", died=False)
 
     workers.finish()
 
     assert workers.tally.swept == ("a",)
-    assert workers.unheard == ["gw0"]
+    assert workers.unreported == ["gw0"]
 
 
 def test_the_whole_run_is_swept_once_where_a_worker_used_a_sandbox():
@@ -109,7 +109,7 @@ def test_the_whole_run_is_swept_once_where_a_worker_used_a_sandbox():
     workers = Workers(run)
     workers.configure_worker("gw0", {})
     workers.receive_tally("gw0", Tally(created=2, deleted=1, left=("a",)).to_wire())
-    workers.down("gw0", died=False)
+    workers.note_end("gw0", died=False)
 
     workers.finish()
     workers.finish()
@@ -123,7 +123,7 @@ def test_a_dead_worker_is_swept_at_once_and_again_at_the_end():
     workers = Workers(run)
     workers.configure_worker("gw0", {})
 
-    workers.down("gw0", died=True)
+    workers.note_end("gw0", died=True)
     asked_at_once = list(run.asked)
     workers.finish()
 
@@ -133,7 +133,7 @@ def test_a_dead_worker_is_swept_at_once_and_again_at_the_end():
     assert workers.tally == Tally(created=2, swept=("a", "late"))
 
 
-def test_a_worker_that_never_said_goodbye_may_have_had_sandboxes():
+def test_a_worker_without_a_last_report_may_have_had_sandboxes():
     run = SharedServer(SweepReport())
     workers = Workers(run)
     workers.configure_worker("gw0", {})
@@ -149,7 +149,7 @@ def test_a_dead_worker_with_a_server_of_its_own_leaves_nothing_to_sweep():
     workers.configure_worker("gw0", {})
     workers.receive_tally("gw0", Tally(created=3, deleted=2, left=("a",)).to_wire())
 
-    workers.down("gw0", died=True)
+    workers.note_end("gw0", died=True)
     workers.finish()
 
     assert run.asked == []

@@ -12,10 +12,10 @@ SWEEP = "python -m pytest_opensandbox sweep --run r1 --opensandbox-url=http://sa
 
 def test_the_summary_says_whose_sandboxes_it_may_not_have_counted():
     """After Ctrl-C xdist hears nobody; the sweep has deleted what there was, but numbers must not seem complete."""
-    lines = summary_lines(Tally(created=1, deleted=1), sweep=SWEEP, lease_seconds=60, unheard=["gw0", "gw1"])
+    lines = summary_lines(Tally(created=1, deleted=1), sweep=SWEEP, lease_seconds=60, unreported=["gw0", "gw1"])
 
     assert lines == [
-        ("opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw1 stopped before telling all", {}),
+        ("opensandbox: 1 created, 1 deleted, 0 swept, 0 left; gw0, gw1 stopped before reporting all", {}),
     ]
 
 
