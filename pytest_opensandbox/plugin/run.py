@@ -187,7 +187,7 @@ class Run:
         """
         self.check_server()
         opts = self._changed_by_hooks(request.opts(self.settings))
-        setup = request.preparation(self.settings, root=self.config.rootpath)
+        setup = request.sandbox_setup(self.settings, root=self.config.rootpath)
         timeout = request.command_timeout(self.settings)
         try:
             sandbox = self._started().acquire(opts, setup, command_timeout=timeout, test=self._nodeid)

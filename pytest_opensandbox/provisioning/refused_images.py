@@ -1,4 +1,4 @@
-"""Images that a server could not pull: each is asked for once in a run, and fails only what needs it."""
+"""Images that a server could not pull: a run asks for each of them once, and only sandboxes that need it fail."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pytest_opensandbox.settings.options import EMBEDDED_IMAGE
 _PULL_FAILED = "IMAGE_PULL_FAILED"
 _PULLED = re.compile(r"image (\S+):(?: |$)")
 
-# What a sandbox is made from, and whether it has a network policy, which a second image enforces: either may be unmet.
+# The source of a sandbox, and whether it has a network policy, which a second image enforces. Either may be unmet.
 _Need = tuple[str, bool]
 
 
 class RefusedImages:
-    """What has been found to be out of reach of the server."""
+    """The images that the server could not pull so far."""
 
     def __init__(self) -> None:
         self._known: dict[_Need, tuple[str, ApiError]] = {}
 
     def check(self, opts: SandboxOpts) -> None:
-        """Look whether an image that a sandbox needs has been found to be out of reach.
+        """Refuse an image that the server could not pull before.
 
         Raises:
-            ApiError: it has.
+            ApiError: it could not.
         """
         for need in _needs(opts):
             if known := self._known.get(need):
@@ -37,7 +37,7 @@ class RefusedImages:
         """Note that an image cannot be pulled, and add the remedy to the error.
 
         Returns:
-            Whether other sandboxes can be had; False where it is the image of the agent, which all of them need.
+            Whether other sandboxes can be created; False where it is the image of the agent, which all of them need.
         """
         need = _unmet_need(opts, _named(error))
         if need is None:
@@ -75,7 +75,7 @@ def _named(error: ApiError) -> str | None:
 
 
 def _needs(opts: SandboxOpts) -> list[_Need]:
-    """Return what must be in reach for a sandbox, each alone and both together."""
+    """Return what a server must be able to pull for a sandbox, each alone and both together."""
     return [(opts.source, False), *([("", True), (opts.source, True)] if opts.network_policy else [])]
 
 
@@ -84,11 +84,11 @@ def _unmet_need(opts: SandboxOpts, image: str | None) -> _Need | None:
 
     Args:
         opts: what was asked for.
-        image: what the server names, None where it names nothing.
+        image: the image that the server names, None where it names none.
     """
     if image == opts.image:
         return opts.source, False
     if image is None or opts.snapshot_id:
-        # It may be that of the snapshot, which has a name of its own.
+        # It may be the image of the snapshot, which has a name of its own.
         return opts.source, opts.network_policy is not None
     return ("", True) if opts.network_policy else None

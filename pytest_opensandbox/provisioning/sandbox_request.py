@@ -1,4 +1,4 @@
-"""What a test may ask of its sandbox: the arguments of the marker and of the factory, checked."""
+"""The request for a sandbox: the arguments of the marker and of the factory, checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxRequest:
-    """What is asked of one sandbox; None leaves it to the options.
+    """The request for one sandbox; None leaves a value to the options.
 
     Raises:
         ConfigError: a value breaks a rule; names the argument.
@@ -46,13 +46,13 @@ class SandboxRequest:
     image: str | None = None
     """Image reference."""
     env: Mapping[str, str] | None = None
-    """Environment of everything that runs in it."""
+    """Environment of every command in it."""
     resources: Mapping[str, str] | None = None
     """Limits such as ``{"cpu": "1", "memory": "1Gi"}``."""
     timeout: float | None = None
-    """How long a command may take that names no limit itself; seconds."""
+    """Time limit of a command that names none; seconds."""
     network: object = None
-    """``"none"`` or False for nothing, host names, or a ``NetworkPolicy``; None for whatever the server allows."""
+    """``"none"`` or False for no network, host names, or a ``NetworkPolicy``; None for what the server allows."""
     snapshot: str | Snapshot | None = None
     """A snapshot to restore, or its id, instead of an image."""
     pool: str | None = None
@@ -60,7 +60,7 @@ class SandboxRequest:
     setup: Setup | None = None
     """Command, or several, that prepare it; "" for none."""
     put: Put | None = None
-    """Paths on this machine, relative to the rootdir, and where they lie in it; an empty mapping for none."""
+    """Paths on this machine, relative to the rootdir, and paths in the sandbox; an empty mapping for none."""
 
     def __post_init__(self) -> None:
         _check_timeout(self.timeout)
@@ -75,7 +75,7 @@ class SandboxRequest:
                 raise ConfigError("pool", "stand without image, snapshot, resources and network", self.pool)
 
     def opts(self, settings: Settings) -> SandboxOpts:
-        """Return the request, with the options where the recipe says nothing.
+        """Return the options of the create, with those of the run where the request has none.
 
         Raises:
             ConfigError: a value breaks a rule of the server.
@@ -83,7 +83,7 @@ class SandboxRequest:
         pool = settings.pool if self.pool is None and not self._is_particular else self.pool
         env = {} if self.env is None else self.env
         if pool:
-            # The pool's own template says of what and how large its sandboxes are.
+            # The pool's own template decides the image and the limits of its sandboxes.
             extensions = {POOL_EXTENSION: pool}
             return SandboxOpts(env=env, resource_limits={}, timeout=settings.lease_seconds, extensions=extensions)
         image = settings.image if self.image is None and self.snapshot is None else self.image
@@ -96,8 +96,8 @@ class SandboxRequest:
             timeout=settings.lease_seconds,
         )
 
-    def preparation(self, settings: Settings, *, root: Path) -> SandboxSetup:
-        """Return what is done in it before the test gets it; the options speak of images, not of snapshots.
+    def sandbox_setup(self, settings: Settings, *, root: Path) -> SandboxSetup:
+        """Return what is done in the sandbox before the test gets it; the options apply to images, not to snapshots.
 
         Args:
             settings: the options.
@@ -116,11 +116,11 @@ class SandboxRequest:
 
     @property
     def _is_particular(self) -> bool:
-        """Whether it asks for what a sandbox that was made ahead cannot have."""
+        """Whether it asks for what a sandbox from a pool cannot have."""
         return any(asked is not None for asked in (self.image, self.snapshot, self.resources, self.network))
 
     def command_timeout(self, settings: Settings) -> float:
-        """Return how long a command may take that names no limit itself; seconds."""
+        """Return the time limit of a command that names none; seconds."""
         return settings.command_timeout_seconds if self.timeout is None else float(self.timeout)
 
 

@@ -1,4 +1,4 @@
-"""What is done in a sandbox before others are made from it: files that are put in, and commands that are run."""
+"""The setup of a sandbox: files that are put into it, and commands that run in it, before a test gets it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _TITLE_CHARACTERS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxSetup:
-    """What every sandbox of a kind has had done to it before a test gets it."""
+    """Files and commands that prepare a sandbox."""
 
     commands: tuple[str, ...] = ()
     """Run one after the other, each by a shell of its own, until one does not exit with 0."""
     files: tuple[tuple[Path, str], ...] = ()
-    """Absolute paths of files and directories on this machine, and where they lie in the sandbox."""
+    """Absolute paths of files and directories on this machine, and their paths in the sandbox."""
     timeout: float = 600.0
     """How long each command may take; seconds."""
     put_name: str = "put"
-    """What the files were asked for by, for messages: the argument, a flag, a variable or an ini key."""
+    """The argument, flag, variable or ini key that named the files; for messages."""
 
     def __bool__(self) -> bool:
         return bool(self.commands or self.files)
 
     @property
     def title(self) -> str:
-        """The commands in a few words, for people."""
+        """The commands on one line, shortened; for messages."""
         text = "; ".join(" ".join(command.split()) for command in self.commands)
         return text if len(text) <= _TITLE_CHARACTERS else f"{text[: _TITLE_CHARACTERS - 1]}…"
 
@@ -62,10 +62,10 @@ class SandboxSetup:
 
 
 def commands_of(setup: object) -> tuple[str, ...]:
-    """Return the commands that a marker's or a call's ``setup`` means; empty for none.
+    """Return the commands of a marker's or a call's ``setup``; empty for none.
 
     Raises:
-        ConfigError: neither text nor a sequence of texts, or one that no shell can be given.
+        ConfigError: neither text nor a sequence of texts, or a text that no shell accepts.
     """
     rule = "be a command for the shell, or a list of such commands"
     if isinstance(setup, str):
@@ -80,7 +80,7 @@ def commands_of(setup: object) -> tuple[str, ...]:
 
 
 def targets_of(put: object) -> dict[str, str]:
-    """Return the paths on this machine and in the sandbox that a marker's or a call's ``put`` means.
+    """Return the paths on this machine and in the sandbox of a marker's or a call's ``put``.
 
     Raises:
         ConfigError: not a mapping of paths to absolute paths.

@@ -1,4 +1,4 @@
-"""What the processes of one run make once for all of them: one makes it, the others wait and take what it left."""
+"""A store that the processes of one run share: one process builds a value, the others wait and read it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pytest_opensandbox.text import os_reason
 
 
 class SharedStore:
-    """A directory that holds, by key, a lock and what was made; it comes into being when it is first used.
+    """A directory that holds a lock and a value for each key; it is created on first use.
 
-    The kernel lets go of the lock of a process that dies, and whoever waits next makes the thing instead.
+    The kernel releases the lock of a process that dies, and the next process that waits builds the value instead.
 
     Args:
-        path: where another process of the run keeps it; "" to keep a new one.
+        path: the directory of another process of the run; "" to create one.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -36,7 +36,7 @@ class SharedStore:
         """The directory; its name cannot be guessed."""
 
     def find(self, key: str) -> Mapping[str, Any] | None:
-        """Return what was made under a key, None where it has not been made.
+        """Return the value of a key, None where it has none yet.
 
         Raises:
             OpenSandboxError: the directory cannot be used.
@@ -65,35 +65,35 @@ class SharedStore:
         finally:
             os.close(lock)
 
-    def store(self, key: str, made: Mapping[str, Any]) -> None:
-        """Leave what was made under a key, all of it or nothing; call it inside ``locked``.
+    def store(self, key: str, value: Mapping[str, Any]) -> None:
+        """Store the value of a key, all of it or nothing; call it inside ``locked``.
 
         Raises:
             OpenSandboxError: the directory cannot be used.
         """
         draft = Path(self.path, f"{key}.draft")
         with self._named():
-            draft.write_text(json.dumps(made), encoding="utf-8")
+            draft.write_text(json.dumps(value), encoding="utf-8")
             draft.replace(Path(self.path, key))
 
     def clear(self) -> None:
-        """Remove it, where it is this process's own, or that of a parent which was killed; safe to call again."""
+        """Remove the directory, where this process created it, or its killed parent did; safe to call again."""
         held, self._held = self._held, -1
         if held >= 0:
             os.close(held)
         if self._is_ours:
             shutil.rmtree(self.path, ignore_errors=True)
         elif os.getppid() != self._parent:
-            # Others may be at it still; the last of them removes it.
+            # Other processes may still use it; the last of them removes it.
             remove_unheld(Path(self.path))
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Say which directory is of no use, and what to do: an error of a full disk names no file."""
+        """Turn a failure into an error that names the directory and what to do: that of a full disk names no file."""
         try:
             yield
         except OSError as exc:
             raise OpenSandboxError(
-                f"the processes of a run share what a setup makes by a directory that is of no use here"
+                "the processes of a run share the outcomes of setups by a directory that cannot be used"
                 f" ({os_reason(exc, self.path)}): make room there, or set TMPDIR to another directory"
             ) from exc

@@ -1,4 +1,4 @@
-"""What a test may ask for: the marker's arguments, the nearest of several markers, and what is refused."""
+"""Requests: the marker's arguments, the nearest of several markers, and what is refused."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def marker(*positional, **named):
     return positional, named
 
 
-def test_an_empty_recipe_is_what_the_options_say():
+def test_an_empty_request_is_what_the_options_say():
     opts = SandboxRequest().opts(SETTINGS)
 
     assert (opts.image, opts.resource_limits, opts.timeout) == ("base:1", {"cpu": "1"}, 90)
@@ -27,17 +27,17 @@ def test_an_empty_recipe_is_what_the_options_say():
     assert SandboxRequest().command_timeout(SETTINGS) == 7
 
 
-def test_a_recipe_beats_the_options():
-    recipe = SandboxRequest(image="other:2", env={"A": "1"}, resources={"memory": "1Gi"}, timeout=3, network="none")
+def test_a_request_beats_the_options():
+    asked = SandboxRequest(image="other:2", env={"A": "1"}, resources={"memory": "1Gi"}, timeout=3, network="none")
 
-    opts = recipe.opts(SETTINGS)
+    opts = asked.opts(SETTINGS)
 
     assert (opts.image, opts.env, opts.resource_limits) == ("other:2", {"A": "1"}, {"memory": "1Gi"})
     assert opts.network_policy == NetworkPolicy()
-    assert recipe.command_timeout(SETTINGS) == 3
+    assert asked.command_timeout(SETTINGS) == 3
 
 
-def test_empty_resources_of_a_recipe_are_no_limits_rather_than_the_options():
+def test_empty_resources_of_a_request_are_no_limits_rather_than_the_options():
     assert SandboxRequest(resources={}).opts(SETTINGS).resource_limits == {}
 
 
@@ -57,7 +57,7 @@ PREPARED = read_settings(flags={"setup": "make", "put": "words=/in/words", "setu
 
 
 @pytest.mark.parametrize(
-    ("recipe", "commands", "targets"),
+    ("asked", "commands", "targets"),
     [
         pytest.param(SandboxRequest(), ("make",), ["/in/words"], id="the options"),
         pytest.param(SandboxRequest(setup="other"), ("other",), ["/in/words"], id="another setup"),
@@ -69,18 +69,18 @@ PREPARED = read_settings(flags={"setup": "make", "put": "words=/in/words", "setu
         pytest.param(SandboxRequest(pool="fast"), ("make",), ["/in/words"], id="a pool"),
     ],
 )
-def test_a_preparation_is_the_recipes_or_else_the_options(recipe, commands, targets):
-    preparation = recipe.preparation(PREPARED, root=Path("/root"))
+def test_a_setup_is_the_one_of_the_request_or_else_the_options(asked, commands, targets):
+    setup = asked.sandbox_setup(PREPARED, root=Path("/root"))
 
-    assert preparation.commands == commands
-    assert [target for _, target in preparation.files] == targets
-    assert preparation.timeout == 9
+    assert setup.commands == commands
+    assert [target for _, target in setup.files] == targets
+    assert setup.timeout == 9
 
 
 def test_files_lie_below_the_rootdir_unless_their_paths_are_absolute():
-    recipe = SandboxRequest(put={"sub/a": "/a", "/b": "/b"})
+    asked = SandboxRequest(put={"sub/a": "/a", "/b": "/b"})
 
-    files = recipe.preparation(PREPARED, root=Path("/root")).files
+    files = asked.sandbox_setup(PREPARED, root=Path("/root")).files
 
     assert files == ((Path("/root/sub/a"), "/a"), (Path("/b"), "/b"))
 
@@ -101,7 +101,7 @@ def test_a_snapshot_and_an_image_contradict_each_other():
         pytest.param({"snapshot": ""}, "^snapshot must be a reference without white space", id="snapshot"),
     ],
 )
-def test_a_complaint_calls_an_argument_by_its_own_name(arguments, sentence):
+def test_an_error_calls_an_argument_by_its_own_name(arguments, sentence):
     with pytest.raises(ConfigError, match=sentence):
         SandboxRequest(**arguments)
 
@@ -110,14 +110,14 @@ POOLED = read_settings(flags={"pool": "fast", "image": "base:1"}, environ={}, in
 
 
 @pytest.mark.parametrize(
-    ("recipe", "settings"),
+    ("asked", "settings"),
     [
         pytest.param(SandboxRequest(pool="fast", env={"A": "1"}), SETTINGS, id="by the marker"),
         pytest.param(SandboxRequest(env={"A": "1"}), POOLED, id="by the option"),
     ],
 )
-def test_a_pool_says_itself_what_its_sandboxes_are(recipe, settings):
-    opts = recipe.opts(settings)
+def test_a_pool_decides_image_limits_and_network(asked, settings):
+    opts = asked.opts(settings)
 
     assert opts.extensions == {"poolRef": "fast"}
     assert (opts.image, opts.resource_limits, opts.network_policy, opts.env) == (None, {}, None, {"A": "1"})
@@ -125,7 +125,7 @@ def test_a_pool_says_itself_what_its_sandboxes_are(recipe, settings):
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "asked",
     [
         pytest.param(SandboxRequest(image="a"), id="an image"),
         pytest.param(SandboxRequest(snapshot="a"), id="a snapshot"),
@@ -134,8 +134,8 @@ def test_a_pool_says_itself_what_its_sandboxes_are(recipe, settings):
         pytest.param(SandboxRequest(pool=""), id="no pool"),
     ],
 )
-def test_what_a_sandbox_made_ahead_cannot_have_beats_the_pool_of_the_options(recipe):
-    assert recipe.opts(POOLED).extensions == {}
+def test_what_a_pool_cannot_give_beats_the_pool_of_the_options(asked):
+    assert asked.opts(POOLED).extensions == {}
 
 
 @pytest.mark.parametrize("other", [{"image": "a"}, {"snapshot": "a"}, {"resources": {}}, {"network": "none"}], ids=str)
@@ -191,12 +191,12 @@ def test_a_value_that_breaks_a_rule_is_refused_with_the_rule(argument, rule):
 
 
 def test_the_nearest_marker_wins_argument_by_argument():
-    recipe = read_markers([marker(image="function"), marker(image="class", timeout=5), marker(env={"A": "module"})])
+    asked = read_markers([marker(image="function"), marker(image="class", timeout=5), marker(env={"A": "module"})])
 
-    assert recipe == SandboxRequest(image="function", timeout=5, env={"A": "module"})
+    assert asked == SandboxRequest(image="function", timeout=5, env={"A": "module"})
 
 
-def test_a_nearer_none_takes_back_what_a_farther_marker_asks_for():
+def test_a_nearer_none_overrides_a_farther_marker():
     assert read_markers([marker(network=None), marker(network="none")]) == SandboxRequest()
 
 

@@ -1,4 +1,4 @@
-"""What prepares a sandbox: which texts are commands, which files count, and what makes it another preparation."""
+"""Setups: which texts are commands, which files count, and what changes the fingerprint."""
 
 import os
 from pathlib import PurePosixPath
@@ -70,7 +70,7 @@ def test_what_is_no_pair_of_paths_is_refused(put, field):
     assert caught.value.field == field
 
 
-def test_no_commands_and_no_files_are_no_preparation():
+def test_a_setup_without_commands_and_files_is_false():
     assert not SandboxSetup()
     assert SandboxSetup(commands=("a",))
 
@@ -129,7 +129,7 @@ def test_what_is_not_there_is_refused_by_its_name(tmp_path):
 
 
 def test_a_fifo_is_not_waited_for(tree):
-    # Whoever opens one for reading waits until somebody writes.
+    # A process that opens one for reading waits until another one writes.
     os.mkfifo(tree / "fifo")
 
     assert fingerprint(tree)

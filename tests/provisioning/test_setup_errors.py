@@ -1,4 +1,4 @@
-"""What goes wrong with a setup: the facts, one story, and what to do."""
+"""Errors of a setup: the facts, one text, and what to do."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""One process makes a thing, the others wait for it: also where that process dies."""
+"""One process builds a value, the others wait for it, also where that process dies."""
 
 import os
 import subprocess
@@ -19,12 +19,12 @@ def store():
     store.clear()
 
 
-def test_nothing_is_on_disk_before_something_is_made(store):
+def test_nothing_is_on_disk_before_a_value_is_built(store):
     assert store.find("k") is None
     assert not Path(store.path).exists()
 
 
-def test_a_directory_that_is_of_no_use_is_named_with_what_to_do(tmp_path):
+def test_a_directory_that_cannot_be_used_is_named_with_what_to_do(tmp_path):
     (tmp_path / "file").touch()
     store = SharedStore(str(tmp_path / "file/below"))
 
@@ -37,7 +37,7 @@ def test_a_directory_that_is_of_no_use_is_named_with_what_to_do(tmp_path):
         pass
 
 
-def test_what_one_leaves_another_finds(store):
+def test_what_one_process_stores_another_finds(store):
     with store.locked("k"):
         store.store("k", {"snapshot": "p1"})
 
@@ -46,7 +46,7 @@ def test_what_one_leaves_another_finds(store):
     assert Path(store.path).stat().st_mode & 0o777 == 0o700
 
 
-def test_only_its_keeper_clears_it(store):
+def test_only_the_process_that_created_it_clears_it(store):
     with store.locked("k"):
         store.store("k", {})
 
@@ -58,7 +58,7 @@ def test_only_its_keeper_clears_it(store):
     assert not Path(store.path).exists()
 
 
-def test_the_last_worker_of_a_killed_keeper_clears_it(store, monkeypatch):
+def test_the_last_worker_of_a_killed_controller_clears_it(store, monkeypatch):
     first, last = SharedStore(store.path), SharedStore(store.path)
     for worker in (first, last):
         with worker.locked("k"):
@@ -73,11 +73,11 @@ def test_the_last_worker_of_a_killed_keeper_clears_it(store, monkeypatch):
     assert not Path(store.path).exists()
 
 
-def test_two_shelves_do_not_meet(store):
+def test_two_stores_have_different_directories(store):
     assert SharedStore().path != store.path
 
 
-def test_one_at_a_time_makes_a_thing(store):
+def test_one_at_a_time_builds_a_value(store):
     # Threads of one process stand for processes: each opens the lock for itself.
     inside = []
     most = []
@@ -97,14 +97,14 @@ def test_one_at_a_time_makes_a_thing(store):
     assert most == [1] * 8
 
 
-def test_other_things_are_made_meanwhile(store):
+def test_other_values_are_built_meanwhile(store):
     with store.locked("a"), store.locked("b"):
         store.store("b", {})
 
     assert store.find("b") == {}
 
 
-def test_a_process_that_dies_over_it_keeps_nobody_waiting(store):
+def test_a_process_that_dies_keeps_no_other_waiting(store):
     # A lock that outlived its holder would hang every other worker of the run.
     code = f"""
 import os
