@@ -35,7 +35,7 @@ def test_a_sweep_deletes_its_own_run_and_leaves_other_runs_alone(opensandbox_cli
 
     report = SandboxTarget(opensandbox_client, run_id=run_id).sweep()
 
-    left = {box.id for box in opensandbox_client.list_sandboxes()}
+    left = {sandbox.id for sandbox in opensandbox_client.list_sandboxes()}
     opensandbox_client.delete_sandbox(other)
     assert sorted(report.deleted) == sorted(own)
     assert (report.left, report.error) == ((), "")
@@ -79,6 +79,6 @@ def test_a_sweep_for_one_worker_leaves_other_workers_alone(opensandbox_client, c
     assert SandboxTarget(opensandbox_client, run_id=run_id).sweep().deleted == (stays,)
 
 
-def test_a_sweep_without_a_run_id_is_refused_because_it_would_reach_other_runs(opensandbox_client):
+def test_an_empty_run_id_is_refused(opensandbox_client):
     with pytest.raises(ValueError, match="other runs"):
         SandboxTarget(opensandbox_client, run_id="").sweep()

@@ -22,7 +22,7 @@ def test_a_sandbox_that_shows_up_in_a_later_listing_is_swept_too():
     assert report == SweepReport(deleted=("late",))
 
 
-def test_a_sandbox_that_is_still_listed_after_its_deletion_is_not_counted_twice():
+def test_a_sandbox_that_is_still_listed_when_deleted_counts_once():
     replies = (listing("slow"), Reply(204), listing("slow"), EMPTY)
     with serving(*replies) as server, Client(server.url) as client:
         report = SandboxTarget(client, run_id="run").sweep()
@@ -40,8 +40,8 @@ def test_what_is_gone_before_the_sweep_gets_to_it_is_fine():
 
 
 def test_what_fails_once_is_tried_again():
-    trouble = as_json({"code": "X", "message": "busy"}, 500)
-    replies = (listing("a"), trouble, listing("a"), Reply(204), EMPTY, EMPTY)
+    refused = as_json({"code": "X", "message": "busy"}, 500)
+    replies = (listing("a"), refused, listing("a"), Reply(204), EMPTY, EMPTY)
     with serving(*replies) as server, Client(server.url) as client:
         report = SandboxTarget(client, run_id="run").sweep()
 
@@ -49,8 +49,8 @@ def test_what_fails_once_is_tried_again():
 
 
 def test_what_cannot_be_deleted_in_time_is_left_and_named_with_the_reason():
-    trouble = as_json({"code": "X", "message": "stuck"}, 500)
-    replies = [listing("a"), Reply(204)] + [listing("b"), trouble] * 50  # deletes side by side come in any order
+    refused = as_json({"code": "X", "message": "stuck"}, 500)
+    replies = [listing("a"), Reply(204)] + [listing("b"), refused] * 50  # deletes side by side come in any order
     with serving(*replies) as server, Client(server.url) as client:
         report = SandboxTarget(client, run_id="run").sweep(budget_seconds=1)
 
@@ -80,7 +80,7 @@ def test_sandboxes_are_deleted_side_by_side():
     assert not meeting.broken
 
 
-def test_a_server_that_falls_silent_does_not_hold_the_sweep_for_longer_than_its_budget():
+def test_a_silent_server_does_not_hold_the_sweep_beyond_its_budget():
     held = threading.Event()
     with serving(listing("a"), Reply(200, [held], framing="chunked")) as server, Client(server.url) as client:
         report = SandboxTarget(client, run_id="run").sweep(budget_seconds=0.2)
@@ -99,7 +99,7 @@ class _Meeting:
         return self._barrier.wait()
 
 
-def test_what_is_being_deleted_already_is_neither_deleted_again_nor_counted():
+def test_what_is_being_deleted_already_is_not_deleted_again():
     ending = as_json({"items": [{"id": "a", "status": {"state": "Stopping"}}], "pagination": {"hasNextPage": False}})
     with serving(ending, ending, EMPTY, EMPTY) as server, Client(server.url) as client:
         report = SandboxTarget(client, run_id="run").sweep()

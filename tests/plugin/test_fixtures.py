@@ -21,19 +21,19 @@ def test_client_is_the_one_that_the_sandbox_lives_on(sandbox, opensandbox_client
 
 
 def test_a_closed_sandbox_is_gone_from_the_server(sandbox_factory, opensandbox_client):
-    with sandbox_factory() as box:
+    with sandbox_factory() as sandbox:
         pass
 
     with pytest.raises(SandboxClosedError):
-        box.run("true")
+        sandbox.run("true")
     with pytest.raises(NotFoundError):
-        opensandbox_client.get_sandbox(box.id)
+        opensandbox_client.get_sandbox(sandbox.id)
 
 
 def test_the_factory_makes_as_many_as_it_is_asked_for(sandbox_factory):
-    boxes = [sandbox_factory(env={"N": str(n)}) for n in range(3)]
+    sandboxes = [sandbox_factory(env={"N": str(n)}) for n in range(3)]
 
-    assert [box.run("echo $N").stdout for box in boxes] == ["0\n", "1\n", "2\n"]
+    assert [sandbox.run("echo $N").stdout for sandbox in sandboxes] == ["0\n", "1\n", "2\n"]
 
 
 def test_settings_are_those_of_this_run(opensandbox_settings, pytestconfig):

@@ -91,16 +91,16 @@ def test_the_hook_is_told_once_of_a_sandbox_that_a_test_closes_itself(run, on_cl
 
 
 def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
-    box = run.acquire(SandboxRequest())
+    sandbox = run.acquire(SandboxRequest())
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "delete_sandbox", lambda _: raise_error())
-        run.release(box)
+        run.release(sandbox)
     left = run.tally.left
 
     report = run.sweep()
 
-    assert left == (box.id,)
-    assert (report.deleted, report.left, report.error) == ((box.id,), (), "")
+    assert left == (sandbox.id,)
+    assert (report.deleted, report.left, report.error) == ((sandbox.id,), (), "")
 
 
 def test_a_hook_that_fails_for_a_closed_sandbox_is_reported(run, on_closed):
@@ -117,14 +117,14 @@ def test_a_hook_that_fails_for_a_closed_sandbox_is_reported(run, on_closed):
 @FORKS
 def test_a_fork_ends_what_it_has_made_and_nothing_of_its_parents(run):
     """A child of a test may come to pytest's end before its parent does, which still needs sandboxes and server."""
-    box = run.acquire(SandboxRequest())
+    sandbox = run.acquire(SandboxRequest())
 
-    went_well = in_a_fork(lambda: (run.acquire(SandboxRequest()), run.release(box), run.finish()))
+    went_well = in_a_fork(lambda: (run.acquire(SandboxRequest()), run.release(sandbox), run.finish()))
 
     alive = [found.id for found in run.client().list_sandboxes()]
     assert went_well
-    assert alive == [box.id]
-    assert box.run("true").ok
+    assert alive == [sandbox.id]
+    assert sandbox.run("true").ok
 
 
 def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch):

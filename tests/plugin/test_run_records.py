@@ -16,14 +16,16 @@ def settings(url, *, source="flags", **environ):
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        pytest.param(Place(url="http://box:1/a b"), ["--opensandbox-url=http://box:1/a b"], id="url"),
+        pytest.param(Place(url="http://127.0.0.1:1/a b"), ["--opensandbox-url=http://127.0.0.1:1/a b"], id="url"),
         pytest.param(
-            Place(url="https://box", ca_bundle="/my $CA.pem"),
-            ["--opensandbox-url=https://box", "--opensandbox-ca-bundle=/my $CA.pem"],
+            Place(url="https://example.org", ca_bundle="/my $CA.pem"),
+            ["--opensandbox-url=https://example.org", "--opensandbox-ca-bundle=/my $CA.pem"],
             id="certificates",
         ),
         pytest.param(
-            Place(url="https://box", docker_host="tcp://x"), ["--opensandbox-url=https://box"], id="no engine"
+            Place(url="https://example.org", docker_host="tcp://x"),
+            ["--opensandbox-url=https://example.org"],
+            id="no engine",
         ),
     ],
 )
@@ -42,7 +44,7 @@ def test_the_command_for_an_engine_names_it_where_a_variable_did():
 
 
 def test_the_key_is_in_no_command():
-    place = Place.of(settings("http://box", OPEN_SANDBOX_API_KEY="hunter2"))
+    place = Place.of(settings("http://example.org", OPEN_SANDBOX_API_KEY="hunter2"))
 
     assert "hunter2" not in place.sweep_command("r1") + repr(place)
 
@@ -50,12 +52,12 @@ def test_the_key_is_in_no_command():
 def test_a_place_gives_a_sweep_its_server_and_its_engine():
     place = Place(url="docker", docker_host="tcp://engine:1", ca_bundle="/ca.pem")
 
-    found = place.applied_to(settings("http://box", source="inis"))
+    found = place.applied_to(settings("http://example.org", source="inis"))
 
     assert (found.url, found.docker_host, found.ca_bundle) == ("docker", "tcp://engine:1", "/ca.pem")
 
 
-def test_a_flag_of_the_sweep_is_somebodys_word():
+def test_a_flag_of_the_sweep_stays():
     named = settings("http://other")
 
-    assert Place(url="http://box").applied_to(named) == named
+    assert Place(url="http://example.org").applied_to(named) == named

@@ -1,4 +1,4 @@
-"""The way to the server: opened on demand, found out once, closed as often as anybody likes."""
+"""The server of a run: started or reached on demand, asked once, closed as often as needed."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def server_for(url, *, environ=None):
     return RunServer(read_settings(flags={"url": url}, environ=environ or {}, inis={}))
 
 
-def test_a_client_for_a_named_server_is_made_once_and_looks_once_whether_it_is_there():
+def test_one_client_is_created_and_asks_once_whether_the_server_responds():
     with serving(as_json({"status": "healthy"})) as server:
         found = server_for(server.url)
 
@@ -35,7 +35,7 @@ def test_a_client_for_a_named_server_is_made_once_and_looks_once_whether_it_is_t
     assert [request.path for request in server.seen] == ["/health"]
 
 
-def test_a_server_that_knows_no_health_is_there_all_the_same():
+def test_a_server_without_the_health_route_is_a_server():
     with serving(as_json({"detail": "Not Found"}, status=404)) as server:
         found = server_for(server.url)
 
@@ -77,7 +77,7 @@ def test_what_was_refused_once_is_not_tried_again():
         pytest.param({"flags": {"url": "docker"}}, "--opensandbox-url=docker", id="flag"),
         pytest.param({"environ": {"OPEN_SANDBOX_DOMAIN": "docker"}}, "OPEN_SANDBOX_DOMAIN=docker", id="variable"),
         pytest.param({"inis": {"url": "docker"}}, "opensandbox_url=docker", id="ini key"),
-        pytest.param({}, "embedded, which stands where no url is given,", id="nobody"),
+        pytest.param({}, "embedded, which stands where no url is given,", id="default"),
     ],
 )
 def test_a_server_that_does_not_start_is_blamed_on_what_asked_for_it(monkeypatch, given, choice):
@@ -119,7 +119,7 @@ def pull_failed(image):
     return ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message=message, method="POST", url="http://here")
 
 
-def test_an_image_that_cannot_be_pulled_is_explained_once_and_not_asked_for_again():
+def test_an_image_that_cannot_be_pulled_is_explained_once():
     found = server_for("docker")
     missing, error = SandboxOpts(image="no/such:image"), pull_failed("no/such:image")
 
@@ -214,7 +214,7 @@ def test_only_a_server_on_docker_is_shared_with_workers(url):
     assert server_for(url).for_workers() == {}
 
 
-def test_a_worker_reads_url_and_key_from_the_file_that_its_controller_names(tmp_path):
+def test_a_worker_reads_url_and_key_from_its_controllers_file(tmp_path):
     with serving(as_json({"items": [], "pagination": {}})) as server:
         file = tmp_path / "server.json"
         file.write_text(json.dumps({"url": server.url, "api_key": "hunter2"}))
@@ -241,11 +241,11 @@ def test_a_worker_that_was_handed_a_refusal_starts_nothing():
 
 
 def test_what_the_embedded_server_cannot_do_here_is_a_warning(monkeypatch, tmp_path):
-    # An old bubblewrap knows no overlays: system directories become read-only, and nobody reads a server's log.
+    # An old bubblewrap knows no overlays: system directories become read-only; a server's log is not read.
     old = tmp_path / "sitecustomize.py"
     old.write_text(
-        "import pytest_opensandbox.embedded.runtime.bubblewrap as room\n"
-        "room._copied_system = lambda *_, **__: ['--overlay-of-tomorrow']\n"
+        "import pytest_opensandbox.embedded.runtime.bubblewrap\n"
+        "pytest_opensandbox.embedded.runtime.bubblewrap._copied_system = lambda *_, **__: ['--overlay-of-tomorrow']\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     found = server_for("embedded")

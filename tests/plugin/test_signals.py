@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and SIGQUIT are Ctrl-C for a run with sandboxes, unless they are somebody else's."""
+"""SIGTERM, SIGHUP and SIGQUIT are Ctrl-C for a run with sandboxes, unless other code handles them."""
 
 import faulthandler
 import os
@@ -41,7 +41,7 @@ def test_what_was_taken_is_given_back(number):
 
 @EACH
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
-def test_a_signal_that_somebody_else_handles_is_left_alone(number, theirs):
+def test_a_signal_that_other_code_handles_is_left_alone(number, theirs):
     signal.signal(number, theirs)
 
     Signals(enabled=True).take()

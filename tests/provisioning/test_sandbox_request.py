@@ -37,7 +37,7 @@ def test_a_request_beats_the_options():
     assert asked.command_timeout(SETTINGS) == 3
 
 
-def test_empty_resources_of_a_request_are_no_limits_rather_than_the_options():
+def test_empty_resources_of_a_request_are_no_limits():
     assert SandboxRequest(resources={}).opts(SETTINGS).resource_limits == {}
 
 
