@@ -89,6 +89,21 @@ def test_a_failing_closed_hook_is_a_test_error_and_leaves_nothing(pytester, serv
     assert server.sandboxes() == []
 
 
+def test_the_hook_for_a_sandbox_that_a_test_closes_belongs_to_that_test(pytester, server):
+    pytester.makeconftest("def pytest_opensandbox_closed(sandbox): raise RuntimeError('hook')")
+    pytester.makepyfile("""
+        def test_it(sandbox_factory):
+            with sandbox_factory() as sandbox:
+                assert sandbox.run("true").ok
+    """)
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*RuntimeError: hook", "opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
+    assert server.sandboxes() == []
+
+
 def test_a_hook_that_fails_leaves_no_sandbox_behind(pytester, server):
     pytester.makeconftest("def pytest_opensandbox_created(sandbox): raise RuntimeError('not prepared')")
     pytester.makepyfile("def test_it(sandbox): pass")

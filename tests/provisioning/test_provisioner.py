@@ -1,0 +1,105 @@
+"""The provisioner: which sandboxes it has given, and what it says when it takes them back."""
+
+import pytest
+
+from pytest_opensandbox import NotFoundError, SandboxOpts, ServerStartError
+from pytest_opensandbox.provisioning.provisioner import Provisioner
+from pytest_opensandbox.provisioning.setup import SandboxSetup
+from pytest_opensandbox.provisioning.shared_store import SharedStore
+from pytest_opensandbox.sandbox.tracking import RunTags, Tally
+from tests.forks import FORKS, in_a_fork
+
+NO_SETUP = SandboxSetup()
+
+
+class Server:
+    """The server of this run, for a provisioner of its own."""
+
+    scope = "test"
+
+    def __init__(self, client):
+        self._client = client
+
+    def client(self):
+        return self._client
+
+    def check_image(self, opts):
+        if opts.image == "refused":
+            raise ServerStartError("refused before")
+
+    def explain(self, error, opts, *, is_first):
+        return ServerStartError(f"explained, first: {is_first}")
+
+
+@pytest.fixture
+def provisioner(opensandbox_client, opensandbox_settings):
+    store = SharedStore()
+    provisioner = Provisioner(
+        Server(opensandbox_client),
+        tags=RunTags("run-of-a-test"),
+        settings=opensandbox_settings,
+        store=store,
+        notify=lambda line: None,
+    )
+    yield provisioner
+    for sandbox in provisioner.open:
+        provisioner.release(sandbox)
+    provisioner.close()
+    store.clear()
+
+
+@pytest.fixture
+def opts(opensandbox_settings):
+    return SandboxOpts(image=opensandbox_settings.image)
+
+
+def test_a_sandbox_is_open_until_it_is_released(provisioner, opts, opensandbox_client):
+    sandbox = provisioner.acquire(opts, NO_SETUP)
+    before = provisioner.open
+
+    was_open = provisioner.release(sandbox)
+
+    assert (before, was_open, provisioner.open) == ([sandbox], True, [])
+    assert provisioner.tally == Tally(created=1, deleted=1)
+    with pytest.raises(NotFoundError):
+        opensandbox_client.get_sandbox(sandbox.id)
+
+
+def test_only_the_first_release_counts(provisioner, opts):
+    sandbox = provisioner.acquire(opts, NO_SETUP)
+
+    assert [provisioner.release(sandbox), provisioner.release(sandbox)] == [True, False]
+
+
+def test_a_sandbox_that_was_closed_by_hand_is_released_all_the_same(provisioner, opts):
+    sandbox = provisioner.acquire(opts, NO_SETUP)
+
+    sandbox.close()
+
+    assert provisioner.open == [sandbox]
+    assert provisioner.release(sandbox)
+
+
+@FORKS
+def test_a_fork_releases_no_sandbox_of_its_parent(provisioner, opts):
+    sandbox = provisioner.acquire(opts, NO_SETUP)
+
+    def check():
+        assert provisioner.open == []
+        assert not provisioner.release(sandbox)
+
+    assert in_a_fork(check)
+    assert provisioner.open == [sandbox]
+    assert sandbox.run("true").ok
+
+
+def test_a_failed_create_raises_what_the_server_explains(provisioner):
+    with pytest.raises(ServerStartError, match="explained, first: True"):
+        provisioner.acquire(SandboxOpts(snapshot_id="no-such-snapshot"), NO_SETUP)
+
+    assert provisioner.tally == Tally()
+
+
+def test_an_image_that_was_refused_before_is_not_asked_for(provisioner):
+    with pytest.raises(ServerStartError, match="refused before"):
+        provisioner.acquire(SandboxOpts(image="refused"), NO_SETUP)
