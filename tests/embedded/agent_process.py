@@ -1,4 +1,4 @@
-"""An agent in a process of its own, and what tests ask of it."""
+"""An agent in a process of its own, with the requests that tests send to it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def texts(found: list[dict[str, Any]], kind: str = "stdout") -> list[str]:
 
 
 def eventually(look: Callable[[], T | None]) -> T:
-    """Return what ``look`` returns as soon as that is something; give up after 20 seconds."""
+    """Call ``look`` until it returns something true, for up to 20 seconds, and return that."""
     policy = Retrying(stop=stop_before_delay(20), wait=wait_fixed(0.01), retry=retry_if_not_result(bool))
     found = policy(look)
     assert found is not None
@@ -118,7 +118,7 @@ def eventually(look: Callable[[], T | None]) -> T:
 
 
 def exists(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -27,10 +27,10 @@ ends, and when the lifeline is closed.
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Serve until told to end; never returns.
+    """Serve until a signal, the entrypoint or the lifeline ends the agent; never returns.
 
     Args:
-        arguments: instead of those of the command line.
+        arguments: the command line by default.
     """
     options = _parser().parse_args(arguments)
     _close_others(options)
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _restore_environment()
     token = os.environ.pop("EXECD_ACCESS_TOKEN", "")
     _leave_out_openssl()
-    from .server import make_app, make_server  # after the environment is as commands are to see it
+    from .server import make_app, make_server  # they read the environment, which commands inherit
 
     server = make_server(make_app(token=token, linger_seconds=options.linger), _listener(options))
     signal.signal(signal.SIGTERM, lambda *_: end(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, lambda *_: end(128 + signal.SIGINT))
     if options.lifeline_fd is not None:
         threading.Thread(target=_end_with_lifeline, args=(options.lifeline_fd,), daemon=True).start()
-    # Before the first answer: a sandbox whose entrypoint cannot even start must not look ready.
+    # Before the first response: a sandbox whose entrypoint cannot start must not look ready.
     if options.entrypoint:
         process = _start_entrypoint(options.entrypoint)
         threading.Thread(target=_end_with_entrypoint, args=(process,), daemon=True).start()
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--listen", metavar="HOST:PORT", help="TCP address to listen on; port 0 takes a free one")
-    where.add_argument("--listen-fd", type=int, metavar="N", help="inherited socket that listens already")
+    where.add_argument("--listen-fd", type=int, metavar="N", help="inherited socket that already listens")
     parser.add_argument("--lifeline-fd", type=int, metavar="N", help="inherited pipe; its end of file ends the agent")
     parser.add_argument(
         "--processes", type=int, metavar="N", help="most processes and threads at a time, where the kernel counts them"
@@ -83,13 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="keep a command's event stream open for so long after its last event (default 0, execd to 1.1: 1)",
+        help="how long a command's event stream stays open after its last event (default 0; execd up to 1.1: 1)",
     )
     parser.add_argument(
-        "entrypoint",
-        nargs="*",
-        metavar="-- ENTRYPOINT",
-        help="program to start; the agent ends with it",
+        "entrypoint", nargs="*", metavar="-- ENTRYPOINT", help="program to start; the agent ends when it does"
     )
     return parser
 
@@ -115,7 +112,7 @@ def _listener(options: argparse.Namespace) -> socket.socket:
 
 
 def _restore_environment() -> None:
-    """Undo what Python sets for itself in a bare environment, so that commands do not see it."""
+    """Restore LC_CTYPE, which Python sets for itself where the locale is C, so that commands do not see it."""
     with suppress(OSError), open("/proc/self/environ", "rb") as file:
         given = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
         os.environ.pop("LC_CTYPE", None)
@@ -126,7 +123,7 @@ def _restore_environment() -> None:
 def _leave_out_openssl() -> None:
     """Keep hmac and http.client from loading OpenSSL: nothing here needs it."""
     for name in ("ssl", "_hashlib"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None is "not to be imported"
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None makes an import fail
 
 
 def _end_with_lifeline(lifeline: int) -> NoReturn:

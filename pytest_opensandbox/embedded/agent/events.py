@@ -14,7 +14,7 @@ from .processes import WatchedProcess
 CHUNK_BYTES = 32_768
 PING_SECONDS = 3.0
 _QUICK_SECONDS, _SLOW_SECONDS = 0.005, 0.1
-"""Between two looks at the output: quick after there was some, slower the longer it is silent."""
+"""Seconds between two reads of the output: short after there was some, longer while there is none."""
 
 
 class LineSplitter:
@@ -63,7 +63,7 @@ class FileTail:
         self._splitter = LineSplitter()
 
     def lines(self) -> Iterator[list[bytes]]:
-        """Yield batches of the lines that were finished since the last time; never more than is there now."""
+        """Yield batches of the lines that were finished since the last call, up to the present end of the file."""
         end = os.fstat(self._file.fileno()).st_size
         while self._position < end:
             data = os.pread(self._file.fileno(), min(CHUNK_BYTES, end - self._position), self._position)
@@ -125,10 +125,6 @@ class Pings:
         return ping()
 
 
-def _frame(event: dict[str, object]) -> bytes:
-    return encode(event) + b"\n\n"
-
-
 def follow(process: WatchedProcess, started_at: int, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[bytes]:
     """Yield events until the process has ended and its output is drained; the last one says how it ended.
 
@@ -164,3 +160,7 @@ def _last(process: WatchedProcess, started_at: int) -> bytes:
     if process.exit_code == 0:
         return complete((time.time_ns() - started_at) // 1_000_000)
     return error(str(process.exit_code), process.error)
+
+
+def _frame(event: dict[str, object]) -> bytes:
+    return encode(event) + b"\n\n"

@@ -259,7 +259,7 @@ def encode(value: Any) -> bytes:
 
 
 def escape(text: str) -> str:
-    """Escape in finished JSON what Go escapes besides; such characters can only stand inside its strings."""
+    """Escape in finished JSON the further characters that Go escapes; all of them can only stand inside strings."""
     for plain, escaped in _ESCAPES:
         text = text.replace(plain, escaped)
     return text
@@ -297,7 +297,7 @@ def missing_file_fails() -> Iterator[None]:
 
 
 class Router:
-    """Brings each request to its handler, and turns what the handler raises into a response.
+    """WSGI application that gives each request to its handler, and turns what the handler raises into a response.
 
     A missing file becomes a 404 and every other OSError a 500. No handler is given a HEAD request.
 

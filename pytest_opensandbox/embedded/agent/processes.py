@@ -15,13 +15,11 @@ from typing import IO, NamedTuple
 from . import paths
 from .http import BAD_BODY, RefusedError, reason
 
-_CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
-
-
 TERM_GRACE_SECONDS = 3.0
+_CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
 _PROBE_SECONDS = 0.01
 _started: set[int] = set()
-"""Process groups in which something may still run."""
+"""Process groups in which processes may still run."""
 
 
 class SpawnError(Exception):
@@ -29,7 +27,7 @@ class SpawnError(Exception):
 
 
 class CommandSpec(NamedTuple):
-    """What is to be run, and how."""
+    """What a request asks the agent to run, and how."""
 
     command: str
     """Text for a shell, unless ``argv`` is given."""
@@ -44,7 +42,7 @@ class CommandSpec(NamedTuple):
 
     @property
     def content(self) -> str:
-        """The command as one text, for status records."""
+        """The command as one text, for its status."""
         if not self.argv:
             return self.command
         import shlex  # only for the rare argv
@@ -61,11 +59,11 @@ def start(spec: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -
     extra = {**file_environment(), **spec.envs}
     environment = {**os.environ, **extra}
     user, group, groups = _identity(spec)
-    # The shell is the agent's, wherever PATH points for the command; a program is looked up as the command would.
+    # The shell is looked up in the agent's PATH, a program in the command's.
     program = spec.argv[0] if spec.argv else shell()
     argv = spec.argv or [os.path.basename(program), "-c", spec.command]
     try:
-        return subprocess.Popen(  # noqa: S603 - running what the client asks for is what the agent is for
+        return subprocess.Popen(  # noqa: S603 - the agent runs what the client asks for
             argv,
             executable=program,
             stdin=subprocess.DEVNULL,
@@ -101,7 +99,7 @@ def file_environment() -> dict[str, str]:
 
 
 def check_identity(uid: int | None, gid: int | None) -> None:
-    """Refuse a user or group that no process here can become.
+    """Refuse a user or group that no process in this sandbox can become.
 
     Raises:
         RefusedError: 400; the message says what to use instead.
@@ -174,7 +172,7 @@ class WatchedProcess:
     Args:
         process: just started, in a session of its own.
         timeout_seconds: kill the group after that long; None is never.
-        kills_group: whether what is left of the group dies with its leader.
+        kills_group: kill the rest of the group when its leader ends.
 
     Attributes:
         ended: set when ``exit_code``, ``error`` and ``finished_at`` are there.
@@ -212,7 +210,7 @@ class WatchedProcess:
                 _signal(self._process.pid, signal.SIGKILL)
 
     def interrupt(self) -> None:
-        """Send SIGTERM to the group, and SIGKILL when something of it is left after three seconds."""
+        """Send SIGTERM to the group, and SIGKILL when processes of it are left after three seconds."""
         group = self._process.pid
         self.signal_group(signal.SIGTERM)
         deadline = time.monotonic() + TERM_GRACE_SECONDS
@@ -242,7 +240,7 @@ class WatchedProcess:
 
 
 def kill_all() -> None:
-    """Kill every group that was started and in which something may still run."""
+    """Kill every process group that was started and may still have processes."""
     for group in list(_started):
         if _is_still_ours(group):
             _signal(-group, signal.SIGKILL)

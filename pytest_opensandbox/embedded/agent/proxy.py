@@ -73,7 +73,7 @@ _monitor = _DisconnectMonitor()
 
 
 def take_port(environ: Environ, own_port: int) -> str | None:
-    """Take ``/proxy/{port}`` off the path, as often as it is there and means the agent itself.
+    """Take ``/proxy/{port}`` off the path, repeatedly while the port is the agent's own.
 
     Args:
         environ: the WSGI environment; its path is changed.
@@ -107,7 +107,7 @@ def forward(environ: Environ, start_response: StartResponse, port: str) -> Itera
         sock = connection.sock = _connect(int(port))
         _send(connection, environ)
         response = connection.getresponse()
-        # Two lengths, or half of one: the client might believe the other.
+        # A client might read an ambiguous length differently, and take the rest for the next response.
         if not response.chunked and not (response.getheader("Content-Length") or "0").isdecimal():
             raise HTTPException("Content-Length")
     except (OSError, ValueError, OverflowError, HTTPException):
@@ -117,7 +117,7 @@ def forward(environ: Environ, start_response: StartResponse, port: str) -> Itera
 
 
 def _connect(port: int) -> socket.socket:
-    """Connect to a port of this sandbox's loopback: many servers that are told ``localhost`` listen on ::1 alone.
+    """Connect to a port of this sandbox's loopback: many servers on ``localhost`` listen on ::1 alone.
 
     Raises:
         OSError: nothing listens there; for IPv4, where neither answers.

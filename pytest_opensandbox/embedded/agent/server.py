@@ -1,4 +1,4 @@
-"""The HTTP server: the access token, the way to other ports, one table of routes, and waitress around it."""
+"""The HTTP server: waitress, the access token, the table of routes, and the reverse proxy to other ports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ Wsgi = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name
 OWN_PORT = 44772
+SPARE_CONNECTIONS = 64
+"""Connections besides those that may stream a command, so that a ping or an interrupt always gets through."""
 _UNAUTHORIZED = Response(
     http.encode({"error": f"Unauthorized: invalid or missing header {TOKEN_HEADER}"}),
     401,
@@ -28,15 +30,11 @@ _UNAUTHORIZED = Response(
 )
 
 
-SPARE_CONNECTIONS = 64
-"""On top of those that may stream a command: so that a flood of commands cannot shut out a ping or an interrupt."""
-
-
 def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
     """Return the application.
 
     Args:
-        token: what each request must carry, in its header or as the first segment of its path; empty lets everybody in.
+        token: what each request must carry, in its header or as the first segment of its path; empty accepts all.
         linger_seconds: how long a command's event stream stays open after its last event.
     """
     router = _router(Commands(linger_seconds), Sessions())
@@ -53,7 +51,7 @@ def make_app(*, token: str = "", linger_seconds: float = 0.0) -> Wsgi:
 
 
 def _is_authorized(environ: Environ, token: str) -> bool:
-    """Say whether a request carries the token, and take it off the path: what the request goes to is not told."""
+    """Return whether a request carries the token; one in the path is removed, so that no service sees it."""
     _, first, *rest = [*environ["PATH_INFO"].split("/", 2), ""][:3]
     if hmac.compare_digest(first.encode("latin-1"), token.encode()):
         environ["PATH_INFO"] = "/" + "".join(rest)
@@ -62,7 +60,7 @@ def _is_authorized(environ: Environ, token: str) -> bool:
 
 
 def _router(commands: Commands, sessions: Sessions) -> Router:
-    """Return the routes; whatever is not among them is a 404 in plain text, HEAD included."""
+    """Return the routes; every other request, HEAD included, is a 404 in plain text."""
 
     def interrupt(request: Request) -> Response:
         identifier = request.required("id")
@@ -98,14 +96,14 @@ def _router(commands: Commands, sessions: Sessions) -> Router:
 
 
 class GrowingDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
-    """Threads for requests, one more whenever all are busy: a slow command keeps nobody waiting."""
+    """Threads for requests, one more whenever all are busy, so that no request waits for a slow command."""
 
     def add_task(self, task: Any) -> None:
         """Hand a request to a thread that is free, or to a new one."""
         with self.lock:
             is_short = len(self.queue) >= len(self.threads) - self.active_count
         if is_short:
-            with suppress(RuntimeError):  # no more threads to be had: the request waits for its turn
+            with suppress(RuntimeError):  # the system refuses a thread: the request waits for its turn
                 self.set_thread_count(len(self.threads) + 1)
         super().add_task(task)
 
@@ -114,7 +112,7 @@ def make_server(app: Wsgi, listener: socket.socket) -> Any:
     """Return a waitress server; its ``run()`` serves until the process ends.
 
     Args:
-        app: what answers.
+        app: the application.
         listener: bound and listening, TCP or AF_UNIX.
     """
     logging.basicConfig(level=logging.ERROR, format="agent: %(message)s")

@@ -34,7 +34,7 @@ exit "$__USER_EXIT_CODE__"
 _EXPORT = re.compile(r"declare -x ([A-Za-z_][A-Za-z0-9_]*)(?:=(.*))?", re.DOTALL)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _POLL_MILLISECONDS = 100
-"""How often to see whether the client has gone or the time is up, while there is no output."""
+"""Interval of the checks for a client that has gone and for the timeout, while there is no output."""
 _DAY_MILLISECONDS = 24 * 3600 * 1000
 _LONGEST_VALUE = 8 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -46,7 +46,7 @@ class RunFailedError(Exception):
 
 
 class Session:
-    """What one session keeps from run to run.
+    """The variables and the directory that one session keeps from run to run.
 
     Args:
         cwd: where the first run starts; empty is the agent's own directory.
@@ -61,7 +61,7 @@ class Session:
         self.current: Run | None = None
 
     def script(self, command: str, cwd: str) -> str:
-        """Return a script that restores the session, runs the command, and prints what the session has become."""
+        """Return a script that restores the session, runs the command and prints its variables and directory."""
         lines = [f"export {name}={_quote(value)}" for name, value in sorted(_kept(self.variables).items())]
         lines += [f"cd {_quote(cwd)}"] if cwd else []
         return "\n".join([*lines, command.removesuffix("\n"), _EPILOGUE])
@@ -211,7 +211,7 @@ class Run:
 
 
 class ScriptOutput:
-    """Reads what a session's script prints: the command's output, then between markers what the session has become.
+    """Parser of what a session's script prints: the command's output, then variables and directory between markers.
 
     Attributes:
         variables: exported variables at the end of the run; empty when the script did not get that far.
@@ -242,7 +242,7 @@ class ScriptOutput:
         return self.feed(b"\n") if self._held else []
 
     def _shown(self, line: bytes) -> bytes:
-        """Return a line of output, or nothing when it belongs to the markers."""
+        """Return a line of output; read a line of the markers, and return nothing for it."""
         line = line.removesuffix(b"\r")
         if not self._in_variables and not line.startswith(b"__"):
             return line
@@ -294,7 +294,7 @@ def _start(path: str) -> subprocess.Popen[bytes]:
     if not shutil.which("bash"):
         raise RunFailedError("there is no bash")
     try:
-        return subprocess.Popen(  # noqa: S603 - running what the client asks for is what the agent is for
+        return subprocess.Popen(  # noqa: S603 - the agent runs what the client asks for
             ["bash", "--noprofile", "--norc", path],  # noqa: S607 - whichever bash the sandbox has
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
