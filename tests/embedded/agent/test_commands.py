@@ -212,7 +212,7 @@ def test_variables_of_a_request_lie_over_those_of_a_file_and_of_the_agent(tmp_pa
     assert texts(found) == ["agent request agent-file"]
 
 
-def test_slow_commands_keep_nobody_waiting(agent: Agent) -> None:
+def test_slow_commands_delay_no_other_request(agent: Agent) -> None:
     """A flood of commands must not take the threads that an interrupt or a health check needs."""
     slow = [threading.Thread(target=agent_request, args=(agent, "sleep 60")) for _ in range(60)]
     for thread in slow:
@@ -261,7 +261,7 @@ def test_memory_does_not_grow_when_the_client_is_slow(agent: Agent) -> None:
     assert agent.peak_kib - before < 40_000
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize(
     ("fields", "identity"),
     [
@@ -270,15 +270,15 @@ def test_memory_does_not_grow_when_the_client_is_slow(agent: Agent) -> None:
         pytest.param({"uid": 1}, ["1", "1", "1"], id="a known user gets his own"),
     ],
 )
-def test_a_command_runs_as_whom_it_is_asked_to(agent: Agent, fields: dict[str, int], identity: list[str]) -> None:
+def test_a_command_runs_as_the_user_asked_for(agent: Agent, fields: dict[str, int], identity: list[str]) -> None:
     assert texts(agent.run("id -u; id -g; id -G", **fields)) == identity
 
 
 @pytest.mark.parametrize(
     "fields",
-    [pytest.param({"uid": 65534, "gid": 65534}, id="somebody else"), pytest.param({"uid": 0, "gid": 5}, id="a group")],
+    [pytest.param({"uid": 65534, "gid": 65534}, id="another user"), pytest.param({"uid": 0, "gid": 5}, id="a group")],
 )
-def test_whom_nobody_can_become_here_is_refused_with_advice(fields: dict[str, int]) -> None:
+def test_a_user_that_does_not_exist_is_refused_with_advice(fields: dict[str, int]) -> None:
     """In a user namespace there is one user; the kernel's own answer would be a spawn error without a hint."""
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine refuses user namespaces")

@@ -1,7 +1,8 @@
-"""Sessions over a real socket: what is carried from run to run, and what is not."""
+"""Sessions over a real socket: what is kept from run to run, and what is not."""
 
 import pytest
 
+from pytest_opensandbox.embedded.agent.sessions import LONGEST_LINE_BYTES, RunFailedError, ScriptOutput
 from tests.embedded.agent_process import Agent, events, texts
 
 
@@ -101,3 +102,28 @@ def test_a_run_that_makes_no_sense_is_refused(agent: Agent, session: str, body: 
     response = agent.post(f"/session/{session}/run", json=body)
 
     assert (response.status_code, response.json()["code"]) == (400, "INVALID_REQUEST_BODY")
+
+
+@pytest.mark.parametrize(
+    ("dumped", "value"),
+    [
+        pytest.param(b'declare -x A="x y"', "x y", id="plain"),
+        pytest.param(b'declare -x A="q\\"b\\\\"', 'q"b\\', id="quote and backslash"),
+        pytest.param(b'declare -x A="\\$x"', "\\$x", id="a dollar keeps its backslash, as in ExecD"),
+        pytest.param(b"declare -x A", "", id="no value"),
+    ],
+)
+def test_a_session_reads_what_bash_exports(dumped, value):
+    printed = ScriptOutput()
+
+    printed.feed(b"__ENV_DUMP_START__\n" + dumped + b"\n__ENV_DUMP_END__\n")
+
+    assert printed.variables == {"A": value}
+
+
+def test_a_session_gives_up_on_a_line_of_16_mebibytes():
+    printed = ScriptOutput()
+    printed.feed(b"x" * (LONGEST_LINE_BYTES - 1))
+
+    with pytest.raises(RunFailedError):
+        printed.feed(b"x")

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_opensandbox.embedded.agent import events, http
+from pytest_opensandbox.embedded.agent import events
 from pytest_opensandbox.embedded.agent.events import LineSplitter
-from pytest_opensandbox.embedded.agent.sessions import LONGEST_LINE_BYTES, RunFailedError, ScriptOutput
 
 output = st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r", b"\r\n", b"\xc3\xa9", b"\xff", b"\0"])).map(b"".join)
 
@@ -63,59 +62,7 @@ def test_events_are_json_that_says_the_same(texts):
         pytest.param('"\\\t\x00\x1b', r"\"\\\t\u0000\u001b", id="quotes and control characters"),
     ],
 )
-def test_text_is_escaped_as_go_does(line, text):
+def test_text_in_events_is_escaped_as_by_go(line, text):
     frame = events.output("stdout", [line.encode()])
 
     assert frame.decode().startswith(f'{{"type":"stdout","text":"{text}","timestamp":')
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        pytest.param(b"\xff\xfe", "\ufffd\ufffd", id="bytes that begin nothing"),
-        pytest.param(b"\xe2\x82x", "\ufffd\ufffdx", id="each byte of an unfinished character"),
-    ],
-)
-def test_each_byte_that_is_not_utf8_becomes_one_replacement_character(line, text):
-    assert http.decode(line) == text
-
-
-def test_a_name_that_is_not_utf8_can_be_told_about():
-    assert http.encode({"path": "a\udcffb"}).decode() == '{"path":"a\ufffdb"}'
-
-
-@pytest.mark.parametrize(
-    ("nanoseconds", "text"),
-    [
-        pytest.param(1795434878918007692, "2026-11-23T11:54:38.918007692Z", id="nanoseconds"),
-        pytest.param(1795434878923710320, "2026-11-23T11:54:38.92371032Z", id="trailing zero dropped"),
-        pytest.param(1795434878000000000, "2026-11-23T11:54:38Z", id="no fraction"),
-    ],
-)
-def test_times_are_written_as_go_does(nanoseconds, text):
-    assert http.timestamp(nanoseconds) == text
-
-
-@pytest.mark.parametrize(
-    ("dumped", "value"),
-    [
-        pytest.param(b'declare -x A="x y"', "x y", id="plain"),
-        pytest.param(b'declare -x A="q\\"b\\\\"', 'q"b\\', id="quote and backslash"),
-        pytest.param(b'declare -x A="\\$x"', "\\$x", id="a dollar keeps its backslash, as in ExecD"),
-        pytest.param(b"declare -x A", "", id="no value"),
-    ],
-)
-def test_a_session_reads_what_bash_exports(dumped, value):
-    printed = ScriptOutput()
-
-    printed.feed(b"__ENV_DUMP_START__\n" + dumped + b"\n__ENV_DUMP_END__\n")
-
-    assert printed.variables == {"A": value}
-
-
-def test_a_session_gives_up_on_a_line_of_16_mebibytes():
-    printed = ScriptOutput()
-    printed.feed(b"x" * (LONGEST_LINE_BYTES - 1))
-
-    with pytest.raises(RunFailedError):
-        printed.feed(b"x")
