@@ -64,7 +64,7 @@ class Agent:
         return self._call(invocation.command, lambda: self._run(invocation))
 
     def copy(self, title: str, perform: Callable[[Transfer], T]) -> T:
-        """Copy files, which may be begun anew at another address.
+        """Copy files; a copy may begin again at another address.
 
         Args:
             title: says what is copied.
@@ -84,7 +84,7 @@ class Agent:
             self.history.append(record_move(repr(before), repr(endpoint)))
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explaining_failures(self) -> Iterator[None]:
         """Raise ``SandboxGoneError`` in place of an error that the end of the sandbox has caused."""
         try:
             yield
@@ -99,9 +99,9 @@ class Agent:
             raise gone from exc
 
     def _call(self, title: str | Sequence[str], perform: Callable[[], T], *, is_copy: bool = False) -> T:
-        """Perform a call, add it to the history however it ends, and explain its failure."""
+        """Perform a call, add its end to the history, and explain its failure."""
         started = time.monotonic()
-        with self.explained():
+        with self.explaining_failures():
             try:
                 result = self._follow(perform)
             except BaseException as exc:
@@ -129,7 +129,7 @@ class Agent:
         try:
             return perform()
         except (CommandLostError, TransportError, SharedAgentError) as exc:
-            # A shared agent has refused to run anything: an address of the cluster may belong to another by now.
+            # An agent of another sandbox has refused to run anything: Kubernetes may have reused the address.
             self._may_have_moved = not isinstance(exc, SharedAgentError)
             was_done = isinstance(exc, CommandLostError) or (isinstance(exc, TransportError) and not exc.unsent)
             if was_done or not self._find_new_address():
@@ -138,7 +138,7 @@ class Agent:
         return perform()
 
     def _find_new_address(self) -> bool:
-        """Ask for the address once; where it is another, wait until the agent answers there."""
+        """Ask for the address once; if it has changed, wait until the agent answers there."""
         try:
             with time_limit(self._client.timeouts.diagnosis_seconds):
                 if self._client.discover_execd(self.endpoint.sandbox_id) == self.endpoint:
@@ -155,11 +155,11 @@ class Agent:
         return True
 
     def _run(self, invocation: Invocation) -> CommandResult:
-        """Run a command at the address that is known; the first one there makes the directory of every sandbox."""
+        """Run a command at the known address; the first one there makes the directory that every sandbox has."""
         if invocation.uid is not None and not self._has_workspace:
-            # That user may not make a directory in /.
+            # The user of the command may not make a directory in /.
             self._run_quietly(["true"])
-        # The exact script itself looks whose agent it is given, unless a file goes before it.
+        # The exact script checks the agent itself, but a file of input would be uploaded before it runs.
         if invocation.is_live or invocation.stdin is not None:
             self._check_own()
         run = run_live if invocation.is_live else run_exact
@@ -169,8 +169,8 @@ class Agent:
         return result
 
     def _run_quietly(self, command: Sequence[str]) -> CommandResult:
-        """Run a command that a copy needs: as root of the sandbox, and outside the history."""
-        # A sandbox may make it wait for ever, by a FIFO for example.
+        """Run a command that a copy needs, as root of the sandbox, and add nothing to the history."""
+        # A FIFO in the sandbox, for example, would make it wait without end.
         seconds = self._client.timeouts.copy_seconds
         return self._run(Invocation(command=command, timeout=seconds, max_bytes=MAX_STREAM_BYTES))
 
@@ -179,14 +179,14 @@ class Agent:
         return Transfer(self._client, self.endpoint, self._run_quietly)
 
     def _check_own(self) -> None:
-        """Make sure, once for an address, that the agent is this sandbox's own, where the address leaves that open."""
+        """Check, once for each address, that the agent is this sandbox's own, unless the address shows it."""
         if not self._is_own and may_be_shared(self.endpoint):
             self._run_quietly(["true"])
         self._is_own = True
 
 
 def may_be_shared(endpoint: Endpoint) -> bool:
-    """Return whether an agent may be that of several sandboxes, as far as its address shows.
+    """Return whether several sandboxes may share the agent at an address.
 
     Docker's bridge network and the embedded server give each sandbox a port of its own, a gateway a header.
     """

@@ -1,8 +1,8 @@
-"""One command and its circumstances, and the script around it that keeps what it writes byte for byte.
+"""One command with its settings, and the script around it that captures its output byte for byte.
 
 The script makes two private files, runs the command as its child with a pipe for each stream, and lets ``cat`` carry
-the pipes into the files. Pipes, because a command may open ``/dev/stderr`` again, and would cut off a file by that.
-Beyond a limit ``tail`` takes over from ``cat``, so that neither side ever holds much more than was asked for.
+the pipes into the files. It needs pipes: a command may open ``/dev/stderr`` again, which would truncate a file.
+Beyond a limit ``tail`` takes over from ``cat``, so that neither side holds much more than was asked for.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pytest_opensandbox.client.sandbox_opts import check_env
 ID_VARIABLE = "OPENSANDBOX_ID"
 """Holds the sandbox's id: the server sets it, and the agent passes it on to what it runs. Some servers set none."""
 REFUSAL = "!another-sandbox:"
-"""How the output of a guarded script begins that another sandbox's agent was given."""
+"""Beginning of the output of a guarded script in another sandbox."""
 REFUSAL_EXIT_CODE = 96
-"""Its exit code."""
+"""Exit code of a guarded script in another sandbox."""
 WORKSPACE = "/workspace"
 """A directory that every sandbox has, and where commands run whose image names no working directory of its own."""
 INLINE_BYTES = 32_766
-"""Longest stream that the script's own report holds; a multiple of three, so that one byte more is a longer base64."""
+"""Longest stream that the report of the script holds; a multiple of 3, so that one more byte has a longer base64."""
 DIRECTORIES = ("/var/tmp", "/tmp")  # noqa: S108 - in the sandbox, and the names cannot be guessed
 """Where the files that hold the streams may be."""
 NO_FILES = "-"
-"""The report's first line where the streams could not be kept; what the command writes follows."""
+"""First line of the output if the script could make no files; the command's own output follows."""
 ELSEWHERE = "-"
-"""Stands in the report for a stream that is too long for it."""
+"""Replaces a stream in the report that is too long for it."""
 
-# An image that names no directory, or no language, leaves / and the locale C; the sandboxes of all backends are alike.
+# Without a directory or a language in the image, commands would run in / and in the locale C on some backends only.
 _LANGUAGE = (
     *("LANG", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME"),
     *("LC_ADDRESS", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_NAME", "LC_PAPER", "LC_TELEPHONE"),
@@ -45,7 +45,7 @@ _LANGUAGE = (
 _SET_LANGUAGE = f'[ -n "{"".join(f"${{{name}+x}}" for name in _LANGUAGE)}" ] || export LANG=C.UTF-8; '
 _MAKE_WORKSPACE = f"[ -d {WORKSPACE} ] || mkdir -m 755 {WORKSPACE} </dev/null >/dev/null 2>&1; "
 _ENTER_WORKSPACE = f'[ "$PWD" != / ] || {{ cd {WORKSPACE} && unset OLDPWD; }} 2>/dev/null; '
-# What cat reads at once is lost where it meets the limit, so the limit lies well behind what anybody asked for.
+# The last read of cat is lost when it meets the limit, so the limit lies well beyond max_bytes.
 _MARGIN_BYTES = 1024 * 1024
 # dash counts a limit in 512 bytes, bash in 1,024.
 _BLOCK_BYTES = 512
@@ -54,11 +54,11 @@ _SHELL_VARIABLES = frozenset(
     {"BASH", "BASH_ENV", "BASHOPTS", "CDPATH", "ENV", "IFS", "LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "SHELLOPTS"}
     | {ID_VARIABLE}
 )
-# Positional parameters, because a variable of the script would hide the command's own of that name. Descriptors,
-# because the command may remove the files. Rather not in /tmp, where a test looks for what a program left behind.
-# A program costs more than a millisecond to start, so none is started for a stream that is empty.
-# An agent that reads this script's output by the file's name finds nothing where the command removed that file, in /tmp
-# where execd keeps it as NAME.stdout; so the file is made again.
+# The script uses positional parameters, because its variables would hide those of the command with the same names.
+# It uses descriptors, because the command may remove the files. It prefers /var/tmp, because a test may look into /tmp
+# for the files of its program. It starts no program for an empty stream, because each takes more than a millisecond.
+# execd keeps this script's output in /tmp as NAME.stdout and reads it by that name: if the command removed the file,
+# the script makes it again.
 _SCRIPT = """\
 set -- {name} "${{BASH:-/bin/sh}}"
 if [ -w {first} ]; then set -- "{first}/$1" "$2"; else set -- "{second}/$1" "$2"; fi
@@ -89,7 +89,7 @@ echo "1+$a"; echo "2+$b"
 
 @dataclass(frozen=True, kw_only=True)
 class Invocation:
-    """One command and the circumstances in which it runs.
+    """One command and how it runs.
 
     Raises:
         ConfigError: a value breaks a rule; names the field and the rule.
@@ -132,7 +132,7 @@ class Invocation:
 
     @property
     def agent_cwd(self) -> str | None:
-        """The working directory as the agent can be told.
+        """The working directory that the agent is asked for.
 
         None for one that it would alter, because it expands ``$NAME``, and for one that the script makes first.
         """
@@ -193,11 +193,11 @@ class Invocation:
 
 
 def guarded(script: str, sandbox_id: str) -> str:
-    """Return a script that runs in this sandbox only; elsewhere it says whose agent has been given it.
+    """Return a script that runs in this sandbox only; in another it prints that sandbox's id and runs nothing.
 
     Args:
         script: text for the sandbox's shell.
-        sandbox_id: the sandbox; "" for one that is not known, where nothing is checked.
+        sandbox_id: the sandbox; "" if it is not known, and nothing is checked.
     """
     if not sandbox_id:
         return script

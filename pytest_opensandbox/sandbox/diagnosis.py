@@ -1,4 +1,4 @@
-"""Why a sandbox is gone, asked of the server when its agent does not answer any more."""
+"""The reason why a sandbox has ended, as the server reports it once the agent no longer answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_opensandbox.errors import (
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
 
-# A server tells its time in whole seconds.
+# A server reports its time in whole seconds.
 _CLOCK = timedelta(seconds=2)
 _LOG_CHARACTERS = 4_000
 _PASSING_STATUSES = frozenset({502, 503, 504})
@@ -29,7 +29,7 @@ _OUT_OF_MEMORY = re.compile(r"\boom|out.of.memory", re.IGNORECASE)
 
 
 def may_be_gone(error: OpenSandboxError) -> bool:
-    """Tell whether an error is one that the end of a sandbox may have caused."""
+    """Return whether the end of a sandbox may have caused an error."""
     if isinstance(error, NotFoundError):
         return not error.code.endswith(_NO_FILE)
     if isinstance(error, ApiError):
@@ -38,21 +38,21 @@ def may_be_gone(error: OpenSandboxError) -> bool:
 
 
 def diagnose(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
-    """Return what became of a sandbox, or None for one that lives, or of which nobody can tell.
+    """Return the error that says why a sandbox has ended; None if it lives, or if the server cannot say.
 
     Args:
-        client: asks the server and the agent.
-        endpoint: the agent, as it was known.
+        client: talks to the server and the agent.
+        endpoint: the last known address of the agent.
     """
 
     def look() -> tuple[SandboxGoneError | None] | None:
         try:
-            box = client.get_sandbox(endpoint.sandbox_id)
+            sandbox = client.get_sandbox(endpoint.sandbox_id)
         except NotFoundError:
             return (_vanished(client, endpoint.sandbox_id),)
-        if box.is_final:
-            return (_ended(client, box),)
-        return (None,) if not box.is_running or _answers(client, endpoint) else None
+        if sandbox.is_final:
+            return (_ended(client, sandbox),)
+        return (None,) if not sandbox.is_running or _answers(client, endpoint) else None
 
     def give_up(waited_seconds: float, attempts: int) -> Exception:
         return OpenSandboxError("it runs, and its agent does not answer")
@@ -75,7 +75,7 @@ def _answers(client: Client, endpoint: Endpoint) -> bool:
 
 
 def _vanished(client: Client, sandbox_id: str) -> SandboxGoneError:
-    """Return the error for a sandbox that the server does not know any more."""
+    """Return the error for a sandbox that the server no longer knows."""
     end, now = client.known_end(sandbox_id), client.server_time()
     if end is None:
         return SandboxGoneError(sandbox_id, "deleted by someone")
@@ -85,17 +85,18 @@ def _vanished(client: Client, sandbox_id: str) -> SandboxGoneError:
     return SandboxGoneError(sandbox_id, "deleted by someone", facts=f"{left:.0f} s before its time was up")
 
 
-def _ended(client: Client, box: SandboxResponse) -> SandboxGoneError:
+def _ended(client: Client, sandbox: SandboxResponse) -> SandboxGoneError:
     """Return the error for a sandbox that has ended by itself, or is being deleted."""
-    if box.is_stopping:
-        return SandboxGoneError(box.id, "deleted by someone", facts="the server is stopping it", state=box.state)
-    events = _diagnostics(client, box.id, events=True)
-    found = _EXIT_CODE.search(f"{box.message}\n{events}")
-    exited = f"exit {found[1]}" if found else box.why or "the server gives no reason"
-    memory = ", out of memory" if _OUT_OF_MEMORY.search(f"{box.why}\n{events}") else ""
-    verb = "ended" if box.state == "Terminated" else "crashed"
-    logs = _diagnostics(client, box.id)[-_LOG_CHARACTERS:]
-    return SandboxGoneError(box.id, f"{verb}: {exited}{memory}", facts=box.why, state=box.state, logs=logs)
+    if sandbox.is_stopping:
+        facts = "the server is stopping it"
+        return SandboxGoneError(sandbox.id, "deleted by someone", facts=facts, state=sandbox.state)
+    events = _diagnostics(client, sandbox.id, events=True)
+    found = _EXIT_CODE.search(f"{sandbox.message}\n{events}")
+    exited = f"exit {found[1]}" if found else sandbox.why or "the server gives no reason"
+    memory = ", out of memory" if _OUT_OF_MEMORY.search(f"{sandbox.why}\n{events}") else ""
+    verb = "ended" if sandbox.state == "Terminated" else "crashed"
+    logs = _diagnostics(client, sandbox.id)[-_LOG_CHARACTERS:]
+    return SandboxGoneError(sandbox.id, f"{verb}: {exited}{memory}", facts=sandbox.why, state=sandbox.state, logs=logs)
 
 
 def _diagnostics(client: Client, sandbox_id: str, *, events: bool = False) -> str:

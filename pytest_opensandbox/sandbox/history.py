@@ -1,4 +1,4 @@
-"""A sandbox's story, command by command and copy by copy, for the report of a failed test."""
+"""The history of one sandbox, a record for each command and copy, which the report of a failed test shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAIL_BYTES = 2_000
 
 @dataclass(frozen=True)
 class CommandRecord:
-    """One line of a sandbox's story: a command or a copy, and how it ended."""
+    """One command or copy, and how it ended."""
 
     command: str | Sequence[str]
     """Text for the shell, or the argument list; of a copy, what was copied."""
@@ -36,14 +36,14 @@ class CommandRecord:
     is_copy: bool = False
     """Whether it is a put or a get."""
     is_note: bool = False
-    """Whether it is what happened to the sandbox, rather than something that was asked for."""
+    """Whether it is an event of the sandbox itself, not something that the test asked for."""
 
 
 class History(deque[CommandRecord]):
-    """The last records of one sandbox, oldest first; of older ones only how many there were is kept.
+    """The last records of one sandbox, oldest first; older ones are only counted.
 
     Args:
-        records: to begin with.
+        records: the first records.
     """
 
     def __init__(self, records: Iterable[CommandRecord] = ()) -> None:
@@ -53,13 +53,13 @@ class History(deque[CommandRecord]):
             self.append(record)
 
     def append(self, record: CommandRecord) -> None:
-        """Add a record; the oldest makes room where there is none."""
+        """Add a record; a full history drops its oldest."""
         if len(self) == self.maxlen and not self[0].is_note:
             (self._copies if self[0].is_copy else self._commands).append(self[0].started)
         super().append(record)
 
     def forgotten(self, since: float) -> tuple[int, int]:
-        """Return how many commands and how many copies made room for others.
+        """Return how many commands and how many copies were dropped.
 
         Args:
             since: leave out what began earlier; ``time.monotonic()`` seconds.
@@ -69,7 +69,7 @@ class History(deque[CommandRecord]):
 
 
 def source_of(src: bytes | str | os.PathLike[str]) -> str:
-    """Say what is put, without its content."""
+    """Describe what a put copies, without its content."""
     if isinstance(src, (bytes, str)):
         return counted(len(src), "byte" if isinstance(src, bytes) else "character")
     return str(src)
@@ -85,21 +85,21 @@ def record_result(result: CommandResult, started: float) -> CommandRecord:
 
 
 def record_move(old: str, new: str) -> CommandRecord:
-    """Return the note that a sandbox's agent is elsewhere now, as after a pause on Kubernetes.
+    """Return the note that a sandbox's agent has another address, as after a pause on Kubernetes.
 
     Args:
-        old: where it was.
-        new: where it is.
+        old: its address before.
+        new: its address now.
     """
     text = f"its agent moved from {old} to {new}: what ran has ended, and files may be those of the image again"
     return CommandRecord(text, time.monotonic(), 0.0, "moved", is_note=True)
 
 
 def record_end(why: str) -> CommandRecord:
-    """Return the note that a sandbox was found to be gone.
+    """Return the note that a sandbox has ended.
 
     Args:
-        why: what became of it.
+        why: the reason, in a few words.
     """
     return CommandRecord(f"it is gone: {why}", time.monotonic(), 0.0, "gone", is_note=True)
 

@@ -1,4 +1,4 @@
-"""The life of a sandbox: created with its run's tags and a short lease, made ready, kept alive, deleted."""
+"""Creation and deletion of sandboxes, with the run's tags, a short lease, and a search for lost creates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
-from pytest_opensandbox.sandbox.progress import Phases, Progress, Tell
+from pytest_opensandbox.sandbox.progress import Notify, Phases, Progress
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, Ledger, RunTags
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.endpoints import Endpoint
@@ -19,7 +19,7 @@ from pytest_opensandbox.transport.failures import advised, may_pass
 from pytest_opensandbox.transport.retry import poll_until_ready, retry_create, time_limit
 
 _AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
-_NO_ROOM_STATUS = 429
+_NO_CAPACITY_STATUS = 429
 _NOT_PLACED = "POD_READY_TIMEOUT"
 
 
@@ -36,15 +36,15 @@ class ReadySandbox:
 
 
 class Lifecycle:
-    """Creates sandboxes that cannot be forgotten, and deletes them.
+    """Creates sandboxes so that each can be found again, and deletes them.
 
     Args:
         client: talks to the server.
-        tags: go on every create.
+        tags: labels of every sandbox.
         lease_seconds: time to live of every sandbox, renewed while this process lives; whole seconds, 60 … 86,400.
-        ready_timeout: how long a sandbox may take to become ready, and how long a server without room is asked
-            again; seconds.
-        tell: shows a line to whoever waits for a sandbox that takes long; None for nobody.
+        ready_timeout: how long a sandbox may take to become ready, and how long a create is repeated on a server
+            without capacity; seconds.
+        tell: shows the user a line while a sandbox takes long; None to show nothing.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Lifecycle:
         tags: RunTags,
         lease_seconds: int = 120,
         ready_timeout: float = 60.0,
-        tell: Tell | None = None,
+        tell: Notify | None = None,
     ) -> None:
         self.client = client
         self.tags = tags
@@ -83,7 +83,7 @@ class Lifecycle:
         with self.progress.phases() as phases:
             created = self._create(tagged, phases, f"creating a sandbox from {source}")
             response, endpoint = self._await_ready(created, phases, f"the sandbox from {source} is created")
-        # On Docker the labels of the image are among those that the server tells.
+        # On Docker the server reports the labels of the image, too.
         return ReadySandbox(replace(response, metadata=tagged.metadata), endpoint, source)
 
     def delete(self, sandbox_id: str) -> None:
@@ -113,10 +113,10 @@ class Lifecycle:
         self.progress.close()
 
     def _create(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
-        """Create one; where the answer was lost, look for what it may have made by its unique tag."""
+        """Create a sandbox; if the answer was lost, look for the sandbox by the tag of this create."""
         started = time.monotonic()
         try:
-            created = self._create_patiently(opts, phases, phase)
+            created = self._create_with_retries(opts, phases, phase)
         except (TransportError, ApiError, ProtocolError) as exc:
             found = self._find_usable(opts) if may_have_created(exc) else []
             if not found:
@@ -127,9 +127,9 @@ class Lifecycle:
                 raise
             created = found[0]
         except BaseException:
-            # The server may still be at it: unless what it makes is there already, the sweep waits for that.
+            # The server may still create it: unless the sandbox exists already, the sweep waits for it.
             self.ledger.mark_unconfirmed(opts.metadata[TAG_CREATE])
-            # Whoever pressed Ctrl-C does not want to wait, and the sweep comes after this.
+            # The user who pressed Ctrl-C does not want to wait, and the sweep comes after this.
             for stray in look_up(self.client, _own_label(opts), settling=0):
                 self.ledger.mark_confirmed(opts.metadata[TAG_CREATE])
                 self._discard(stray.id)
@@ -137,8 +137,8 @@ class Lifecycle:
         self.ledger.add(created.id)
         return created
 
-    def _create_patiently(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
-        """Create; ask again where the server says that it has made nothing and may do so later."""
+    def _create_with_retries(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
+        """Create, and repeat it while the server says that it has made nothing and may do so later."""
 
         def create() -> SandboxResponse:
             phases.enter(f"{phase}; where the server lacks the image, it is being pulled")
@@ -161,14 +161,14 @@ class Lifecycle:
             raise
 
     def _find_usable(self, opts: SandboxOpts) -> list[SandboxResponse]:
-        """Return what a create made that can still be used; a server that gave up is taking its own back."""
+        """Return the sandboxes of a create that can still be used; a server that gave up is deleting its own."""
         found = look_up(self.client, _own_label(opts))
-        for ending in (box for box in found if box.is_final):
+        for ending in (sandbox for sandbox in found if sandbox.is_final):
             self._discard(ending.id)
-        return [box for box in found if not box.is_final]
+        return [sandbox for sandbox in found if not sandbox.is_final]
 
     def _discard(self, sandbox_id: str) -> None:
-        """Delete on the way out of a failure, which must not be hidden by another; the sweep finds what stays."""
+        """Delete after a failure, and raise nothing that would hide it; the sweep finds what stays."""
         try:
             self.delete(sandbox_id)
         except OpenSandboxError:
@@ -176,19 +176,19 @@ class Lifecycle:
 
 
 def may_have_created(error: OpenSandboxError) -> bool:
-    """Tell whether a create that failed in this way may have made a sandbox nevertheless."""
+    """Return whether a create may have made a sandbox although it failed with this error."""
     if isinstance(error, ApiError):
         return error.status in _AMBIGUOUS_STATUSES
     return isinstance(error, ProtocolError) or (isinstance(error, TransportError) and not error.unsent)
 
 
 def look_up(client: Client, label: Mapping[str, str], *, settling: float | None = None) -> list[SandboxResponse]:
-    """Return the sandboxes with a label: as soon as there are any, or none when the listings have stayed empty.
+    """Return the sandboxes with a label, as soon as a listing has any; none once listings have stayed empty.
 
-    What the server makes later than that, and what it could not be asked for, is left to the sweep and to the lease.
+    The sweep and the lease end a sandbox that the server makes later, or while it cannot be asked.
 
     Args:
-        client: asks the server.
+        client: talks to the server.
         label: unique to one create.
         settling: how long the listings must stay empty; seconds, default ``Timeouts.settling_seconds``.
     """
@@ -215,10 +215,10 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
 
 
 def _advice(error: ApiError, waited: float) -> str:
-    """Return what to do about a create that a server without room refused, or ""."""
-    if error.status == _NO_ROOM_STATUS:
+    """Return advice about a create that a server without capacity refused; "" for another error."""
+    if error.status == _NO_CAPACITY_STATUS:
         return (
-            f"refused for {waited:.1f} s: run fewer workers, make more room on the server,"
+            f"refused for {waited:.1f} s: run fewer workers, give the server more capacity,"
             " or raise --opensandbox-ready-timeout"
         )
     if error.code.endswith(_NOT_PLACED):

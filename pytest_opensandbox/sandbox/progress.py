@@ -1,4 +1,4 @@
-"""Says what a wait is for, once it has lasted so long that somebody may wonder."""
+"""Messages for the user about waits that last long."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-SILENCE_SECONDS = 5.0
-"""How long a wait may last before it is explained."""
-
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 class Progress:
-    """Watches waits from one thread, which the first of them starts; short waits cost next to nothing.
+    """Watches waits from one thread, which the first wait starts; short waits cost next to nothing.
 
     Args:
-        tell: shows a line to whoever waits; called from that thread. None for nobody.
+        notify: shows the user a line; called from that thread. None to show nothing.
     """
 
-    def __init__(self, tell: Tell | None) -> None:
-        self._tell = tell
+    notice_seconds = 5.0
+    """How long a phase may last before the user is told what it is for."""
+
+    def __init__(self, notify: Notify | None) -> None:
+        self._notify = notify
         self._changed = threading.Condition()
         self._waits: dict[Phases, tuple[float, str]] = {}
         self._thread: threading.Thread | None = None
@@ -33,28 +33,30 @@ class Progress:
         return Phases(self)
 
     def close(self) -> None:
-        """Tell nothing more; safe to call again."""
+        """Show nothing more; safe to call again."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
 
-    def _watch_over(self, wait: Phases, phase: str) -> None:
-        if self._tell is None:
+    def watch(self, wait: Phases, phase: str) -> None:
+        """Notify the user if a wait is still in this phase after ``notice_seconds``."""
+        if self._notify is None:
             return
         with self._changed:
-            self._waits[wait] = (time.monotonic() + SILENCE_SECONDS, phase)
+            self._waits[wait] = (time.monotonic() + self.notice_seconds, phase)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="opensandbox-progress", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="opensandbox-progress", daemon=True)
                 self._thread.start()
             elif self._is_idle:
                 # A thread that is not idle wakes before this wait is over, and need not be woken for it.
                 self._changed.notify()
 
-    def _forget(self, wait: Phases) -> None:
+    def forget(self, wait: Phases) -> None:
+        """Watch a wait no longer."""
         with self._changed:
             self._waits.pop(wait, None)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
                 if self._is_closed:
@@ -68,32 +70,33 @@ class Progress:
                     self._is_idle = first is None
                     self._changed.wait(None if first is None else first - now)
             for wait, phase in late.items():
-                wait.tell(self._tell, phase)
+                wait.shown.add(phase)
+                if self._notify is not None:
+                    self._notify(f"{phase} ({self.notice_seconds:g} s so far)")
 
 
 class Phases:
-    """The phases of one wait; each is told once, if it lasts. As a context manager it falls silent at the end."""
+    """The phases of one wait; each is shown once, if it lasts. As a context manager it ends the wait.
+
+    Args:
+        progress: watches the wait.
+    """
 
     def __init__(self, progress: Progress) -> None:
+        self.shown: set[str] = set()
+        """The phases that the user was told about."""
         self._progress = progress
-        self._told: set[str] = set()
 
     def enter(self, phase: str) -> None:
         """Begin a phase, and leave the one before.
 
         Args:
-            phase: what is being waited for, as a sentence without its end.
+            phase: the reason to wait, as a sentence without its end.
         """
-        if phase in self._told:
-            self._progress._forget(self)
+        if phase in self.shown:
+            self._progress.forget(self)
         else:
-            self._progress._watch_over(self, phase)
-
-    def tell(self, tell: Tell | None, phase: str) -> None:
-        """Tell a phase that has lasted, and for how long."""
-        self._told.add(phase)
-        if tell is not None:
-            tell(f"{phase} ({SILENCE_SECONDS:g} s so far)")
+            self._progress.watch(self, phase)
 
     def __enter__(self) -> Phases:
         return self
@@ -101,4 +104,4 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress._forget(self)
+        self._progress.forget(self)

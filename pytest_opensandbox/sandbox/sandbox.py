@@ -127,7 +127,8 @@ class Sandbox:
         Args:
             command: text runs in the sandbox's shell; a list is an argument list that no shell interprets.
             check: raise where the command does not exit with 0.
-            cwd: absolute working directory, which must exist; one with ``$`` that does not is told on standard error.
+            cwd: absolute working directory, which must exist; for one with ``$`` that does not, the shell says so on
+                standard error.
                 Default that of the image, and ``/workspace`` where it names none.
             env: variables on top of the sandbox's own.
             uid: numeric user to run as.
@@ -270,18 +271,20 @@ class Sandbox:
             SandboxClosedError: the sandbox is closed.
         """
         self._check_open()
-        with self._agent.explained():
+        with self._agent.explaining_failures():
             return take_snapshot(self._lifecycle, self.id, name, timeout=timeout)
 
     def endpoint(self, port: int, *, signed_for: float | None = None) -> Endpoint:
-        """Return where a port of the sandbox can be reached from here by HTTP; send its headers on every request.
+        """Return the address at which a port of the sandbox is reached by HTTP; send its headers on every request.
 
-        Other protocols do not pass: run their clients in the sandbox. The address may hold what opens the port.
-        What listens on loopback is reached, too, but not through the own proxy of a server on Docker; use 0.0.0.0.
+        Other protocols do not pass: run their clients in the sandbox. The address may hold the secret that opens the
+        port.
+        A service on loopback is reached, too, but not through the own proxy of a server on Docker: there it must
+        listen on 0.0.0.0.
 
         Args:
             port: where a server in the sandbox speaks HTTP; 1 … 65,535.
-            signed_for: ask a Kubernetes gateway for an address that opens the port to whoever has it, for so many
+            signed_for: ask a Kubernetes gateway for an address that opens the port to everyone who has it, for so many
                 seconds; None for the usual one.
 
         Raises:
@@ -293,7 +296,7 @@ class Sandbox:
             TransportError: the server does not answer.
         """
         self._check_open()
-        with self._agent.explained():
+        with self._agent.explaining_failures():
             return self._lifecycle.client.get_endpoint(self.id, port, signed_for=signed_for)
 
     def pause(self, *, timeout: float = PAUSE_SECONDS) -> None:
@@ -322,7 +325,7 @@ class Sandbox:
             raise
 
     def resume(self, *, timeout: float | None = None) -> None:
-        """Let a paused sandbox run again, and return when commands can run in it, wherever it is then.
+        """Let a paused sandbox run again, and return when commands can run in it; its address may be another.
 
         Args:
             timeout: seconds that it may take; default ``--opensandbox-ready-timeout``.
@@ -368,7 +371,7 @@ class Sandbox:
         return f"<{type(self).__name__} {self.id} image={self.image} {self.state}>"
 
     def _check_open(self, *, paused: bool = False) -> None:
-        """Refuse what a closed sandbox cannot do, and unless it may be paused, what a paused one cannot."""
+        """Refuse a call on a closed sandbox, and on a paused one unless the call may be made then."""
         if self._closed:
             raise SandboxClosedError(self.id)
         if self._paused and not paused:
@@ -376,7 +379,7 @@ class Sandbox:
 
 
 def _words(command: str | Sequence[str | os.PathLike[str]]) -> str | Sequence[str]:
-    """Return a command with its path objects as text; what is neither text nor a list is refused later."""
+    """Return a command with its path objects as text; other types are refused later."""
     if isinstance(command, (str, bytes)) or not isinstance(command, Iterable):
         return command
     return [_text(word) for word in command]

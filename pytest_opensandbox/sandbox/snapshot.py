@@ -1,4 +1,4 @@
-"""Snapshots of sandboxes: each carries its run in its name, by which a sweep finds it."""
+"""Snapshots of sandboxes, whose names carry the run, so that a sweep finds them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNABLE = ("SNAPSHOT::UNSUPPORTED_RUNTIME", "RUNTIME_PREFLIGHT_FAILED", "SNAPSHO
 
 
 def run_prefix(run_id: str) -> str:
-    """Return how the names of all snapshots of a run begin, and of no other run's."""
+    """Return the beginning of the names of all snapshots of a run, and of no other run."""
     return f"pytest-opensandbox.{run_id}."
 
 
@@ -30,9 +30,9 @@ def take_snapshot(
     """Take a snapshot that belongs to the run, and return it when it is ready.
 
     Args:
-        lifecycle: whose server and run it is.
+        lifecycle: knows the server and the run.
         sandbox_id: the source, which must run.
-        name: what it is called behind the run's id; any text, None for a name of its own.
+        name: follows the run's id in its name; any text, None for a random one.
         timeout: seconds until it must be ready.
 
     Raises:
@@ -40,7 +40,7 @@ def take_snapshot(
         ApiError: the server refuses; see ``lacks_snapshots``.
         TransportError: the server does not answer.
     """
-    # Before it is begun, so that the sweep looks for it even where the answer never comes.
+    # Set before the request, so that the sweep looks for the snapshot even if the answer never comes.
     lifecycle.ledger.has_snapshots = True
     with lifecycle.progress.phases() as phases:
         phases.enter(f"taking a snapshot of sandbox {sandbox_id}")
@@ -54,20 +54,20 @@ def take_snapshot(
 
 
 def lacks_snapshots(error: ApiError) -> bool:
-    """Tell whether a refusal means that there are no snapshots here at all, on this server or for this sandbox."""
+    """Return whether a refusal means that this server, or this kind of sandbox, has no snapshots at all."""
     if error.status == 404:
-        # A server from before there were snapshots knows no such route; this one does not know the sandbox.
+        # A server older than snapshots has no such route; this code means that the sandbox does not exist.
         return not error.code.endswith("SANDBOX_NOT_FOUND")
     return error.status in _MISSING_STATUSES or error.code.endswith(_UNABLE)
 
 
 def project_mark(project: str) -> str:
-    """Return a project's mark: its label may hold every character that could end it in a name."""
+    """Return a digest of a project's name: the name itself may hold any character that separates parts of a name."""
     return hashlib.sha256(project.encode()).hexdigest()[:8]
 
 
 def _begin(lifecycle: Lifecycle, phases: Phases, sandbox_id: str, name: str) -> Snapshot:
-    """Begin a snapshot; where the answer was lost, look for what was begun by its name, which is its own."""
+    """Begin a snapshot; if the answer was lost, look for the snapshot by its unique name."""
     client = lifecycle.client
 
     def before_wait(refusal: ApiError) -> None:

@@ -1,4 +1,4 @@
-"""The record of what a run creates: labels, the ledger of one process, and tallies that add up over all processes."""
+"""The record of what exists: labels of a run, the ledger of one process, and tallies that add up over processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAG_CREATE = "pytest-opensandbox.create"
 
 @dataclass(frozen=True)
 class RunTags:
-    """Who is asking: the labels by which a run's sandboxes are found again."""
+    """The labels by which a run's sandboxes are found again."""
 
     run_id: str
     """Unique for one pytest run, the same on all its workers."""
@@ -33,7 +33,7 @@ class RunTags:
 
         Args:
             test: name of the test that asks.
-            is_restored: the sandbox is made from a snapshot, and would inherit the labels that are left out.
+            is_restored: whether it is made from a snapshot, of which it would inherit the labels that are left out.
         """
         tags = {
             TAG_RUN: self.run_id,
@@ -45,7 +45,7 @@ class RunTags:
 
 
 class Ledger:
-    """What was created and what became of it; safe to use from several threads."""
+    """The sandboxes that one process created and deleted; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,28 +63,28 @@ class Ledger:
 
     @property
     def left(self) -> tuple[str, ...]:
-        """Ids of the sandboxes that nobody has deleted yet."""
+        """Ids of the sandboxes that are not deleted yet."""
         with self._lock:
             return tuple(sandbox_id for sandbox_id in self._created if sandbox_id not in self._gone)
 
     @property
     def unanswered(self) -> tuple[str, ...]:
-        """Tags of the creates that may yet make a sandbox, though nobody has seen any."""
+        """Tags of creates that may still make a sandbox, of which no listing had one so far."""
         with self._lock:
             return tuple(self._unanswered)
 
     def is_gone(self, sandbox_id: str) -> bool:
-        """Say whether it is known that a sandbox no longer exists."""
+        """Return whether a sandbox is known to exist no longer."""
         with self._lock:
             return sandbox_id in self._gone
 
     def mark_unconfirmed(self, create_tag: str) -> None:
-        """Note that nobody knows what a create has made."""
+        """Note that it is unknown whether a create has made a sandbox."""
         with self._lock:
             self._unanswered[create_tag] = None
 
     def mark_confirmed(self, create_tag: str) -> None:
-        """Note that it is known after all."""
+        """Note that it is known now."""
         with self._lock:
             self._unanswered.pop(create_tag, None)
 
@@ -94,7 +94,7 @@ class Ledger:
             self._created.append(sandbox_id)
 
     def write_off(self) -> None:
-        """Note that everything has gone, because its server has; nothing is expected of it any more."""
+        """Note that all sandboxes have ended with their server, and that no create is under way."""
         with self._lock:
             self._gone.update(self._created)
             self._unanswered.clear()
@@ -107,24 +107,24 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True)
 class SetupTally:
-    """What was done to prepare sandboxes, and what became of the snapshots."""
+    """Counts of setups, and the snapshots that they left."""
 
     built: int = 0
     """How many setups were kept as a snapshot."""
     seconds: float = 0.0
-    """How long these took, with the creation of a sandbox and the snapshot."""
+    """Time of these, with the creation of a sandbox and the snapshot; seconds."""
     restored: int = 0
     """How many sandboxes were restored from them."""
     repeated: int = 0
-    """In how many sandboxes a setup ran for want of snapshots."""
+    """In how many sandboxes a setup ran because there were no snapshots."""
     repeated_seconds: float = 0.0
-    """How long these took."""
+    """Time of these; seconds."""
     reasons: tuple[str, ...] = ()
     """Why there were no snapshots, each once."""
     has_snapshots: bool = False
     """Whether any snapshot was begun, also by hand."""
     left: tuple[str, ...] = ()
-    """The snapshots that nobody could delete, as ids and names."""
+    """The snapshots that could not be deleted, as ids and names."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return it in the simple types that xdist carries between processes."""
@@ -150,7 +150,7 @@ class SetupTally:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What became of some sandboxes."""
+    """Counts of sandboxes by what became of them."""
 
     created: int = 0
     """How many were created."""
@@ -159,15 +159,15 @@ class Tally:
     swept: tuple[str, ...] = ()
     """Ids of those that a sweep deleted."""
     left: tuple[str, ...] = ()
-    """Ids of those that nobody has deleted yet."""
+    """Ids of those that are not deleted yet."""
     setups: SetupTally = SetupTally()
-    """How they were prepared."""
+    """Their setups."""
     failures: tuple[str, ...] = ()
     """The embedded servers that ended by themselves, a line each."""
 
     @property
     def used(self) -> bool:
-        """Whether there was any sandbox at all."""
+        """Whether there was a sandbox at all."""
         return bool(self.created or self.swept or self.left)
 
     def to_wire(self) -> dict[str, Any]:
@@ -197,9 +197,9 @@ class Tally:
         """Return the tally once a sweep has looked.
 
         Args:
-            deleted: ids that the sweep deleted; one that nobody had counted was created by a process that died.
+            deleted: ids that the sweep deleted; one that no process counted was created by a process that died.
             left: ids that the sweep could not delete.
-            complete: whether the sweep saw the whole list, so that what it did not see is gone.
+            complete: whether the sweep saw the whole list, so that a sandbox that it did not see is deleted.
         """
         deleted, left = tuple(deleted), tuple(left)
         unseen = [sandbox_id for sandbox_id in (*deleted, *left) if sandbox_id not in self.left]

@@ -16,7 +16,7 @@ SUITE = """
 """
 EMPTY = "def test_it(sandbox): pass"
 # Shows the first progress line at once instead of after five seconds.
-IMPATIENT = "from pytest_opensandbox.sandbox import progress; progress.SILENCE_SECONDS = 0.2"
+IMPATIENT = "from pytest_opensandbox.sandbox.progress import Progress; Progress.notice_seconds = 0.2"
 SLOW_CREATE = Reply(202, [Pause(1.5), b'{"id": "s1", "status": {"state": "Running"}}'])
 
 
