@@ -36,7 +36,7 @@ def nowhere() -> str:
 
 
 @pytest.fixture
-def box_at():
+def sandbox_at():
     """Make a handle on the one sandbox of a server, whose agent was at an address."""
     clients = []
 
@@ -52,34 +52,34 @@ def box_at():
         client.close()
 
 
-def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(box_at, nowhere):
+def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(sandbox_at, nowhere):
     with serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server:
-        box = box_at(server, nowhere)
+        sandbox = sandbox_at(server, nowhere)
 
-        assert box.run("echo hi").stdout == "hi"
+        assert sandbox.run("echo hi").stdout == "hi"
 
     assert server.calls == ["endpoint", "state", "endpoint", "ping", "command"]
-    note, command = box.history
+    note, command = sandbox.history
     assert (note.outcome, note.is_note, command.outcome) == ("moved", True, "exit 0")
     assert f"from <Endpoint {nowhere}> to <Endpoint {server.url}/agent>" in note.command
 
 
-def test_a_copy_is_done_where_the_agent_is_now(box_at, nowhere):
+def test_a_copy_is_done_where_the_agent_is_now(sandbox_at, nowhere):
     info = as_json({"/x": {"path": "/x", "size": 2}})
     with serving(server=OneBoxServer(info=[info, info])) as server:
-        box = box_at(server, nowhere)
-        box.put(b"hi", "/x")
+        sandbox = sandbox_at(server, nowhere)
+        sandbox.put(b"hi", "/x")
 
     assert server.calls.count("upload") == 1
-    assert [(record.command, record.outcome) for record in box.history if record.is_copy] == [
+    assert [(record.command, record.outcome) for record in sandbox.history if record.is_copy] == [
         ("put 2 bytes -> /x", "done")
     ]
 
 
-def test_an_agent_that_is_away_for_a_moment_is_waited_for(box_at, nowhere):
+def test_an_agent_that_is_away_for_a_moment_is_waited_for(sandbox_at, nowhere):
     server = OneBoxServer(endpoint=[NO_IP, NO_IP], command=[said(NO_FILES, "hi")])
     with serving(server=server):
-        assert box_at(server, nowhere).run("echo hi").stdout == "hi"
+        assert sandbox_at(server, nowhere).run("echo hi").stdout == "hi"
 
     assert server.calls.count("command") == 1
 
@@ -89,13 +89,13 @@ def test_an_agent_that_is_away_for_a_moment_is_waited_for(box_at, nowhere):
     [
         pytest.param(None, id="the same address"),
         pytest.param(GONE, id="no such sandbox"),
-        pytest.param(Reply(500), id="a server in trouble"),
+        pytest.param(Reply(500), id="a server that fails"),
     ],
 )
-def test_an_agent_that_is_nowhere_else_is_asked_for_once(box_at, nowhere, answer):
+def test_an_agent_that_is_nowhere_else_is_asked_for_once(sandbox_at, nowhere, answer):
     server = OneBoxServer(endpoint=[answer or as_json({"endpoint": nowhere.removeprefix("http://")})])
     with serving(server=server), pytest.raises(TransportError, match="refused") as caught:
-        box_at(server, nowhere).run("true")
+        sandbox_at(server, nowhere).run("true")
 
     assert caught.value.unsent
     assert server.calls.count("endpoint") == 1
@@ -103,66 +103,66 @@ def test_an_agent_that_is_nowhere_else_is_asked_for_once(box_at, nowhere, answer
 
 
 # Whether it ran cannot be known, so it is not run again; the next one must not suffer from that, however.
-def test_a_command_that_may_have_run_is_not_run_again_and_the_next_one_finds_the_agent(box_at):
+def test_a_command_that_may_have_run_is_final_and_the_next_finds_the_agent(sandbox_at):
     with (
         serving(*[Reply(drop="before")] * 50) as old,
         serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server,
     ):
-        box = box_at(server, old.url)
+        sandbox = sandbox_at(server, old.url)
 
         with pytest.raises(TransportError, match="closed without an answer") as caught:
-            box.run("first")
-        second = box.run("second")
+            sandbox.run("first")
+        second = sandbox.run("second")
 
     assert not caught.value.unsent
     assert ([seen.method for seen in old.seen].count("POST"), second.stdout) == (1, "hi")
     assert [call for call in server.calls if call == "command"] == ["command"]
 
 
-def test_a_command_that_was_lost_on_its_way_is_not_run_again(box_at):
+def test_a_command_that_was_lost_on_its_way_is_not_run_again(sandbox_at):
     server = OneBoxServer(command=[as_events(INIT, drop="after")])
     with serving(server=server), pytest.raises(CommandLostError):
-        box_at(server, f"{server.url}/agent").run("true")
+        sandbox_at(server, f"{server.url}/agent").run("true")
 
     # The second is the order to end it, should it still run.
     assert [seen.method for seen in server.seen if seen.path.endswith("/command")] == ["POST", "DELETE"]
     assert "endpoint" not in server.calls
 
 
-def test_a_command_whose_output_cannot_be_fetched_is_lost_and_not_run_again(box_at):
+def test_a_command_whose_output_cannot_be_fetched_is_not_run_again(sandbox_at):
     server = OneBoxServer(command=[said()], info=[Reply(drop="before")] * 20)
     with serving(server=server), pytest.raises(CommandLostError, match="could not be fetched"):
-        box_at(server, f"{server.url}/agent").run("true")
+        sandbox_at(server, f"{server.url}/agent").run("true")
 
     assert server.calls.count("command") == 1
 
 
 # What a sandbox reports may be anything: here its base64 was replaced by a program that writes other text.
 @pytest.mark.parametrize("report", ["0\n1+gr\u00fcn\n2+", "0\n1+!\n2+", "0\n1+A\n2+"])
-def test_a_report_that_is_no_base64_is_fetched_from_the_files(box_at, report):
+def test_a_report_that_is_no_base64_is_fetched_from_the_files(sandbox_at, report):
     server = OneBoxServer(command=[said(report)])
     with serving(server=server), pytest.raises(CommandLostError, match="was removed from the sandbox"):
-        box_at(server, f"{server.url}/agent").run("true")
+        sandbox_at(server, f"{server.url}/agent").run("true")
 
     assert "info" in server.calls
 
 
 # An address of a cluster is given to another pod when its own has ended.
-def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(box_at):
+def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(sandbox_at):
     with (
         serving(refused_as("s2")) as old,
         serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server,
     ):
-        assert box_at(server, old.url).run("echo hi").stdout == "hi"
+        assert sandbox_at(server, old.url).run("echo hi").stdout == "hi"
 
     assert server.calls.count("command") == 1
 
 
-def test_an_agent_that_really_is_shared_is_refused(box_at):
+def test_an_agent_that_really_is_shared_is_refused(sandbox_at):
     server = OneBoxServer(command=[refused_as("s2")])
     answered = pytest.raises(SharedAgentError, match="sandbox s1 is answered by the agent of sandbox s2")
     with serving(server=server), answered as caught:
-        box_at(server, f"{server.url}/agent").run("true")
+        sandbox_at(server, f"{server.url}/agent").run("true")
 
     assert (caught.value.sandbox_id, caught.value.other_id) == ("s1", "s2")
     assert server.calls == ["command", "endpoint"]

@@ -97,7 +97,7 @@ def test_a_file_keeps_the_beginning_and_the_end_and_stays_bounded(tmp_path, shel
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_report_whose_file_the_command_removed_is_found_by_the_files_name(tmp_path, shell):
+def test_a_report_whose_file_the_command_removed_is_found_by_its_name(tmp_path, shell):
     # execd opens the file in /tmp that holds this script's output anew for each look.
     output = tmp_path / "tmp" / "1.stdout"
     output.parent.mkdir()
@@ -137,7 +137,7 @@ def test_without_a_place_for_files_the_command_takes_the_scripts_place(tmp_path,
     assert (outer.returncode, outer.stdout, outer.stderr) == (-9, f"{NO_FILES}\nout\n", "")
 
 
-def test_only_the_first_command_makes_the_workspace_and_enters_it_by_itself():
+def test_only_the_first_command_makes_the_workspace_and_enters_it():
     later = Invocation(command="true", cwd="/workspace", max_bytes=100)
     first = replace(later, makes_workspace=True)
 
@@ -154,15 +154,15 @@ def test_variables_that_change_a_shell_are_for_the_command_alone():
 
 
 @pytest.mark.parametrize(
-    ("cwd", "told"),
+    ("cwd", "given"),
     [
         pytest.param(None, None, id="none"),
         pytest.param("/a b", "/a b", id="one that the agent takes as it is"),
         pytest.param("/a$b", None, id="one that the agent would expand"),
     ],
 )
-def test_the_agent_is_told_a_directory_only_where_it_leaves_it_alone(cwd, told):
-    assert Invocation(command="true", cwd=cwd, max_bytes=100).agent_cwd == told
+def test_the_agent_gets_a_directory_only_if_it_leaves_it_alone(cwd, given):
+    assert Invocation(command="true", cwd=cwd, max_bytes=100).agent_cwd == given
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A sandbox that is gone is told as gone, and why; not as a connection that does not work."""
+"""The error for a sandbox that has ended says so, and why, instead of naming a connection that broke."""
 
 import pickle
 
@@ -27,12 +27,12 @@ from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
 
 KILL_ALL = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || [ $p = $PPID ] || kill -9 $p; done; kill -9 $PPID"
 USES = [
-    pytest.param(lambda box, path: box.run("true"), id="run"),
-    pytest.param(lambda box, path: box.run("true", on_stdout=print), id="run with callbacks"),
-    pytest.param(lambda box, path: box.put("x", "/tmp/x"), id="put"),
-    pytest.param(lambda box, path: box.get("/etc/hostname"), id="get"),
-    pytest.param(lambda box, path: box.get("/etc/apt", path), id="get of a tree"),
-    pytest.param(lambda box, path: box.endpoint(80), id="endpoint"),
+    pytest.param(lambda sandbox, path: sandbox.run("true"), id="run"),
+    pytest.param(lambda sandbox, path: sandbox.run("true", on_stdout=print), id="run with callbacks"),
+    pytest.param(lambda sandbox, path: sandbox.put("x", "/tmp/x"), id="put"),
+    pytest.param(lambda sandbox, path: sandbox.get("/etc/hostname"), id="get"),
+    pytest.param(lambda sandbox, path: sandbox.get("/etc/apt", path), id="get of a tree"),
+    pytest.param(lambda sandbox, path: sandbox.endpoint(80), id="endpoint"),
 ]
 
 
@@ -54,16 +54,16 @@ def client(request, server):
 def mortal(client):
     """A sandbox that a test may end."""
     lifecycle = Lifecycle(client, tags=RunTags("endings"), ready_timeout=30)
-    box = Sandbox.launch(lifecycle, SandboxOpts(image="host"))
-    yield box
+    sandbox = Sandbox.launch(lifecycle, SandboxOpts(image="host"))
+    yield sandbox
     lifecycle.close()
-    box.close()
+    sandbox.close()
 
 
-def expire(client, box):
+def expire(client, sandbox):
     """Let a sandbox's time run out, and return when it is gone."""
-    client.renew(box.id, 1.5)
-    while client.list_sandboxes(box.metadata):
+    client.renew(sandbox.id, 1.5)
+    while client.list_sandboxes(sandbox.metadata):
         pass
 
 
@@ -79,7 +79,7 @@ def test_a_sandbox_whose_time_was_up_has_expired(client, mortal, use, tmp_path):
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_sandbox_that_another_client_deleted_is_told_as_deleted(mortal, use, server, tmp_path):
+def test_a_sandbox_that_another_client_deleted_is_reported_as_deleted(mortal, use, server, tmp_path):
     with Client(server.url, server.api_key) as other:
         other.delete_sandbox(mortal.id)
 
@@ -89,7 +89,7 @@ def test_a_sandbox_that_another_client_deleted_is_told_as_deleted(mortal, use, s
     assert (caught.value.sandbox_id, caught.value.state) == (mortal.id, "")
 
 
-# Where its ports were is still told by the server, so the endpoint is not among these.
+# The server still knows the address of a port, so the endpoint is not among these.
 @pytest.mark.parametrize("use", USES[:-1])
 def test_a_sandbox_whose_first_process_died_has_crashed(mortal, use, tmp_path):
     kill_first_process(mortal)
@@ -100,10 +100,10 @@ def test_a_sandbox_whose_first_process_died_has_crashed(mortal, use, tmp_path):
     assert caught.value.state in ("Failed", "Terminated")
 
 
-def kill_first_process(box):
+def kill_first_process(sandbox):
     """Have the sandbox's agent, without which it ends, killed from within."""
     with pytest.raises(SandboxGoneError):
-        box.run(
+        sandbox.run(
             "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || [ $p = $PPID ] || kill -9 $p; done; kill -9 $PPID"
         )
 
@@ -112,8 +112,8 @@ def state(word, message=""):
     return as_json({"id": "s1", "status": {"state": word, "reason": "CONTAINER_EXITED_ERROR", "message": message}})
 
 
-def told(text):
-    """A reply that tells diagnostics as Docker's server does."""
+def diagnostics(text):
+    """A reply with diagnostics as Docker's server sends them."""
     return as_json({"delivery": "inline", "content": text})
 
 
@@ -126,24 +126,26 @@ KILLED = "Sandbox container exited with code 137."
     [
         pytest.param({"state": [state("Failed", KILLED)]}, "crashed: exit 137", id="killed"),
         pytest.param(
-            {"state": [state("Failed", KILLED)], EVENTS: [told("Event:      OOMKilled - container was killed")]},
+            {"state": [state("Failed", KILLED)], EVENTS: [diagnostics("Event:      OOMKilled - container was killed")]},
             "crashed: exit 137, out of memory",
-            id="out of memory, as Docker tells it",
+            id="out of memory, reported by Docker",
         ),
         pytest.param(
             {"state": [state("Failed", "container execd: OOMKilled, exit code 137")]},
             "crashed: exit 137, out of memory",
-            id="out of memory, as Kubernetes tells it",
+            id="out of memory, reported by Kubernetes",
         ),
-        pytest.param({"state": [state("Terminated")], EVENTS: [told("Exit Code:  0")]}, "ended: exit 0", id="ended"),
+        pytest.param(
+            {"state": [state("Terminated")], EVENTS: [diagnostics("Exit Code:  0")]}, "ended: exit 0", id="ended"
+        ),
         pytest.param({"state": [state("Failed")]}, "crashed: CONTAINER_EXITED_ERROR", id="no code"),
         pytest.param({"state": [state("Stopping")]}, "deleted by someone", id="being deleted"),
         pytest.param({"state": [as_json({}, 404)]}, "deleted by someone", id="not known any more"),
         pytest.param({"state": [state("Running"), state("Failed", KILLED)]}, "crashed: exit 137", id="not at once"),
     ],
 )
-def test_what_became_of_a_sandbox_is_told_in_a_few_words(script, why):
-    server = OneBoxServer(logs=[told("the last line")], **script)
+def test_the_reason_for_the_end_is_a_few_words(script, why):
+    server = OneBoxServer(logs=[diagnostics("the last line")], **script)
     with serving(server=server), Client(server.url) as client:
         gone = diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1"))
 
@@ -156,11 +158,11 @@ def test_what_became_of_a_sandbox_is_told_in_a_few_words(script, why):
     [
         pytest.param({}, id="it runs and its agent does not answer"),
         pytest.param({"state": [state("Paused")]}, id="it is paused"),
-        pytest.param({"state": [as_json({}, 401)]}, id="nobody may know"),
-        pytest.param({"state": [Reply(200, b"nonsense")]}, id="nobody can tell"),
+        pytest.param({"state": [as_json({}, 401)]}, id="the key is refused"),
+        pytest.param({"state": [Reply(200, b"nonsense")]}, id="the answer is no JSON"),
     ],
 )
-def test_what_may_live_is_not_called_gone(script):
+def test_a_sandbox_that_may_live_is_not_reported_gone(script):
     server = OneBoxServer(**script)
     with serving(server=server), Client(server.url, timeouts=Timeouts(noticing_seconds=0.2)) as client:
         assert diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1")) is None
@@ -179,11 +181,11 @@ def test_what_may_live_is_not_called_gone(script):
         pytest.param(CommandStartError("x", why="no shell"), False, id="not started"),
     ],
 )
-def test_only_trouble_on_the_way_is_looked_into(error, expected):
+def test_only_failures_on_the_way_are_diagnosed(error, expected):
     assert may_be_gone(error) is expected
 
 
-def test_the_news_survive_the_way_to_the_controller_of_workers():
+def test_the_error_survives_the_way_to_the_controller_of_workers():
     error = SandboxGoneError("s1", "crashed: exit 137, out of memory", state="Failed", logs="x")
 
     copy = pickle.loads(pickle.dumps(error))

@@ -102,10 +102,10 @@ def test_any_words_arrive_as_they_are(shared_sandbox, words):
     [
         pytest.param("kill -9 $$", -9, "SIGKILL", id="killed"),
         pytest.param("kill -ABRT $$", -6, "SIGABRT", id="aborted"),
-        pytest.param("exit 137", 137, None, id="only looks like it"),
+        pytest.param("exit 137", 137, None, id="an exit code like that of a signal"),
     ],
 )
-def test_a_signal_is_told_from_an_exit_code(shared_sandbox, command, code, signal):
+def test_a_signal_is_no_exit_code(shared_sandbox, command, code, signal):
     result = shared_sandbox.run(command)
 
     assert (result.exit_code, result.signal) == (code, signal)
@@ -134,14 +134,14 @@ def test_a_timeout_raises_with_what_was_written(shared_sandbox):
     assert "was ended after 1 s" in str(caught.value)
 
 
-def test_what_is_left_running_is_not_waited_for_where_its_output_is_redirected(shared_sandbox):
+def test_a_child_with_redirected_output_is_not_waited_for(shared_sandbox):
     started = shared_sandbox.run("setsid sleep 31.5 >/dev/null 2>&1 &")
 
     assert started.ok
     assert shared_sandbox.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 31.[5]'").stdout == "1\n"
 
 
-def test_what_is_left_running_with_the_output_is_waited_for_and_the_error_says_what_to_do(shared_sandbox):
+def test_the_error_says_what_to_do_about_what_is_left_running(shared_sandbox):
     with pytest.raises(CommandTimeoutError, match="redirect the output of what it leaves running") as caught:
         shared_sandbox.run("echo left behind; cd / && sleep 31.75 >/dev/null 2>&1 &", timeout=1)
 
@@ -216,7 +216,7 @@ def test_nothing_of_ours_stays_in_the_sandbox(shared_sandbox):
     with pytest.raises(CommandTimeoutError):
         shared_sandbox.run("sleep 30", timeout=0.5)
 
-    # Files go behind the answer's back; the two that stay are those of the command that looks.
+    # Files are removed after the answer; the two that stay are those of the command that counts them.
     assert shared_sandbox.run(
         "until [ $(find /tmp /var/tmp -name '.opensandbox-*' | wc -l) -eq 2 ]; do sleep 0.05; done"
     ).ok
@@ -302,7 +302,7 @@ def impatient_sandbox(running_server, opensandbox_settings):
         lifecycle.close()
 
 
-def test_an_agent_that_does_not_keep_the_time_is_asked_for_what_was_written(impatient_sandbox, monkeypatch):
+def test_an_agent_that_misses_the_time_limit_is_asked_for_the_output(impatient_sandbox, monkeypatch):
     # No agent breaks its promise on demand, so it is not told of the limit, and the client gives the command up.
     monkeypatch.setattr(CommandRequest, "to_wire", lambda request: {"command": request.command})
 
@@ -333,7 +333,7 @@ def test_a_command_runs_where_it_is_told(shared_sandbox, directory):
     assert shared_sandbox.run(["pwd"], cwd=directory, on_stdout=lambda line: None).stdout == directory
 
 
-def test_a_missing_directory_with_a_variable_in_its_name_is_told_by_the_shell(shared_sandbox):
+def test_the_shell_reports_a_missing_directory_with_a_variable_in_it(shared_sandbox):
     result = shared_sandbox.run("pwd", cwd="/workspace/$none")
 
     assert not result.ok

@@ -1,11 +1,51 @@
-"""Sandboxes live for as long as this process does, however many they are and whatever the server does meanwhile."""
+"""Sandboxes live as long as this process, however many they are and whatever the server does meanwhile."""
 
 import threading
 import time
 
-from pytest_opensandbox import ApiError, Client, TransportError
+from pytest_opensandbox import ApiError, Client, NotFoundError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
 from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
+
+
+def threads_of_leases():
+    return {thread for thread in threading.enumerate() if thread.name == "opensandbox-lease"}
+
+
+def test_the_lease_thread_renews_until_it_is_stopped():
+    before = threads_of_leases()
+    renewed = threading.Event()
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            renewed.set()
+
+    lease = Lease(Server(), seconds=0.01)
+    lease.hold("x")
+
+    assert renewed.wait(timeout=30)
+    lease.stop()
+    assert threads_of_leases() == before
+
+
+def test_a_lease_outlives_an_absent_server_and_drops_ended_sandboxes():
+    answers = {"away": TransportError("refused", method="POST", url="http://x"), "gone": NotFoundError(404)}
+    asked = []
+
+    class Server:
+        def renew(self, sandbox_id, seconds):
+            asked.append(sandbox_id)
+            raise answers[sandbox_id]
+
+    lease = Lease(Server(), seconds=3600)
+    lease.hold("away")
+    lease.hold("gone")
+
+    lease.renew_all()
+    lease.renew_all()
+
+    lease.stop()
+    assert sorted(asked) == ["away", "away", "gone"]
 
 
 def test_many_sandboxes_are_renewed_at_once():

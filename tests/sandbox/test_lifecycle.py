@@ -1,14 +1,13 @@
 """A sandbox cannot be forgotten: tags and a lease on every create, and nothing stays when something goes wrong."""
 
-import threading
 import uuid
 from dataclasses import replace
 
 import pytest
 
-from pytest_opensandbox import ApiError, Client, NotFoundError, SandboxFailedError, SandboxOpts, TransportError
+from pytest_opensandbox import ApiError, Client, SandboxFailedError, SandboxOpts, TransportError
 from pytest_opensandbox.client.sandbox_opts import check_label
-from pytest_opensandbox.sandbox.lifecycle import Lease, Lifecycle
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_TEST, TAG_WORKER, RunTags
 from tests.embedded.machine import wait_until
 from tests.scripted_servers import OneBoxServer, as_json, serving
@@ -16,7 +15,7 @@ from tests.scripted_servers import OneBoxServer, as_json, serving
 
 @pytest.fixture
 def plain(opensandbox_settings):
-    """What is asked for where a test does not care."""
+    """The plainest options."""
     return SandboxOpts(image=opensandbox_settings.image)
 
 
@@ -46,7 +45,7 @@ def failing(client, error, *, after_creating=True):
 
 
 def alive(lifecycle):
-    return [box.id for box in lifecycle.client.list_sandboxes({TAG_RUN: lifecycle.tags.run_id})]
+    return [sandbox.id for sandbox in lifecycle.client.list_sandboxes({TAG_RUN: lifecycle.tags.run_id})]
 
 
 def test_a_restored_sandbox_inherits_no_label_of_another_run(lifecycle, plain):
@@ -59,14 +58,14 @@ def test_a_restored_sandbox_inherits_no_label_of_another_run(lifecycle, plain):
     run = Lifecycle(client, tags=RunTags(lifecycle.tags.run_id))
 
     restored = run.launch(SandboxOpts(snapshot_id=snapshot)).response.id
-    told = client.get_sandbox(restored).metadata
+    found = client.get_sandbox(restored).metadata
 
     for sandbox_id in (restored, source):
         client.delete_sandbox(sandbox_id)
     client.delete_snapshot(snapshot)
     other.close()
     run.close()
-    tags = {name: told.get(name, "") for name in (TAG_RUN, TAG_WORKER, TAG_PROJECT, TAG_TEST)}
+    tags = {name: found.get(name, "") for name in (TAG_RUN, TAG_WORKER, TAG_PROJECT, TAG_TEST)}
     assert tags == {TAG_RUN: lifecycle.tags.run_id, TAG_WORKER: "main", TAG_PROJECT: "", TAG_TEST: ""}
 
 
@@ -100,10 +99,10 @@ def test_a_sandbox_lives_no_longer_than_its_lease(opensandbox_client, plain):
 
     launched = lifecycle.launch(plain)
 
-    box = opensandbox_client.get_sandbox(launched.response.id)
-    lifecycle.delete(box.id)
+    sandbox = opensandbox_client.get_sandbox(launched.response.id)
+    lifecycle.delete(sandbox.id)
     lifecycle.close()
-    assert 85 <= (box.expires_at - box.created_at).total_seconds() <= 95
+    assert 85 <= (sandbox.expires_at - sandbox.created_at).total_seconds() <= 95
 
 
 def test_a_renewal_moves_the_end_of_a_sandbox(lifecycle, plain):
@@ -114,41 +113,6 @@ def test_a_renewal_moves_the_end_of_a_sandbox(lifecycle, plain):
     lifecycle.lease.renew_all()
 
     assert lifecycle.client.get_sandbox(launched.response.id).expires_at > before
-
-
-def test_the_lease_thread_renews_until_it_is_stopped():
-    renewed = threading.Event()
-
-    class Server:
-        def renew(self, sandbox_id, seconds):
-            renewed.set()
-
-    lease = Lease(Server(), seconds=0.01)
-    lease.hold("x")
-
-    assert renewed.wait(timeout=30)
-    lease.stop()
-    assert not any(thread.name == "opensandbox-lease" for thread in threading.enumerate() if thread is lease._thread)
-
-
-def test_a_lease_survives_a_server_that_is_away_and_drops_what_is_gone():
-    answers = {"away": TransportError("refused", method="POST", url="http://x"), "gone": NotFoundError(404)}
-    asked = []
-
-    class Server:
-        def renew(self, sandbox_id, seconds):
-            asked.append(sandbox_id)
-            raise answers[sandbox_id]
-
-    lease = Lease(Server(), seconds=3600)
-    lease.hold("away")
-    lease.hold("gone")
-
-    lease.renew_all()
-    lease.renew_all()
-
-    lease.stop()
-    assert sorted(asked) == ["away", "away", "gone"]
 
 
 def test_a_sandbox_whose_answer_was_lost_is_adopted(lifecycle, opensandbox_client, plain):
@@ -224,7 +188,7 @@ def test_a_sandbox_that_does_not_become_ready_is_deleted(lifecycle, opensandbox_
     assert lifecycle.ledger.left == ()
 
 
-def test_an_entrypoint_that_cannot_run_is_told_with_its_log(lifecycle, plain):
+def test_the_error_of_an_entrypoint_that_cannot_run_holds_its_log(lifecycle, plain):
     with pytest.raises(SandboxFailedError, match="no-such-program") as caught:
         lifecycle.launch(replace(plain, entrypoint=["no-such-program"]))
 

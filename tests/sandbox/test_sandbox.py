@@ -76,7 +76,7 @@ def test_check_of_a_result_does_the_same(shared_sandbox):
         shared_sandbox.run("false").check()
 
 
-def test_a_result_says_how_long_the_command_took_and_that_it_is_exact(shared_sandbox):
+def test_a_result_has_its_duration_and_is_exact(shared_sandbox):
     result = shared_sandbox.run("sleep 0.2")
 
     assert result.duration >= 0.2
@@ -104,7 +104,7 @@ def test_the_workspace_can_be_named_by_the_first_command(sandbox):
     assert sandbox.run("pwd", cwd="/workspace").stdout == "/workspace\n"
 
 
-def test_a_command_may_remove_the_workspace_and_the_next_one_runs_all_the_same(sandbox):
+def test_a_command_runs_after_another_has_removed_the_workspace(sandbox):
     sandbox.run("rm -r /workspace", check=True)
 
     assert sandbox.run("pwd; ls /workspace").stdout == "/\n"
@@ -126,7 +126,7 @@ def test_a_service_is_reached_wherever_it_listens(sandbox, opensandbox_settings,
 
     for _ in range(200):
         answer = requests.get(f"{endpoint.url}/page", headers=dict(endpoint.headers), timeout=30)
-        if answer.status_code != 502:  # what says that nobody listens yet
+        if answer.status_code != 502:  # which means that no server listens yet
             break
         time.sleep(0.05)
 
@@ -215,7 +215,7 @@ ODD = (3, 1.5, True, b"x", "\ud800", "a\0b", {"a": 1}, [3], object(), print, 10*
         ),
     ],
 )
-def test_any_value_of_another_kind_is_refused_by_the_name_of_its_argument(sandbox, field, call, fitting):
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_argument(sandbox, field, call, fitting):
     for odd in ODD:
         if any(odd is good or odd == good for good in fitting if type(odd) is type(good)):
             continue

@@ -44,8 +44,8 @@ def keep(opensandbox_client):
     """Takes snapshots, and deletes them when the module's sandboxes have gone."""
     taken = []
 
-    def take(box, name=None):
-        taken.append(opensandbox_client.create_snapshot(box.id, name).id)
+    def take(sandbox, name=None):
+        taken.append(opensandbox_client.create_snapshot(sandbox.id, name).id)
         assert wait_until(lambda: opensandbox_client.get_snapshot(taken[-1]).state != "Creating")
         assert opensandbox_client.get_snapshot(taken[-1]).state == "Ready"
         return taken[-1]
@@ -58,15 +58,15 @@ def keep(opensandbox_client):
 @pytest.fixture(scope="module")
 def changed(sandbox_factory, keep):
     """A snapshot of a sandbox in which much was changed, and which was deleted as soon as the snapshot was ready."""
-    with sandbox_factory() as box:
-        box.run(CHANGE_EVERYTHING, check=True)
-        return keep(box)
+    with sandbox_factory() as sandbox:
+        sandbox.run(CHANGE_EVERYTHING, check=True)
+        return keep(sandbox)
 
 
 @pytest.fixture(scope="module")
 def restored(sandbox_factory, changed):
-    with sandbox_factory(snapshot=changed) as box:
-        yield box
+    with sandbox_factory(snapshot=changed) as sandbox:
+        yield sandbox
 
 
 @pytest.mark.parametrize(("look", "seen"), LOOK.items(), ids=LOOK)
@@ -75,23 +75,23 @@ def test_what_was_changed_is_restored(restored, look, seen):
 
 
 def test_processes_and_shared_memory_are_not_kept(sandbox_factory, keep):
-    with sandbox_factory() as box:
-        box.run("(exec -a left-running sleep 600) > /dev/null 2>&1 & echo x > /dev/shm/left")
-        snapshot = keep(box)
+    with sandbox_factory() as sandbox:
+        sandbox.run("(exec -a left-running sleep 600) > /dev/null 2>&1 & echo x > /dev/shm/left")
+        snapshot = keep(sandbox)
 
-    with sandbox_factory(snapshot=snapshot) as box:
-        assert "left-running" not in box.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
-        assert box.run("ls /dev/shm").stdout == ""
+    with sandbox_factory(snapshot=snapshot) as sandbox:
+        assert "left-running" not in sandbox.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+        assert sandbox.run("ls /dev/shm").stdout == ""
 
 
 def test_the_source_goes_on(sandbox_factory, keep):
-    with sandbox_factory() as box:
-        box.run("(while :; do date +%N > /tmp/now; sleep 0.01; done) > /dev/null 2>&1 & echo 1 > /root/before")
-        keep(box)
-        then = box.run("cat /tmp/now").stdout
+    with sandbox_factory() as sandbox:
+        sandbox.run("(while :; do date +%N > /tmp/now; sleep 0.01; done) > /dev/null 2>&1 & echo 1 > /root/before")
+        keep(sandbox)
+        then = sandbox.run("cat /tmp/now").stdout
 
-        assert wait_until(lambda: box.run("cat /tmp/now").stdout not in ("", then))
-        assert box.run("cat /root/before; echo 2 > /root/after; cat /root/after").stdout == "1\n2\n"
+        assert wait_until(lambda: sandbox.run("cat /tmp/now").stdout not in ("", then))
+        assert sandbox.run("cat /root/before; echo 2 > /root/after; cat /root/after").stdout == "1\n2\n"
 
 
 def test_restored_sandboxes_change_neither_the_snapshot_nor_each_other(sandbox_factory, changed):
@@ -106,33 +106,35 @@ def test_restored_sandboxes_change_neither_the_snapshot_nor_each_other(sandbox_f
 
 
 def test_a_restored_sandbox_can_be_kept_again(sandbox_factory, changed, keep):
-    with sandbox_factory(snapshot=changed) as box:
-        box.run("echo second > /root/second; rm /data/secret; rm -r /root/kept/deep; mkdir /root/kept/deep", check=True)
-        second = keep(box)
-    with sandbox_factory(snapshot=second) as box:
-        seen = box.run("cat /root/second; ls -A /data /root/kept/deep; installed; ls /etc/apt").stdout
-        box.run("echo third > /root/third; rm /root/second", check=True)
-        third = keep(box)
+    with sandbox_factory(snapshot=changed) as sandbox:
+        sandbox.run(
+            "echo second > /root/second; rm /data/secret; rm -r /root/kept/deep; mkdir /root/kept/deep", check=True
+        )
+        second = keep(sandbox)
+    with sandbox_factory(snapshot=second) as sandbox:
+        seen = sandbox.run("cat /root/second; ls -A /data /root/kept/deep; installed; ls /etc/apt").stdout
+        sandbox.run("echo third > /root/third; rm /root/second", check=True)
+        third = keep(sandbox)
 
-    with sandbox_factory(snapshot=third) as box:
-        assert box.run("ls /root/second /root/third; installed", timeout=30).stdout == "/root/third\ninstalled\n"
+    with sandbox_factory(snapshot=third) as sandbox:
+        assert sandbox.run("ls /root/second /root/third; installed", timeout=30).stdout == "/root/third\ninstalled\n"
     assert seen == "second\n/data:\n\n/root/kept/deep:\ninstalled\nonly\n"
 
 
 def test_the_entrypoint_and_the_environment_are_the_new_sandbox_s_own(sandbox_factory, changed):
-    with sandbox_factory(snapshot=changed, env={"GIVEN": "anew"}) as box:
-        assert box.run("echo $GIVEN; echo $OPENSANDBOX_ID").stdout == f"anew\n{box.id}\n"
+    with sandbox_factory(snapshot=changed, env={"GIVEN": "anew"}) as sandbox:
+        assert sandbox.run("echo $GIVEN; echo $OPENSANDBOX_ID").stdout == f"anew\n{sandbox.id}\n"
 
 
-def test_a_sandbox_tells_from_which_snapshot_it_was_made(opensandbox_client, restored, changed):
+def test_a_sandbox_has_the_id_of_its_snapshot(opensandbox_client, restored, changed):
     described = opensandbox_client.get_sandbox(restored.id)
 
     assert (described.snapshot_id, described.image) == (changed, "")
 
 
 def test_a_snapshot_stays_while_a_sandbox_lives_on_it(sandbox_factory, opensandbox_client, keep):
-    with sandbox_factory() as box:
-        snapshot = keep(box)
+    with sandbox_factory() as sandbox:
+        snapshot = keep(sandbox)
     with sandbox_factory(snapshot=snapshot), pytest.raises(ConflictError, match="SNAPSHOT::DELETE_CONFLICT"):
         opensandbox_client.delete_snapshot(snapshot)
 
@@ -143,34 +145,34 @@ def test_a_snapshot_stays_while_a_sandbox_lives_on_it(sandbox_factory, opensandb
 
 
 def test_a_snapshot_of_a_snapshot_s_sandbox_outlives_it(sandbox_factory, opensandbox_client, keep):
-    with sandbox_factory() as box:
-        box.run("echo first > /root/first", check=True)
-        first = keep(box)
-    with sandbox_factory(snapshot=first) as box:
-        second = keep(box)
+    with sandbox_factory() as sandbox:
+        sandbox.run("echo first > /root/first", check=True)
+        first = keep(sandbox)
+    with sandbox_factory(snapshot=first) as sandbox:
+        second = keep(sandbox)
 
     opensandbox_client.delete_snapshot(first)
 
-    with sandbox_factory(snapshot=second) as box:
-        assert box.run("cat /root/first").stdout == "first\n"
+    with sandbox_factory(snapshot=second) as sandbox:
+        assert sandbox.run("cat /root/first").stdout == "first\n"
 
 
 def test_a_paused_sandbox_is_not_kept(sandbox_factory, opensandbox_client):
-    with sandbox_factory() as box:
-        opensandbox_client.pause(box.id)
+    with sandbox_factory() as sandbox:
+        opensandbox_client.pause(sandbox.id)
 
         with pytest.raises(ConflictError, match="SNAPSHOT::INVALID_SOURCE_STATE"):
-            opensandbox_client.create_snapshot(box.id)
-        opensandbox_client.resume(box.id)
+            opensandbox_client.create_snapshot(sandbox.id)
+        opensandbox_client.resume(sandbox.id)
 
 
 def test_snapshots_are_found_by_name_and_by_sandbox(sandbox_factory, opensandbox_client, keep):
     name = f"name of {uuid4()}"
-    with sandbox_factory() as box:
-        older, newer = keep(box), keep(box, name)
+    with sandbox_factory() as sandbox:
+        older, newer = keep(sandbox), keep(sandbox, name)
 
     assert [snapshot.id for snapshot in opensandbox_client.list_snapshots(name=name)] == [newer]
-    assert [snapshot.id for snapshot in opensandbox_client.list_snapshots(box.id)] == [newer, older]
+    assert [snapshot.id for snapshot in opensandbox_client.list_snapshots(sandbox.id)] == [newer, older]
 
 
 def test_an_unknown_snapshot_cannot_be_restored(opensandbox_client):

@@ -65,7 +65,7 @@ def test_a_snapshot_that_takes_too_long_says_how_long():
 
 
 def test_a_lost_answer_is_looked_for_and_not_asked_for_again():
-    # A second snapshot that nobody knows would stay for ever.
+    # A second snapshot of which only the server knows would stay for ever.
     server = SnapshotServer(create=[Reply(drop="before")])
 
     snapshot = kept(server)

@@ -36,7 +36,7 @@ def test_what_a_sweep_deletes_is_swept_and_no_longer_left():
     assert after == Tally(created=2, deleted=1, swept=("a",), left=())
 
 
-def test_what_a_sweep_finds_and_nobody_counted_was_created_by_somebody_who_died():
+def test_a_sandbox_that_only_a_sweep_found_counts_as_created():
     after = Tally(created=1, deleted=1).after_sweep(deleted=["ghost"], left=["stuck"], complete=True)
 
     assert after == Tally(created=3, deleted=1, swept=("ghost",), left=("stuck",))
