@@ -31,7 +31,7 @@ class Request:
         self._environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.host: str = environ.get("HTTP_HOST", "")
-        path: str = environ["PATH_INFO"].encode("latin-1").decode(errors="ignore")
+        path: str = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
         self.mount = _VERSION_PATH if path.startswith(f"{_VERSION_PATH}/") else ""
         self.path = path.removeprefix(self.mount)
 
