@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.settings.settings import Settings as Settings
     from pytest_opensandbox.transport.endpoints import Endpoint as Endpoint
 
-_ROOMS = {
+_MODULES = {
     "client.client": ("Client",),
     "settings.settings": ("Settings",),
     "errors": (
@@ -93,18 +93,18 @@ _ROOMS = {
     "sandbox.sandbox": ("Sandbox",),
     "transport.endpoints": ("Endpoint",),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULE_OF)
 
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take every name for one of the package, a misspelt one, too.
+    # A type checker that saw __getattr__ would accept every name, also a misspelt one.
     def __getattr__(name: str) -> Any:
-        # Lazy: pytest loads this package in every run, also where no test asks for a sandbox.
-        if name not in _HOME:
+        # Lazy: pytest imports this package in every run, also where no test asks for a sandbox.
+        if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from pytest_opensandbox.cli.sweep import main
+from pytest_opensandbox.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

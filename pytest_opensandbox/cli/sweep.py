@@ -1,4 +1,4 @@
-"""``python -m pytest_opensandbox sweep``: deletes what runs that ended without their own sweep have left."""
+"""The command ``sweep``, which deletes what runs have left that ended without their own sweep."""
 
 from __future__ import annotations
 
@@ -26,26 +26,45 @@ what killed runs left. Key and project are those of a pytest that is started in 
 server, unless the run is known to have had another one; pytest's own options may follow, such as --opensandbox-url."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Sweep.
+def add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to a parser's commands."""
+    sweep = commands.add_parser("sweep", help="delete what runs have left", description=_DESCRIPTION)
+    sweep.set_defaults(command=run_sweep)
+    which = sweep.add_mutually_exclusive_group()
+    which.add_argument(
+        "--run",
+        metavar="ID",
+        help="the sandboxes of one run, which must have ended; its id stands in the header of its output, "
+        "and 'last' means the last run in this directory",
+    )
+    which.add_argument(
+        "--expired",
+        action="store_true",
+        help="the sandboxes of all runs of this project whose lease is over, as no living run's ever is (the default)",
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+
+
+def run_sweep(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
+    """Sweep the runs that the options name.
 
     Args:
-        arguments: the command line without the program's name; None for this process's own.
+        options: ``run`` and ``dry_run``.
+        pytest_arguments: further arguments, which pytest reads.
 
     Returns:
-        Exit status: 0 where nothing is left, 1 where something is, or nobody answers, 4 where pytest cannot start.
+        Exit status: 0 where nothing is left, 1 where something is or no server answers, 4 where pytest cannot start.
     """
-    options, of_pytest = _parser().parse_known_args(arguments)
     sweeper = Sweeper(run_id=options.run, dry_run=options.dry_run)
-    return int(pytest.main(["-p", "opensandbox", *of_pytest], plugins=[sweeper]))
+    return int(pytest.main(["-p", "opensandbox", *pytest_arguments], plugins=[sweeper]))
 
 
 class Sweeper:
     """A plugin that has pytest read its options and its ini file, and sweeps instead of running tests.
 
     Args:
-        run_id: the run whose sandboxes go; ``last`` for the last one in this directory, None for all dead ones.
-        dry_run: only show what would go.
+        run_id: the run to sweep; ``last`` for the last one in this directory, None for all whose lease is over.
+        dry_run: only print what would be deleted.
     """
 
     def __init__(self, *, run_id: str | None, dry_run: bool) -> None:
@@ -54,54 +73,54 @@ class Sweeper:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
-        """Sweep; return the exit status."""
+        """Sweep in place of pytest's own command; return the exit status."""
         run_id = self._run_id
         if run_id == "":
             raise pytest.UsageError("--run must name a run: its id stands in the header of its output")
         if run_id == LAST:
             run_id = last_run(config)
             if not run_id:
-                return _say("pytest's cache knows of no run with a sandbox in this directory")
+                return _print("pytest's cache knows of no run with a sandbox in this directory")
         settings = _settings(config)
         place = place_of_run(config, run_id) if run_id else None
         if place is not None:
             settings = place.applied_to(settings)
         is_known = place is not None and place.url == settings.url
         if settings.url == EMBEDDED:
-            return _say_of_embedded(config, settings, run_id, is_known=is_known)
+            return _report_embedded(config, settings, run_id, is_known=is_known)
         if settings.url == DOCKER and run_id is None:
             raise pytest.UsageError("where the url is docker, leases end with the run's own server: name a --run")
         try:
             with ExitStack() as stack:
                 targets = _targets(settings, run_id, stack)
                 owner = f"run {run_id}" if run_id else f"dead runs of {settings.project}"
-                nothing = _unknown(f"{owner}: nothing of it was found at {settings.url}")
-                return self._sweep(targets, owner=owner, nothing="" if is_known or run_id is None else nothing)
+                not_found = _unknown_run(f"{owner}: nothing of it was found at {settings.url}")
+                return self._sweep(targets, owner=owner, not_found="" if is_known or run_id is None else not_found)
         except AuthError as exc:
             known = "the one that it holds is refused" if settings.api_key else "it is not set"
-            return _say(f"nothing was swept: {exc}", f"the key comes from {API_KEY_ENV} only: {known}", status=1)
+            return _print(f"nothing was swept: {exc}", f"the key comes from {API_KEY_ENV} only: {known}", status=1)
         except OpenSandboxError as exc:
-            return _say(f"nothing was swept: {exc}", status=1)
+            return _print(f"nothing was swept: {exc}", status=1)
 
-    def _sweep(self, targets: Sequence[Target], *, owner: str, nothing: str) -> int:
+    def _sweep(self, targets: Sequence[Target], *, owner: str, not_found: str) -> int:
         """Sweep; return the exit status.
 
         Args:
             targets: what to sweep, in this order.
-            owner: whose it is, in words.
-            nothing: what to say, as of a failure, where there is nothing; "" where that is good news.
+            owner: the runs that made it, in words.
+            not_found: the error to print where there is nothing; "" where that is no error.
         """
         # A server that refuses the key says so at once; a sweep would only report that it stopped.
         found = [line for target in targets for line in target.lines()]
         if self._dry_run:
-            if nothing and not found:
-                return _say(nothing, status=1)
-            return _say(f"{owner}: {len(found)} would be deleted", *found)
+            if not_found and not found:
+                return _print(not_found, status=1)
+            return _print(f"{owner}: {len(found)} would be deleted", *found)
         report = sum((target.sweep() for target in targets), SweepReport())
-        if nothing and report == SweepReport():
-            return _say(nothing, status=1)
+        if not_found and report == SweepReport():
+            return _print(not_found, status=1)
         counts = f"{len(report.deleted)} deleted, {len(report.left)} left"
-        return _say(
+        return _print(
             f"{owner}: {counts}",
             *(f"deleted {name}" for name in report.deleted),
             *(f"left {name}" for name in report.left),
@@ -117,28 +136,28 @@ def _settings(config: pytest.Config) -> Settings:
         raise pytest.UsageError(f"opensandbox: {exc}") from None
 
 
-def _say_of_embedded(config: pytest.Config, settings: Settings, run_id: str | None, *, is_known: bool) -> int:
-    """Say why nothing is swept on an embedded server, which nobody can ask any more; return the exit status."""
+def _report_embedded(config: pytest.Config, settings: Settings, run_id: str | None, *, is_known: bool) -> int:
+    """Print why nothing is swept on an embedded server, which has ended with its run; return the exit status."""
     if run_id is not None and not is_known:
-        return _say(_unknown(f"run {run_id}: nothing was swept, for its server is not known"), status=1)
+        return _print(_unknown_run(f"run {run_id}: nothing was swept, for its server is not known"), status=1)
     servers = other_servers(config) if run_id is None and settings.sources["url"] != "flag" else []
     if servers:
         flags = " or ".join(f"--opensandbox-url={url}" for url in servers)
-        return _say(
+        return _print(
             f"nothing was swept: the url is embedded, but runs in this directory used others; add {flags}", status=1
         )
-    return _say("an embedded server takes its sandboxes along when its pytest ends: there is nothing to sweep")
+    return _print("an embedded server takes its sandboxes along when its pytest ends: there is nothing to sweep")
 
 
-def _unknown(what: str) -> str:
+def _unknown_run(what: str) -> str:
     return f"{what}; this directory knows no such run there. Name its server by --opensandbox-url, see the run's header"
 
 
 def _targets(settings: Settings, run_id: str | None, stack: ExitStack) -> list[Target]:
-    """Return what the settings name; the stack closes the connection that it needs."""
+    """Return what to sweep on the server of the settings; the stack closes the connection to it."""
     if settings.url == DOCKER:
         return [EngineTarget(str(run_id), settings.docker_host)]
-    # Lazy: only this way needs HTTP.
+    # Lazy: only a server needs HTTP.
     from pytest_opensandbox.client.client import Client
 
     client = stack.enter_context(Client(settings.url, settings.api_key, ca_bundle=settings.ca_bundle or None))
@@ -151,27 +170,7 @@ def _targets(settings: Settings, run_id: str | None, stack: ExitStack) -> list[T
     ]
 
 
-def _say(*lines: str, status: int = 0) -> int:
+def _print(*lines: str, status: int = 0) -> int:
     for number, line in enumerate(lines):
         print(escape(f"  {line}" if number else f"opensandbox: {line}"))  # noqa: T201 - a command's output
     return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m pytest_opensandbox", description=_DESCRIPTION)
-    commands = parser.add_subparsers(required=True, metavar="sweep")
-    sweep = commands.add_parser("sweep", help="delete what runs have left", description=_DESCRIPTION)
-    which = sweep.add_mutually_exclusive_group()
-    which.add_argument(
-        "--run",
-        metavar="ID",
-        help="the sandboxes of one run, which must have ended; its id stands in the header of its output, "
-        "and 'last' means the last run in this directory",
-    )
-    which.add_argument(
-        "--expired",
-        action="store_true",
-        help="the sandboxes of all runs of this project whose lease is over, as no living run's ever is (the default)",
-    )
-    sweep.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
-    return parser
