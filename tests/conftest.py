@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from pytest_opensandbox import Sandbox
-from pytest_opensandbox.servers.server_process import ManagedServer, start_docker, start_embedded
+from pytest_opensandbox.servers.server_process import ServerProcess, start_docker, start_embedded
 from pytest_opensandbox.settings.options import EMBEDDED, OPTIONS
 from pytest_opensandbox.settings.settings import Settings
 
@@ -36,7 +36,7 @@ def shared_sandbox(sandbox_factory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def running_server(opensandbox_settings: Settings) -> Iterator[ManagedServer]:
+def running_server(opensandbox_settings: Settings) -> Iterator[ServerProcess]:
     """A server of this run's backend, for tests that send requests to it themselves."""
     start = start_embedded
     if opensandbox_settings.url != EMBEDDED:

@@ -30,7 +30,7 @@ from pytest_opensandbox.transport.api_key import MaskedKey, masked
 
 if TYPE_CHECKING:
     from pytest_opensandbox.client.client import Client
-    from pytest_opensandbox.servers.server_process import ManagedServer
+    from pytest_opensandbox.servers.server_process import ServerProcess
 
 _FILE = "file"
 _NO_ROUTE_STATUSES = frozenset({404, 405, 501})
@@ -107,7 +107,7 @@ class RunServer:
         self._given = server or {}
         self._lock = threading.Lock()
         self._client: Client | None = None
-        self._server: ManagedServer | None = None
+        self._server: ServerProcess | None = None
         self.failures: list[ServerFailure] = []
         """The embedded servers that ended by themselves, in order."""
         self.left_sandboxes = False
@@ -282,7 +282,7 @@ class RunServer:
             client.close()
             raise self.refuse(exc) from exc
 
-    def _start(self) -> ManagedServer:
+    def _start(self) -> ServerProcess:
         # Lazy, as above.
         from pytest_opensandbox.sandbox.tracking import TAG_RUN
         from pytest_opensandbox.servers.server_process import start_docker, start_embedded

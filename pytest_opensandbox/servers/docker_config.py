@@ -1,4 +1,4 @@
-"""What opensandbox-server is told when it is started for one run, and what is said when it cannot be."""
+"""The configuration and files of opensandbox-server for one run, and the errors of its start."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class DockerStartError(Exception):
 
 @dataclass(frozen=True)
 class ServerFiles:
-    """Where a server keeps what it needs, all of it in one directory that only this user can enter."""
+    """The files of one server, in a directory that only this user can enter."""
 
     directory: Path
-    """The directory; it is the server's home, too."""
+    """The directory; also the server's HOME."""
 
     @property
     def config(self) -> Path:
-        """What the server is told, its key among it."""
+        """The server's configuration, with its key."""
         return self.directory / "server.toml"
 
     @property
@@ -49,17 +49,17 @@ class ServerFiles:
 
     @property
     def log(self) -> Path:
-        """What the server does on the engine, and what it writes to standard error."""
+        """The server's log of its steps on the engine, and its standard error."""
         return self.directory / "server.log"
 
     @property
     def requests(self) -> Path:
-        """The requests that it got, a line each."""
+        """The log of requests, a line each."""
         return self.directory / "requests.log"
 
     @property
     def handover(self) -> Path:
-        """Url and key as JSON, for the other processes of the run."""
+        """Url and key as JSON, for other processes of the run."""
         return self.directory / "server.json"
 
     def write(self, path: Path, text: str) -> None:
@@ -69,7 +69,7 @@ class ServerFiles:
 
 
 def check_libraries() -> None:
-    """Look for the libraries of the extra, without loading them.
+    """Check that the libraries of the extra are installed, without importing them.
 
     Raises:
         DockerStartError: one is missing.
@@ -87,12 +87,12 @@ def example_images() -> tuple[str, str]:
     """
     try:
         example = importlib.resources.files("opensandbox_server.examples") / "example.config.toml"
-        # Python 3.10 has no reader of its own; there the server brings one along.
+        # Python 3.10 has no TOML reader of its own; there the server depends on one.
         reader = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-        told = reader.loads(example.read_text(encoding="utf-8"))
-        return str(told["runtime"]["execd_image"]), str(told["egress"]["image"])
+        tables = reader.loads(example.read_text(encoding="utf-8"))
+        return str(tables["runtime"]["execd_image"]), str(tables["egress"]["image"])
     except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
-        remedy = "say --opensandbox-execd-image and --opensandbox-egress-image"
+        remedy = "set --opensandbox-execd-image and --opensandbox-egress-image"
         raise DockerStartError(
             f"the installed opensandbox-server names no images of its own ({error})", remedy
         ) from None
@@ -103,16 +103,16 @@ def config_text(files: ServerFiles, *, port: int, api_key: str, execd_image: str
 
     Args:
         files: where its store goes.
-        port: what it listens on.
-        api_key: what it asks for.
+        port: the port to listen on.
+        api_key: the key to require.
         execd_image: image of the agent.
-        egress_image: image of the network guard.
+        egress_image: image of the egress sidecar.
 
     Source: opensandbox_server.config 1.1.1; network_mode would be host, publish_host 0.0.0.0.
     """
     # Files, because on standard output the lines have colours. Which level it is matters to docker_engine.
     log = {"level": "INFO", "file_enabled": True, "file_path": str(files.log), "access_file_path": str(files.requests)}
-    told: dict[str, dict[str, object]] = {
+    tables: dict[str, dict[str, object]] = {
         "server": {"host": LOOPBACK, "port": port, "api_key": api_key},
         "runtime": {"type": "docker", "execd_image": execd_image},
         "docker": {"network_mode": "bridge", "publish_host": LOOPBACK},
@@ -121,19 +121,19 @@ def config_text(files: ServerFiles, *, port: int, api_key: str, execd_image: str
         "log": log,
     }
     # A JSON string or number is a TOML one, too.
-    tables = (
+    texts = (
         "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items())])
-        for name, table in told.items()
+        for name, table in tables.items()
     )
-    return "\n".join(tables) + "\n"
+    return "\n".join(texts) + "\n"
 
 
-def no_engine(host: str, error: BaseException) -> DockerStartError:
-    """Return what to say of an engine that does not answer, from the Docker library's own error.
+def engine_error(host: str, error: BaseException) -> DockerStartError:
+    """Return the error for an engine that does not answer, from the Docker library's own error.
 
     Args:
         host: address of the engine.
-        error: the library's; the kind of trouble is only in its text.
+        error: the library's; only its text says what is wrong.
     """
     text = str(error)
     if "PermissionError" in text:
@@ -148,6 +148,6 @@ def no_engine(host: str, error: BaseException) -> DockerStartError:
             "start Docker, or set DOCKER_HOST to where it listens",
         )
     return DockerStartError(
-        f"the Docker engine at {host} is of no use: {text.splitlines()[0][:300] if text else type(error).__name__}",
+        f"the Docker engine at {host} cannot be used: {text.splitlines()[0][:300] if text else type(error).__name__}",
         "see what `docker version` says; DOCKER_HOST names another engine",
     )

@@ -1,4 +1,4 @@
-"""Runs opensandbox-server in this process: it ends with its guard, and leaves what other servers made alone."""
+"""The program that runs opensandbox-server: it ends with its supervisor, and takes over no sandbox of other servers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def main(config: str) -> None:
     Args:
         config: path of the server's configuration file.
     """
-    threading.Thread(target=_end_with_guard, daemon=True).start()
-    _restore_nothing()
-    from opensandbox_server.cli import main as serve  # lazily: it reads the file as soon as it is loaded
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    _disable_restore()
+    from opensandbox_server.cli import main as serve  # lazy: the import reads the configuration file
 
     sys.argv[1:] = ["--config", config]
     serve()
 
 
-def _end_with_guard() -> None:
-    """End in good order when standard input has closed."""
+def _end_with_supervisor() -> None:
+    """Send this process SIGTERM when standard input has closed, as it does when the supervisor ends."""
     while os.read(0, _READ_BYTES):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _restore_nothing() -> None:
+def _disable_restore() -> None:
     """Keep the server from taking over the sandboxes that it finds on the engine when it starts.
 
-    It would end those of other servers too early: when they were renewed is in their own servers' files.
+    It would delete those of other servers too early: only their own servers know that they were renewed.
 
     Source: DockerSandboxService._restore_existing_sandboxes, opensandbox-server 1.1.1.
     """
@@ -43,11 +43,11 @@ def _restore_nothing() -> None:
     name = "_restore_existing_sandboxes"
     if hasattr(DockerSandboxService, name):
         setattr(DockerSandboxService, name, lambda self: None)
-    elif _others():
-        sys.exit("other servers have sandboxes on this engine, and this opensandbox-server would end them")
+    elif _has_other_sandboxes():
+        sys.exit("other servers have sandboxes on this engine, and this opensandbox-server would delete them")
 
 
-def _others() -> bool:
+def _has_other_sandboxes() -> bool:
     import docker
 
     return bool(docker.from_env().containers.list(all=True, filters={"label": "opensandbox.io/expires-at"}))

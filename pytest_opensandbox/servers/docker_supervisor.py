@@ -1,4 +1,4 @@
-"""Keeps opensandbox-server for one run: says where it is, ends with standard input, leaves nothing on the engine."""
+"""The program that supervises opensandbox-server for one run, and cleans the Docker engine after it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,14 @@ STOP_SECONDS = 20.0
 _PORTS_TRIED = 3
 _READ_BYTES = 4096
 _TAIL_CHARACTERS = 2_000
-_LOOK_SECONDS = 10.0
+_PROBE_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server, after one JSON line on standard output: url, api_key, file and log, or error and cause.
+    """Run the server until standard input closes.
+
+    The first line on standard output is JSON: url, api_key, file and log, or error and cause.
 
     Args:
         arguments: the command line without the program's name; None for this process's own.
@@ -56,56 +58,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     for number in _SIGNALS:
-        signal.signal(number, _leave)
+        signal.signal(number, _exit)
     try:
         check_libraries()
         remove_abandoned()
         with _private_directory() as directory:
             hold(Path(directory))
-            _keep(ServerFiles(Path(directory)), options)
+            _supervise(ServerFiles(Path(directory)), options)
     except DockerStartError as error:
-        _say({"error": str(error), "cause": error.cause})
+        _announce({"error": str(error), "cause": error.cause})
         return 1
     return 0
 
 
 @contextmanager
 def _private_directory() -> Iterator[str]:
-    """Yield a directory that goes with the block, and name it where the system refuses something in it.
+    """Yield a directory that is deleted after the block; errors in it name the directory.
 
     Raises:
-        DockerStartError: it cannot be made, or written to.
+        DockerStartError: it cannot be created, or not be written to.
     """
-    place = ""
+    directory = ""
     try:
-        with tempfile.TemporaryDirectory(prefix="pytest-opensandbox-docker-", ignore_cleanup_errors=True) as place:
-            yield place
+        with tempfile.TemporaryDirectory(prefix="pytest-opensandbox-docker-", ignore_cleanup_errors=True) as directory:
+            yield directory
     except OSError as error:
         advice = "make room there, or set TMPDIR to another directory"
-        raise DockerStartError(os_reason(error, place or tempfile.gettempdir()), advice) from error
+        raise DockerStartError(os_reason(error, directory or tempfile.gettempdir()), advice) from error
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pytest_opensandbox.servers.docker_supervisor", description=__doc__)
     parser.add_argument("--label", required=True, help="KEY=VALUE that the sandboxes of this run carry")
     parser.add_argument("--execd-image", help="image of the agent")
-    parser.add_argument("--egress-image", help="image of the network guard")
+    parser.add_argument("--egress-image", help="image of the egress sidecar")
     return parser
 
 
-def _keep(files: ServerFiles, options: argparse.Namespace) -> None:
-    """Serve until standard input closes, then end the server and what it made."""
+def _supervise(files: ServerFiles, options: argparse.Namespace) -> None:
+    """Serve until standard input closes, then end the server and delete what it created."""
     execd_image, egress_image = options.execd_image, options.egress_image
     if not (execd_image and egress_image):
-        named = example_images()
-        execd_image, egress_image = execd_image or named[0], egress_image or named[1]
+        example_execd, example_egress = example_images()
+        execd_image, egress_image = execd_image or example_execd, egress_image or example_egress
     engine = Engine()
     server = _Server(files, engine, execd_image=execd_image, egress_image=egress_image)
     try:
-        said = server.start()
-        files.write(files.handover, json.dumps(said))
-        _say({**said, "file": str(files.handover), "log": str(files.log)})
-        _wait_for_end()
+        credentials = server.start()
+        files.write(files.handover, json.dumps(credentials))
+        _announce({**credentials, "file": str(files.handover), "log": str(files.log)})
+        _wait_for_end_of_input()
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -115,7 +117,7 @@ def _keep(files: ServerFiles, options: argparse.Namespace) -> None:
 
 
 class _Server:
-    """The server's process, and what it is told."""
+    """The server's process, with its configuration."""
 
     def __init__(self, files: ServerFiles, engine: Engine, *, execd_image: str, egress_image: str) -> None:
         self._files = files
@@ -133,16 +135,16 @@ class _Server:
         """
         for _ in range(_PORTS_TRIED):
             self._spawn()
-            poll_until_ready(self._look, budget_seconds=START_SECONDS, on_timeout=self._late)
+            poll_until_ready(self._probe, budget_seconds=START_SECONDS, on_timeout=self._timeout_error)
             if self._process is not None:
                 break
         else:
             raise DockerStartError(f"another program took each of {_PORTS_TRIED} free ports", "try again")
-        threading.Thread(target=_follow, args=(self._process,), daemon=True).start()
+        threading.Thread(target=_end_with_server, args=(self._process,), daemon=True).start()
         return {"url": f"http://{LOOPBACK}:{self._port}", "api_key": self._key}
 
     def stop(self) -> None:
-        """End the process; it has time to answer what it was asked."""
+        """End the process; it has time to finish its requests."""
         if self._process is not None:
             end(self._process, seconds=STOP_SECONDS)
 
@@ -159,19 +161,19 @@ class _Server:
                 environment=self._environment,
             )
 
-    def _look(self) -> bool | None:
-        """Return True when the server answers as ours, or when its port turned out to be taken; None for not yet."""
+    def _probe(self) -> bool | None:
+        """Return True once this server answers, or once its port turned out to be taken; None before."""
         if self._process is not None and self._process.poll() is None:
             return (self._answer("/health") == 200 and self._answer("/v1/sandboxes?pageSize=1") == 200) or None
         self.stop()
         self._process = None
-        if "address already in use" not in self._last_words():
-            raise self._silent("opensandbox-server ended before it listened")
+        if "address already in use" not in self._log_tail():
+            raise self._start_error("opensandbox-server ended before it listened")
         return True
 
     def _answer(self, path: str) -> int:
         """Return the status of the answer, 0 for none."""
-        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=_LOOK_SECONDS)
+        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=_PROBE_SECONDS)
         try:
             connection.request("GET", path, headers={"OPEN-SANDBOX-API-KEY": self._key})
             return connection.getresponse().status
@@ -180,16 +182,16 @@ class _Server:
         finally:
             connection.close()
 
-    def _late(self, waited_seconds: float, attempts: int) -> DockerStartError:
-        return self._silent(
-            f"opensandbox-server was not healthy after {waited_seconds:.0f} s and {counted(attempts, 'look')}"
+    def _timeout_error(self, waited_seconds: float, attempts: int) -> DockerStartError:
+        return self._start_error(
+            f"opensandbox-server was not healthy after {waited_seconds:.0f} s and {counted(attempts, 'attempt')}"
         )
 
-    def _silent(self, why: str) -> DockerStartError:
-        sys.stderr.write(self._last_words())
-        return DockerStartError(why, "its last words follow")
+    def _start_error(self, why: str) -> DockerStartError:
+        sys.stderr.write(self._log_tail())
+        return DockerStartError(why, "the end of its log follows")
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return self._files.log.read_text(encoding="utf-8", errors="replace").strip()[-_TAIL_CHARACTERS:]
 
 
@@ -198,25 +200,25 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _follow(process: subprocess.Popen[bytes]) -> None:
-    """End this process, too, when the server's has ended."""
+def _end_with_server(process: subprocess.Popen[bytes]) -> None:
+    """Send this process SIGTERM when the server's process has ended."""
     process.wait()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wait_for_end() -> None:
+def _wait_for_end_of_input() -> None:
     """Return when standard input has closed."""
     while os.read(sys.stdin.fileno(), _READ_BYTES):
         pass
 
 
-def _say(line: dict[str, str]) -> None:
-    """Write one line of JSON to standard output."""
-    print(json.dumps(line), flush=True)  # noqa: T201 - this line is how the server tells where it is
+def _announce(line: dict[str, str]) -> None:
+    """Write one line of JSON to standard output, where the parent reads it."""
+    print(json.dumps(line), flush=True)  # noqa: T201 - the parent reads this line
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End the process in good order."""
+def _exit(number: int, frame: FrameType | None) -> None:
+    """End the process on a signal, with its clean-up."""
     raise SystemExit(0)
 
 

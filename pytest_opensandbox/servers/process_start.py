@@ -1,4 +1,4 @@
-"""The state in which every process of ours starts, whatever the state of the process that starts it."""
+"""The program that starts every server process with default signals and umask."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 UMASK = 0o022
 
-# Python ignores these two itself, so that writing to a closed pipe or beyond a limit is an error and not the end.
-_LEFT_TO_PYTHON = frozenset(
+# Python itself ignores the first two, so that writing to a closed pipe or beyond a limit raises an error.
+_UNCHANGED_SIGNALS = frozenset(
     getattr(signal, name)
     for name in ("SIGPIPE", "SIGXFSZ", "SIGKILL", "SIGSTOP")
     if hasattr(signal, name)  # Windows has none of them
@@ -19,7 +19,7 @@ _LEFT_TO_PYTHON = frozenset(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a module as ``python -m`` does, in the defined state.
+    """Run a module as ``python -m`` does, with default signals and umask.
 
     Args:
         arguments: name of the module and its command line.
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str]) -> None:
 def set_start_state() -> None:
     """Give each signal its default meaning, block none of them, and set the umask.
 
-    nohup, a shell's background job and many supervisors have signals ignored, and that is inherited: a process that
-    ignores SIGCHLD never learns how its children end, one that ignores SIGINT cannot be interrupted.
+    nohup, a shell's background jobs and many supervisors ignore signals, and child processes inherit that: a process
+    that ignores SIGCHLD never learns how its children end, and one that ignores SIGINT cannot be interrupted.
     """
-    for number in signal.valid_signals() - _LEFT_TO_PYTHON:
+    for number in signal.valid_signals() - _UNCHANGED_SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):

@@ -1,4 +1,4 @@
-"""Starts a server as a process of its own, the embedded one or one on the Docker engine, and stops it."""
+"""A server in a process of its own: the embedded server, or opensandbox-server on the Docker engine."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ STOP_SECONDS = 15.0
 DOCKER_START_SECONDS = 120.0
 DOCKER_STOP_SECONDS = 60.0
 
-_START = "pytest_opensandbox.servers.process_start"
-# What the user asks of the Python that runs the tests; in a server it would end it, or fill its standard error.
-_SWITCHES = "DEBUG DEVMODE DUMPREFS INSPECT MALLOCSTATS OPTIMIZE PROFILEIMPORTTIME TRACEMALLOC VERBOSE WARNINGS"
-_NOT_PASSED_ON = frozenset(f"PYTHON{name}" for name in (*_SWITCHES.split(), "WARNDEFAULTENCODING"))
+_START_MODULE = "pytest_opensandbox.servers.process_start"
+# The user sets these for the Python that runs the tests; they would end a server, or fill its standard error.
+_PYTHON_SWITCHES = "DEBUG DEVMODE DUMPREFS INSPECT MALLOCSTATS OPTIMIZE PROFILEIMPORTTIME TRACEMALLOC VERBOSE WARNINGS"
+_REMOVED_VARIABLES = frozenset(f"PYTHON{name}" for name in (*_PYTHON_SWITCHES.split(), "WARNDEFAULTENCODING"))
 _TAIL_BYTES = 2_000
 _LINE_BYTES = 65_536
 _CHOICES = (
@@ -37,37 +37,42 @@ _CHOICES = (
 )
 
 
-class ManagedServer:
-    """A server process that ends with this object, with this process, or on request.
+class ServerProcess:
+    """A server process that ends on request, with this object, or with this process.
 
-    The process lives as long as one pipe stays open, and only the process that started it holds the pipe: not the
-    commands that it runs, and not its forks.
+    The server ends when its standard input closes. Only the process that started it holds that pipe: neither the
+    commands of that process nor its forks do.
 
     Attributes:
         url: base URL of the lifecycle API, without ``/v1``.
-        api_key: what it asks for; not shown by ``repr``.
-        file: path of a file that only this user can read and that holds both, for other processes of the run; or "".
-        pid: the process.
+        api_key: the key that the server requires; ``repr`` does not show it.
+        file: path of a file that only this user can read, with url and key for other processes of the run; or "".
+        pid: id of the process.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], errors: IO[bytes], said: Mapping[str, str], *, stop_seconds: float
+        self,
+        process: subprocess.Popen[bytes],
+        errors: IO[bytes],
+        announcement: Mapping[str, str],
+        *,
+        stop_seconds: float,
     ) -> None:
-        self.url = said["url"]
-        self.api_key = said["api_key"]
-        self.file = said.get("file", "")
+        self.url = announcement["url"]
+        self.api_key = announcement["api_key"]
+        self.file = announcement.get("file", "")
         self.pid = process.pid
         self._process = process
         self._errors = errors
-        self._log = said.get("log", "")
+        self._log = announcement.get("log", "")
         self._stop_seconds = stop_seconds
         self._owner = os.getpid()
-        _running.add(self)
+        _running_servers.add(self)
 
     def __repr__(self) -> str:
-        return f"ManagedServer(url={self.url!r}, api_key='***', pid={self.pid})"
+        return f"ServerProcess(url={self.url!r}, api_key='***', pid={self.pid})"
 
-    def __enter__(self) -> ManagedServer:
+    def __enter__(self) -> ServerProcess:
         return self
 
     def __exit__(
@@ -86,7 +91,7 @@ class ManagedServer:
         return self._process.poll()
 
     def ends(self, *, within: float) -> bool:
-        """Wait for the end of the process, and say whether it came in time; seconds."""
+        """Wait up to ``within`` seconds for the end of the process, and return whether it has ended."""
         try:
             self._process.wait(within)
         except subprocess.TimeoutExpired:
@@ -101,24 +106,24 @@ class ManagedServer:
         return _tail(self._errors)
 
     def stop(self) -> None:
-        """End the server and its sandboxes; nothing happens the second time, nor in a fork of the owner."""
+        """End the server and its sandboxes; safe to call again, and without effect in a fork of the owner."""
         if os.getpid() == self._owner and not self._errors.closed:
-            _running.discard(self)
+            _running_servers.discard(self)
             end(self._process, seconds=self._stop_seconds)
             self._errors.close()
 
-    def _let_go(self) -> None:
-        """Drop the pipe in a fork: its copy would keep the server alive when the owner is gone."""
+    def release_in_fork(self) -> None:
+        """Close a fork's copy of the pipe, which would keep the server alive after the owner has ended."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self._process.returncode = 0  # not this process's child: nothing to wait for, nothing to warn about
+        self._process.returncode = 0  # the child of another process: Popen must neither wait for it nor warn about it
 
 
-def start_embedded(*, choice: str = "--opensandbox-url=embedded") -> ManagedServer:
+def start_embedded(*, choice: str = "--opensandbox-url=embedded") -> ServerProcess:
     """Start the embedded server and return it once it listens.
 
     Args:
-        choice: how somebody asked for it, for the message.
+        choice: how the user chose this server, for the error text.
 
     Raises:
         ServerStartError: it cannot run on this machine; the text says why and what to use instead.
@@ -132,14 +137,14 @@ def start_docker(
     execd_image: str | None = None,
     egress_image: str | None = None,
     choice: str = "--opensandbox-url=docker",
-) -> ManagedServer:
+) -> ServerProcess:
     """Start opensandbox-server on this machine's Docker engine and return it once it is healthy.
 
     Args:
-        label: ``key=value`` that the sandboxes of this run carry; those that are left go when the server stops.
-        execd_image: image of the agent; None for what the server's own example names.
-        egress_image: image of the network guard; None as above.
-        choice: how somebody asked for it, for the message.
+        label: ``key=value`` of the sandboxes of this run; those that are left are deleted when the server stops.
+        execd_image: image of the agent; None for the one in the server's own example.
+        egress_image: image of the egress sidecar; None as above.
+        choice: how the user chose this server, for the error text.
 
     Raises:
         ServerStartError: it cannot run on this machine; the text says why and what to use instead.
@@ -162,28 +167,29 @@ def spawn(
     stderr: int | IO[bytes],
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start ``python -m module``, out of reach of the terminal's Ctrl-C; it is to end when its standard input closes.
+    """Start ``python -m module`` in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
-    It begins in a defined state, whatever this process ignores, blocks or has as its umask, and without the switches
-    of Python that the environment may hold.
+    The module has to end when its standard input closes. It starts with default signals and umask, and without the
+    variables that change Python itself.
 
     Args:
-        module: what to run.
-        arguments: its command line; no secrets, everybody can read it.
-        stdout: where its standard output goes; a pipe by default.
-        stderr: where its standard error goes.
+        module: dotted name of the module.
+        arguments: its command line; no secrets, every user of the machine can read it.
+        stdout: its standard output; a pipe by default.
+        stderr: its standard error.
         environment: variables besides those of this process.
 
     Raises:
         OSError: the interpreter cannot be started.
     """
     return subprocess.Popen(  # noqa: S603 - this interpreter, a module of ours, and options that config has read
-        [sys.executable, "-m", _START, module, *arguments],
+        [sys.executable, "-m", _START_MODULE, module, *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
         bufsize=0,
-        env={name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | dict(environment or {}),
+        env={name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES}
+        | dict(environment or {}),
         # -m looks into the working directory first, and a tested project may have a waitress.py of its own.
         cwd=Path(__file__).parents[2],
         start_new_session=True,
@@ -191,7 +197,7 @@ def spawn(
 
 
 def end(process: subprocess.Popen[bytes], *, seconds: float) -> None:
-    """Close the pipe that keeps a process alive, and kill it if that does not help within the time."""
+    """Close the pipe that keeps a process alive, and kill the process if it has not ended in time."""
     assert process.stdin is not None
     process.stdin.close()
     try:
@@ -199,73 +205,73 @@ def end(process: subprocess.Popen[bytes], *, seconds: float) -> None:
     except BaseException as error:
         process.kill()
         process.wait()
-        if not isinstance(error, subprocess.TimeoutExpired):  # Ctrl-C while waiting: end the server first, then obey
+        if not isinstance(error, subprocess.TimeoutExpired):  # Ctrl-C while waiting: the server ends first
             raise
     finally:
         if process.stdout is not None:
             process.stdout.close()
 
 
-class _NoAnswerError(Exception):
-    """The process did not say where it listens; the text is why."""
+class _NotStartedError(Exception):
+    """A process ended, or was too late, before it listened; the text says why."""
 
 
-_running: weakref.WeakSet[ManagedServer] = weakref.WeakSet()
+_running_servers: weakref.WeakSet[ServerProcess] = weakref.WeakSet()
 
 
-def _let_all_go() -> None:
-    """Release every server, in a process that was forked from this one."""
-    for server in list(_running):
-        server._let_go()
-    _running.clear()
+def _release_all_in_fork() -> None:
+    """Release every server in a fork of this process."""
+    for server in list(_running_servers):
+        server.release_in_fork()
+    _running_servers.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_all_go)
+    os.register_at_fork(after_in_child=_release_all_in_fork)
 
 
 def _start(
     choice: str, module: str, arguments: Sequence[str] = (), *, start_seconds: float, stop_seconds: float
-) -> ManagedServer:
-    """Start a server and return it once it has said where it listens."""
+) -> ServerProcess:
+    """Start a server and return it once it listens."""
     try:
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: a pipe that nobody reads would fill up and stop the server
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: an unread pipe would fill up and stop the server
     except OSError as error:
         why = (
             f"there is no place for temporary files ({os_reason(error)}), make room or set TMPDIR to another directory"
         )
-        raise ServerStartError(_refusal(choice, why)) from error
+        raise ServerStartError(_error_text(choice, why)) from error
     try:
         process = spawn(module, arguments, stderr=errors)
     except OSError as error:
         errors.close()
-        raise ServerStartError(_refusal(choice, f"{sys.executable} could not be started: {error}")) from error
+        raise ServerStartError(_error_text(choice, f"{sys.executable} could not be started: {error}")) from error
     try:
-        said = _first_line(process, start_seconds)
+        announcement = _read_announcement(process, start_seconds)
     except BaseException as error:
         end(process, seconds=stop_seconds)
         tail = _tail(errors)
         errors.close()
-        if isinstance(error, _NoAnswerError):
-            raise ServerStartError(_refusal(choice, str(error), tail)) from None
+        if isinstance(error, _NotStartedError):
+            raise ServerStartError(_error_text(choice, str(error), tail)) from None
         raise
-    return ManagedServer(process, errors, said, stop_seconds=stop_seconds)
+    return ServerProcess(process, errors, announcement, stop_seconds=stop_seconds)
 
 
-def _first_line(process: subprocess.Popen[bytes], seconds: float) -> dict[str, str]:
-    """Return what the server says about itself: url, api_key, and perhaps file and log, two paths.
+def _read_announcement(process: subprocess.Popen[bytes], seconds: float) -> dict[str, str]:
+    """Return the server's first line: url, api_key, and perhaps file and log, two paths.
 
     Raises:
-        _NoAnswerError: it says that it cannot run, ends, or says nothing in time.
+        _NotStartedError: it reports an error, ends, or does not listen in time.
     """
     line = _read_line(process, seconds)
     try:
-        said = json.loads(line)
-        if "error" in said:
-            raise _NoAnswerError(f"{said['error']} ({said.get('cause', 'cause unknown')})")
-        return {"url": said["url"], "api_key": said["api_key"], **said}
+        announcement = json.loads(line)
+        if "error" in announcement:
+            raise _NotStartedError(f"{announcement['error']} ({announcement.get('cause', 'cause unknown')})")
+        return {"url": announcement["url"], "api_key": announcement["api_key"], **announcement}
     except (ValueError, TypeError, KeyError):
-        raise _NoAnswerError(f"it said {line[:200]!r} instead of where it listens") from None
+        raise _NotStartedError(f"its first line is {line[:200]!r} and does not say where it listens") from None
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
@@ -276,10 +282,10 @@ def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise _NoAnswerError(f"it did not say where it listens within {seconds:g} s")
+                raise _NotStartedError(f"it did not listen within {seconds:g} s")
             data = os.read(process.stdout.fileno(), _LINE_BYTES)
             if not data:
-                raise _NoAnswerError(f"it ended with status {process.wait()} before it listened")
+                raise _NotStartedError(f"it ended with status {process.wait()} before it listened")
             line += data
     return line
 
@@ -293,7 +299,7 @@ def _tail(errors: IO[bytes]) -> str:
     return (whole_lines or tail).decode(errors="replace").strip()
 
 
-def _refusal(choice: str, why: str, tail: str = "") -> str:
-    """Return the text of the error: why, what to use instead, and the server's last words."""
-    words = f"\n--- the server's standard error ends with ---\n{tail}" if tail else ""
-    return f"{choice} cannot work here: {why}\n{_CHOICES}{words}"
+def _error_text(choice: str, why: str, tail: str = "") -> str:
+    """Return the text of the error: the reason, the other backends, and the end of the server's standard error."""
+    log = f"\n--- the server's standard error ends with ---\n{tail}" if tail else ""
+    return f"{choice} cannot work here: {why}\n{_CHOICES}{log}"

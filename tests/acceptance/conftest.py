@@ -11,7 +11,7 @@ from pytest_opensandbox import ApiError, Client
 from pytest_opensandbox.client.sandbox_opts import label_value
 from pytest_opensandbox.plugin.run import RUN
 from pytest_opensandbox.sandbox.tracking import TAG_PROJECT
-from pytest_opensandbox.servers.server_process import ManagedServer
+from pytest_opensandbox.servers.server_process import ServerProcess
 from pytest_opensandbox.settings.options import EMBEDDED
 from pytest_opensandbox.settings.settings import Settings
 
@@ -77,7 +77,7 @@ def xdist(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture
 def server(
-    running_server: ManagedServer,
+    running_server: ServerProcess,
     opensandbox_settings: Settings,
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,7 +9,7 @@ from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, S
 from pytest_opensandbox.cleanup.targets import SandboxTarget
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
-from pytest_opensandbox.servers.server_process import ManagedServer
+from pytest_opensandbox.servers.server_process import ServerProcess
 from pytest_opensandbox.transport.timeouts import Timeouts
 from tests.faults.proxy import FaultyProxy
 
@@ -57,7 +57,7 @@ class Bench:
         server: the server that all sandboxes live on.
     """
 
-    def __init__(self, server: ManagedServer) -> None:
+    def __init__(self, server: ServerProcess) -> None:
         self.proxy = FaultyProxy(server.url)
         """Between the two."""
         self.client = Client(

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_opensandbox.servers.server_process import ManagedServer, start_embedded
+from pytest_opensandbox.servers.server_process import ServerProcess, start_embedded
 from tests.faults.bench import Bench
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[ManagedServer]:
+def server() -> Iterator[ServerProcess]:
     """The server behind every proxy."""
     with start_embedded() as server:
         yield server

@@ -1,4 +1,4 @@
-"""What opensandbox-server is told, and what is said when it cannot run; with a Docker engine: tests/server."""
+"""The configuration of opensandbox-server and the errors of its start; tests/server has an engine."""
 
 import importlib
 import stat
@@ -12,8 +12,8 @@ from pytest_opensandbox.servers.docker_config import (
     ServerFiles,
     check_libraries,
     config_text,
+    engine_error,
     example_images,
-    no_engine,
 )
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -24,27 +24,27 @@ def files(tmp_path):
     return ServerFiles(tmp_path)
 
 
-def told(files, **changes):
+def config_of(files, **changes):
     values = {"port": 1234, "api_key": "hunter2", "execd_image": "execd:1", "egress_image": "egress:1", **changes}
     return tomllib.loads(config_text(files, **values))
 
 
-def test_everything_is_on_loopback(files):
-    config = told(files)
+def test_the_server_and_its_sandboxes_listen_on_loopback(files):
+    config = config_of(files)
 
     assert config["server"] == {"host": "127.0.0.1", "port": 1234, "api_key": "hunter2"}
     assert config["docker"] == {"network_mode": "bridge", "publish_host": "127.0.0.1"}
 
 
-def test_everything_that_it_writes_is_in_its_own_directory(files):
-    config = told(files)
+def test_all_files_are_in_the_servers_own_directory(files):
+    config = config_of(files)
 
     for path in (config["store"]["path"], config["log"]["file_path"], config["log"]["access_file_path"]):
         assert path.startswith(f"{files.directory}/")
 
 
-def test_the_images_are_those_that_were_asked_for(files):
-    config = told(files, execd_image='a"b\\c', egress_image="é:1")
+def test_the_images_are_those_of_the_options(files):
+    config = config_of(files, execd_image='a"b\\c', egress_image="é:1")
 
     assert config["runtime"] == {"type": "docker", "execd_image": 'a"b\\c'}
     assert config["egress"] == {"image": "é:1"}
@@ -56,7 +56,7 @@ def test_a_file_with_a_key_is_for_this_user_only(files):
     assert stat.S_IMODE(files.handover.stat().st_mode) == 0o600
 
 
-def test_the_images_are_those_of_the_installed_servers_example():
+def test_the_default_images_are_those_of_the_servers_example():
     pytest.importorskip("opensandbox_server", reason="the extra docker is not installed")
 
     execd, egress = example_images()
@@ -65,7 +65,7 @@ def test_the_images_are_those_of_the_installed_servers_example():
     assert egress.startswith("opensandbox/egress:")
 
 
-def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
+def test_a_missing_library_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "docker" else name)
 
     with pytest.raises(DockerStartError, match="it needs docker, not installed for") as caught:
@@ -75,7 +75,7 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("said", "told", "remedy"),
+    ("text", "message", "remedy"),
     [
         pytest.param(
             "('Connection aborted.', FileNotFoundError(2, 'No such file or directory'))",
@@ -87,7 +87,7 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
             "Failed to establish a new connection: [Errno 111] Connection refused",
             "no Docker engine answers at unix:///x",
             "DOCKER_HOST",
-            id="nobody listens",
+            id="connection refused",
         ),
         pytest.param(
             "('Connection aborted.', PermissionError(13, 'Permission denied'))",
@@ -95,14 +95,16 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
             "usermod -aG docker",
             id="no permission",
         ),
-        pytest.param("Invalid bind address", "of no use: Invalid bind address", "docker version", id="anything else"),
-        pytest.param("", "of no use: OSError", "docker version", id="no text"),
+        pytest.param(
+            "Invalid bind address", "cannot be used: Invalid bind address", "docker version", id="anything else"
+        ),
+        pytest.param("", "cannot be used: OSError", "docker version", id="no text"),
     ],
 )
-def test_an_engine_that_is_of_no_use_is_told_with_its_remedy(said, told, remedy):
-    error = no_engine("unix:///x", OSError(said))
+def test_an_engine_that_fails_is_named_with_the_remedy(text, message, remedy):
+    error = engine_error("unix:///x", OSError(text))
 
-    assert told in str(error)
+    assert message in str(error)
     assert remedy in error.cause
 
 

