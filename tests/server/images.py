@@ -86,9 +86,8 @@ def _agent() -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.add(str(Path(str(package.origin)).parent), "agent/agent", filter=_without_caches)
         for name in _LIBRARIES:
-            origin = Path(str(find_spec(name).origin))  # type: ignore[union-attr] - the extra brings it along
-            source = origin.parent if origin.name == "__init__.py" else origin
-            tar.add(str(source), f"agent/{source.name}", filter=_without_caches)
+            source = Path(str(find_spec(name).origin)).parent  # type: ignore[union-attr] - the extra brings it along
+            tar.add(str(source), f"agent/{name}", filter=_without_caches)
         _add_text(tar, "agent/__main__.py", _MAIN, mode=0o644)
         _add_text(tar, "bootstrap.sh", _BOOTSTRAP, mode=0o755)
     return buffer.getvalue()

@@ -119,7 +119,7 @@ def _span(text: str, size: int) -> tuple[int, int]:
 def _some_lines(request: Request, file: BinaryIO) -> Response:
     """Return lines by number, counted from 1, without carriage returns and without the final line break."""
     try:
-        offset, limit = request.number_from(1, "offset") or 1, request.number_from(1, "limit")
+        offset, limit = request.integer("offset", at_least=1) or 1, request.integer("limit", at_least=1)
     except RefusedError:
         file.close()
         raise

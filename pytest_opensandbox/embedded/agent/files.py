@@ -50,7 +50,7 @@ def move(request: Request) -> Response:
     """
     for source, target in request.read_json(_moves):
         _move(source, target)
-    return http.empty()
+    return Response()
 
 
 def set_permissions(request: Request) -> Response:
@@ -63,7 +63,7 @@ def set_permissions(request: Request) -> Response:
     with http.missing_file_fails():
         for path, permission in request.read_json(_permissions).items():
             permission.apply(paths.absolute(path))
-    return http.empty()
+    return Response()
 
 
 def replace_text(request: Request) -> Response:
@@ -77,7 +77,7 @@ def replace_text(request: Request) -> Response:
         path: {"replacedCount": _replace_text(paths.absolute(path), old, new)}
         for path, (old, new) in request.read_json(_replacements).items()
     }
-    return http.json_response(counts) if request.query("verbose") == "true" else http.empty()
+    return http.json_response(counts) if request.query("verbose") == "true" else Response()
 
 
 def remove_files(request: Request) -> Response:
@@ -88,7 +88,7 @@ def remove_files(request: Request) -> Response:
     """
     for path in request.queries("path"):
         _remove_file(paths.absolute(path))
-    return http.empty()
+    return Response()
 
 
 def list_directory(request: Request) -> Response:
@@ -99,7 +99,7 @@ def list_directory(request: Request) -> Response:
         OSError: it is missing, or cannot be read.
     """
     path = request.required("path")
-    depth = request.number_from(0, "depth")
+    depth = request.integer("depth", at_least=0)
     path = paths.absolute(path)
     mode = os.lstat(path).st_mode
     if stat.S_ISLNK(mode):
@@ -118,7 +118,7 @@ def make_directories(request: Request) -> Response:
     """
     for path, permission in request.read_json(_permissions).items():
         _make_directory(paths.absolute(path), permission)
-    return http.empty()
+    return Response()
 
 
 def remove_directories(request: Request) -> Response:
@@ -130,7 +130,7 @@ def remove_directories(request: Request) -> Response:
     with http.missing_file_fails():
         for path in request.queries("path"):
             _remove_directory(paths.expand(path))
-    return http.empty()
+    return Response()
 
 
 def _permissions(value: Any) -> dict[str, Permission]:

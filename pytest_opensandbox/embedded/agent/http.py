@@ -73,7 +73,7 @@ class BadBodyError(ValueError):
 
 
 class Response:
-    """One response.
+    """One response; by default 200 with neither body nor content type, which is what a write operation answers.
 
     Args:
         body: all of it, or its pieces; their length must stand in ``headers``, or the response is sent in chunks.
@@ -95,11 +95,6 @@ class Response:
             headers.setdefault("Content-Length", str(len(self.body)))
         start_response(f"{self.status} {REASONS[self.status]}", list(headers.items()))
         return [self.body] if isinstance(self.body, bytes) else self.body
-
-
-def empty() -> Response:
-    """Return 200 with neither body nor content type, which is what a write operation answers."""
-    return Response()
 
 
 def json_response(value: Any) -> Response:
@@ -147,14 +142,14 @@ class Request:
         text = self.query(name)
         return int(text) if _NUMBER.fullmatch(text) else None
 
-    def number_from(self, low: int, name: str) -> int | None:
-        """Return a query parameter that must be an integer of at least ``low``; None when it is missing or empty.
+    def integer(self, name: str, *, at_least: int) -> int | None:
+        """Return a query parameter that must be such an integer, None when it is missing or empty.
 
         Raises:
             RefusedError: it is something else.
         """
         number = self.number(name)
-        if self.query(name) and (number is None or number < low):
+        if self.query(name) and (number is None or number < at_least):
             raise RefusedError(400, BAD_BODY, f"invalid query parameter '{name}': {self.query(name)}")
         return number
 

@@ -56,11 +56,11 @@ def start(spec: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -
     Raises:
         SpawnError: it could not be started.
     """
-    extra = {**file_environment(), **spec.envs}
+    extra = {**_file_environment(), **spec.envs}
     environment = {**os.environ, **extra}
     user, group, groups = _identity(spec)
     # The shell is looked up in the agent's PATH, a program in the command's.
-    program = spec.argv[0] if spec.argv else shell()
+    program = spec.argv[0] if spec.argv else _shell()
     argv = spec.argv or [os.path.basename(program), "-c", spec.command]
     try:
         return subprocess.Popen(  # noqa: S603 - the agent runs what the client asks for
@@ -82,12 +82,12 @@ def start(spec: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -
         raise SpawnError(f"{program}: {exc}") from exc
 
 
-def shell() -> str:
+def _shell() -> str:
     """Return the path of ``bash``, or of ``sh`` where there is no bash."""
     return shutil.which("bash") or shutil.which("sh") or "sh"
 
 
-def file_environment() -> dict[str, str]:
+def _file_environment() -> dict[str, str]:
     """Return the ``NAME=VALUE`` lines of the file that EXECD_ENVS names, if there is one."""
     try:
         with open(paths.expand(os.environ.get("EXECD_ENVS", "")), encoding="utf-8", errors="surrogateescape") as file:
@@ -116,7 +116,7 @@ def check_identity(uid: int | None, gid: int | None) -> None:
         )
 
 
-def outcome(status: os.waitid_result) -> tuple[int, str]:
+def _outcome(status: os.waitid_result) -> tuple[int, str]:
     """Return exit code and error text of a process that has ended; -1 for a signal, no text for success."""
     if status.si_code == os.CLD_EXITED:
         return status.si_status, f"exit status {status.si_status}" if status.si_status else ""
@@ -234,7 +234,7 @@ class WatchedProcess:
             self._process.wait()
         if not _signal(-pid, 0):
             _started.discard(pid)
-        self.exit_code, self.error = outcome(status)
+        self.exit_code, self.error = _outcome(status)
         self.finished_at = time.time_ns()
         self.ended.set()
 

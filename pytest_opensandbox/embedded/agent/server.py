@@ -65,12 +65,12 @@ def _router(commands: Commands, sessions: Sessions) -> Router:
     def interrupt(request: Request) -> Response:
         identifier = request.required("id")
         if commands.interrupt(identifier) or sessions.interrupt(identifier):
-            return http.empty()
+            return Response()
         raise RefusedError(500, FAILED, f"no command or session {identifier}")
 
     return Router(
         [
-            ("GET", "/ping", lambda _: http.empty()),
+            ("GET", "/ping", lambda _: Response()),
             ("POST", "/command", commands.run),
             ("DELETE", "/command", interrupt),
             ("GET", "/command/status/*", commands.status),

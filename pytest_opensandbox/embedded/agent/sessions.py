@@ -132,7 +132,7 @@ class Sessions:
         """
         if not self.interrupt(identifier):
             raise RefusedError(404, "CONTEXT_NOT_FOUND", f"session {identifier} not found")
-        return http.empty()
+        return Response()
 
 
 class Run:

@@ -48,7 +48,7 @@ def upload(request: Request) -> Response:
     request.input.seek(0)
     with http.missing_file_fails():
         _write_files(read_form(request.input, content_type), metadata)
-    return http.empty()
+    return Response()
 
 
 def read_form(stream: BinaryIO, content_type: str) -> Iterator[Piece]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedded.agent_process import Agent
+from tests.embedded.agent_process import Agent, running_agent
 
 MEBIBYTE = 1 << 20
 BOUNDARY = "the-boundary"
@@ -140,6 +140,15 @@ def test_memory_does_not_grow_with_a_file(agent: Agent, tmp_path) -> None:
 
     assert size == path.stat().st_size == 64 * MEBIBYTE
     assert agent.peak_kib - before < 20_000
+
+
+def test_a_file_that_is_written_in_part_is_refused(tmp_path) -> None:
+    """The kernel writes up to the limit and says how much that was; only the next write fails."""
+    path = tmp_path / "large"
+    with running_agent(under=("prlimit", "--fsize=100000")) as agent:
+        answer = upload(agent, form(metadata(path), file(b"x" * 150_000)))
+
+    assert (answer.status_code, answer.json()) == (500, {"code": "RUNTIME_ERROR", "message": f"{path}: File too large"})
 
 
 def test_lines_of_a_large_file_are_streamed(agent: Agent, tmp_path) -> None:

@@ -1,9 +1,46 @@
-"""JSON bodies read field by field, and JSON, text and times as the agent writes them."""
+"""Requests brought to handlers, JSON bodies read field by field, and JSON, text and times as the agent writes them."""
 
 import pytest
 
 from pytest_opensandbox.embedded.agent import http
-from pytest_opensandbox.embedded.agent.http import BadBodyError, JsonObject
+from pytest_opensandbox.embedded.agent.http import BadBodyError, JsonObject, Response, Router
+
+
+def answer(router: Router, method: str, path: str) -> tuple[str, bytes]:
+    """Return status line and body of what a router answers."""
+    heads = []
+    pieces = router({"REQUEST_METHOD": method, "PATH_INFO": path}, lambda status, headers: heads.append(status))
+    return heads[0], b"".join(pieces)
+
+
+def test_a_handler_is_given_the_segments_that_stars_stand_for():
+    router = Router([("GET", "/a/*/b/*", lambda _, one, two: Response(f"{one} {two}".encode()))])
+
+    assert answer(router, "GET", "/a/1/b/\xc3\xa9") == ("200 OK", "1 é".encode())
+    assert answer(router, "GET", "/a//b/2")[0] == "404 Not Found"
+    assert answer(router, "POST", "/a/1/b/2")[0] == "404 Not Found"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        pytest.param(FileNotFoundError(2, "missing", "/x"), "404 Not Found", b"FILE_NOT_FOUND", id="missing file"),
+        pytest.param(PermissionError(13, "not allowed", "/x"), "500 Internal Server Error", b"RUNTIME", id="other"),
+        pytest.param(KeyError("x"), "500 Internal Server Error", b"the agent failed", id="fault of the agent"),
+    ],
+)
+def test_what_a_handler_raises_becomes_a_response(error, status, code):
+    def fail(_):
+        raise error
+
+    found = answer(Router([("GET", "/x", fail)]), "GET", "/x")
+
+    assert found[0] == status
+    assert code in found[1]
+
+
+def test_head_is_answered_without_a_body():
+    assert answer(Router([("GET", "/x", lambda _: Response(b"x"))]), "HEAD", "/x") == ("404 Not Found", b"")
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":', b'{"a":"x', b"{nope", b'{"a" 1}', b"nonsense"])
