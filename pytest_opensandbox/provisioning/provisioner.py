@@ -78,7 +78,7 @@ class Provisioner:
             tags=tags,
             lease_seconds=settings.lease_seconds,
             ready_timeout=settings.ready_timeout_seconds,
-            tell=notify,
+            notify=notify,
         )
         self._setups = SetupCache(store, progress=self._lifecycle.progress, discard=self.release)
         # By process, too: a fork has its parent's sandboxes on its list, but they are not its own.

@@ -44,7 +44,7 @@ class Lifecycle:
         lease_seconds: time to live of every sandbox, renewed while this process lives; whole seconds, 60 … 86,400.
         ready_timeout: how long a sandbox may take to become ready, and how long a create is repeated on a server
             without capacity; seconds.
-        tell: shows the user a line while a sandbox takes long; None to show nothing.
+        notify: shows the user a line while a sandbox takes long; None to show nothing.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Lifecycle:
         tags: RunTags,
         lease_seconds: int = 120,
         ready_timeout: float = 60.0,
-        tell: Notify | None = None,
+        notify: Notify | None = None,
     ) -> None:
         self.client = client
         self.tags = tags
         self.ready_timeout = ready_timeout
         self.ledger = Ledger()
         self.lease = Lease(client, seconds=lease_seconds)
-        self.progress = Progress(tell)
+        self.progress = Progress(notify)
         self._is_silent = False
 
     def launch(self, opts: SandboxOpts, *, test: str = "") -> ReadySandbox:
