@@ -189,7 +189,7 @@ class Server:
         return Reply(599, b"the script is over")
 
 
-class OneBoxServer(Server):
+class OneSandboxServer(Server):
     """A lifecycle server with one sandbox, ``s1``, which it is itself; all is well with it unless a test says more.
 
     Args:

@@ -6,7 +6,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.scripted_servers import OneBoxServer, Pause, Reply, as_json, serving
+from tests.scripted_servers import OneSandboxServer, Pause, Reply, as_json, serving
 
 SUITE = """
     def test_it(sandbox):
@@ -69,7 +69,7 @@ def test_this_machine_is_reached_without_the_environments_proxy(pytester, server
 def test_an_unreachable_sandbox_is_named_with_three_remedies(pytester):
     pytester.makepyfile(EMPTY)
     address = f"127.0.0.1:{unused_port()}"
-    server = OneBoxServer(endpoint=[as_json({"endpoint": address})])
+    server = OneSandboxServer(endpoint=[as_json({"endpoint": address})])
     with serving(server=server):
         result = pytester.runpytest_subprocess(
             f"--opensandbox-url={server.url}", "--opensandbox-ready-timeout=0.5", "--opensandbox-image=a"
@@ -89,7 +89,7 @@ def test_an_unreachable_sandbox_is_named_with_three_remedies(pytester):
 def test_a_create_that_takes_long_is_explained_once_on_the_terminal(pytester, arguments):
     pytester.makeconftest(IMPATIENT)
     pytester.makepyfile(test_slow="def test_it(sandbox): pass")
-    with serving(server=OneBoxServer(create=[SLOW_CREATE])) as server:
+    with serving(server=OneSandboxServer(create=[SLOW_CREATE])) as server:
         result = pytester.runpytest_subprocess(
             f"--opensandbox-url={server.url}", "--opensandbox-image=python:3.12", *arguments
         )
@@ -109,7 +109,7 @@ def test_each_phase_of_a_wait_is_explained(pytester):
     refused = as_json({"code": code}, 429, Retry_After="1")
     made = as_json({"id": "s1", "status": {"state": "Pending"}}, 202)
     pending = [as_json({"id": "s1", "status": {"state": "Pending"}})] * 8
-    with serving(server=OneBoxServer(create=[refused, made], state=pending)) as server:
+    with serving(server=OneSandboxServer(create=[refused, made], state=pending)) as server:
         result = pytester.runpytest_subprocess(f"--opensandbox-url={server.url}", "--opensandbox-image=a")
 
     result.assert_outcomes(passed=1)
@@ -131,7 +131,7 @@ def test_a_sandbox_that_comes_soon_needs_no_explanation(pytester, server):
 def test_progress_of_a_worker_is_shown_once_and_is_no_error(pytester):
     pytester.makeconftest(IMPATIENT)
     pytester.makepyfile(test_slow="def test_it(sandbox): pass")
-    with serving(server=OneBoxServer(create=[SLOW_CREATE])) as server:
+    with serving(server=OneSandboxServer(create=[SLOW_CREATE])) as server:
         result = pytester.runpytest_subprocess(
             f"--opensandbox-url={server.url}", "--opensandbox-image=a", "-n1", "-W", "error"
         )
@@ -147,7 +147,7 @@ def test_a_file_with_certificates_in_an_ini_file_lies_beside_it(pytester, monkey
     authority.cert_pem.write_to_path(str(pytester.path / "ca.pem"))
     below = pytester.mkdir("below")
     (below / "test_it.py").write_text(EMPTY)
-    with serving(server=OneBoxServer(tls=context)) as server:
+    with serving(server=OneSandboxServer(tls=context)) as server:
         pytester.makeini(f"[pytest]\nopensandbox_ca_bundle = ca.pem\nopensandbox_url = {server.url}")
         monkeypatch.chdir(below)
         result = pytester.runpytest_subprocess("--opensandbox-image=a")
@@ -171,7 +171,7 @@ def test_a_pool_is_named_by_an_option_or_a_marker(pytester):
         @pytest.mark.sandbox(image="python:3.12")
         def test_image(sandbox): pass
     """)
-    with serving(server=OneBoxServer()) as server:
+    with serving(server=OneSandboxServer()) as server:
         result = pytester.runpytest_subprocess(f"--opensandbox-url={server.url}", "--opensandbox-pool=fast")
 
     result.assert_outcomes(passed=4)

@@ -11,7 +11,7 @@ from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.file_transfer import UploadBody, content_size, wire_mode
 from pytest_opensandbox.client.models import FileUpload
 from pytest_opensandbox.errors import ConfigError
-from tests.scripted_servers import OneBoxServer, serving
+from tests.scripted_servers import OneSandboxServer, serving
 
 
 def read_form(body: UploadBody) -> list[tuple[str, str, bytes]]:
@@ -79,7 +79,11 @@ def test_a_file_that_vanishes_during_an_upload_says_that_part_was_sent(tmp_path)
         path.write_bytes(b"abc")
 
     def upload():
-        with serving(server=OneBoxServer()) as server, Client(server.url) as client, Vanishing(first, second) as file:
+        with (
+            serving(server=OneSandboxServer()) as server,
+            Client(server.url) as client,
+            Vanishing(first, second) as file,
+        ):
             client.upload_files(server.url, [FileUpload("/a", file), FileUpload("/b", second)])
 
     with pytest.raises(ConfigError, match=r"can be read.*part of the upload was sent"):

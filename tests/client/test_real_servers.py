@@ -21,7 +21,7 @@ from pytest_opensandbox.cleanup.targets import SandboxTarget
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.transport.transport import KEY_HEADER
-from tests.scripted_servers import OneBoxServer, Pause, Reply, Seen, as_events, as_json, serving
+from tests.scripted_servers import OneSandboxServer, Pause, Reply, Seen, as_events, as_json, serving
 
 IMAGE = SandboxOpts(image="python:3.12")
 MADE = as_json({"id": "s1", "status": {"state": "Running"}}, 202)
@@ -56,7 +56,7 @@ def box_on(lifecycle) -> Sandbox:
 
 # From create to ready is what a user waits for before each test, and a round trip costs what the network costs.
 def test_a_sandbox_takes_three_requests_and_its_first_command_one():
-    server = OneBoxServer(command=[prints("0\n1+aGkK\n2+")])
+    server = OneSandboxServer(command=[prints("0\n1+aGkK\n2+")])
     with lifecycle_on(server) as lifecycle:
         result = box_on(lifecycle).run("echo hi")
 
@@ -66,7 +66,7 @@ def test_a_sandbox_takes_three_requests_and_its_first_command_one():
 
 @pytest.mark.parametrize("refusal", [NO_ROOM, PORT_RACE, NOT_UP_YET], ids=["no room", "port race", "not up yet"])
 def test_a_create_that_made_nothing_is_sent_again_under_the_same_tags(refusal):
-    server = OneBoxServer(create=[refusal, refusal, MADE])
+    server = OneSandboxServer(create=[refusal, refusal, MADE])
     with lifecycle_on(server) as lifecycle:
         launched = lifecycle.launch(IMAGE)
 
@@ -76,7 +76,7 @@ def test_a_create_that_made_nothing_is_sent_again_under_the_same_tags(refusal):
 
 
 def test_a_port_race_that_is_lost_three_times_is_an_error():
-    server = OneBoxServer(create=[PORT_RACE] * 9)
+    server = OneSandboxServer(create=[PORT_RACE] * 9)
     with lifecycle_on(server) as lifecycle, pytest.raises(ApiError, match="port is already allocated"):
         lifecycle.launch(IMAGE)
 
@@ -84,7 +84,7 @@ def test_a_port_race_that_is_lost_three_times_is_an_error():
 
 
 def test_a_server_that_stays_without_room_is_an_error_that_says_what_to_do():
-    server = OneBoxServer(create=[NO_ROOM] * 1000)
+    server = OneSandboxServer(create=[NO_ROOM] * 1000)
     with lifecycle_on(server, ready_timeout=0.2) as lifecycle, pytest.raises(ApiError, match="No room") as caught:
         lifecycle.launch(IMAGE)
 
@@ -95,7 +95,7 @@ def test_a_server_that_stays_without_room_is_an_error_that_says_what_to_do():
 
 def test_a_conflict_is_told_at_once():
     conflict = as_json({"code": "SNAPSHOT::NOT_READY", "message": "Snapshot p1 is Creating."}, 409)
-    server = OneBoxServer(create=[conflict])
+    server = OneSandboxServer(create=[conflict])
     with lifecycle_on(server) as lifecycle, pytest.raises(ConflictError, match="Snapshot p1 is Creating"):
         lifecycle.launch(SandboxOpts(snapshot_id="p1"))
 
@@ -112,7 +112,7 @@ def test_a_conflict_is_told_at_once():
 )
 def test_a_503_that_says_nothing_is_looked_into_by_the_tag(listed, calls):
     found = as_json({"items": [{"id": name, "status": {"state": "Running"}} for name in listed]})
-    server = OneBoxServer(create=[Reply(503, b"<html>")], list=[found])
+    server = OneSandboxServer(create=[Reply(503, b"<html>")], list=[found])
     with lifecycle_on(server) as lifecycle:
         if listed:
             assert lifecycle.launch(IMAGE).response.id == "s1"
@@ -129,14 +129,14 @@ def test_a_503_that_says_nothing_is_looked_into_by_the_tag(listed, calls):
 # Docker pulls the image inside the request; nobody may give up on it as on an ordinary one.
 def test_a_create_outlasts_the_time_of_an_ordinary_request():
     slow = Reply(202, [Pause(0.6), b'{"id": "s1", "status": {"state": "Running"}}'])
-    with lifecycle_on(OneBoxServer(create=[slow]), request_timeout=0.2) as lifecycle:
+    with lifecycle_on(OneSandboxServer(create=[slow]), request_timeout=0.2) as lifecycle:
         assert lifecycle.launch(IMAGE).response.id == "s1"
 
 
 def test_kubernetes_takes_its_time_with_the_state_the_address_and_the_agent():
     no_ip = as_json({"code": "KUBERNETES::POD_IP_NOT_AVAILABLE", "message": "no address yet"}, 404)
     made = as_json({"id": "s1", "status": {"state": "Pending"}}, 202)
-    server = OneBoxServer(
+    server = OneSandboxServer(
         create=[made], state=[PENDING, PENDING], endpoint=[no_ip, no_ip], ping=[Reply(502), Reply(503)]
     )
     with lifecycle_on(server) as lifecycle:
@@ -148,7 +148,7 @@ def test_kubernetes_takes_its_time_with_the_state_the_address_and_the_agent():
 def test_an_entrypoint_that_ends_at_once_is_told_with_its_exit_code_and_log_and_deleted():
     died = {"state": "Failed", "reason": "CONTAINER_EXITED_ERROR", "message": "Sandbox container exited with code 7."}
     logs = as_json({"delivery": "inline", "content": "boom\n"})
-    server = OneBoxServer(ping=[Reply(502)], state=[as_json({"id": "s1", "status": died})], logs=[logs])
+    server = OneSandboxServer(ping=[Reply(502)], state=[as_json({"id": "s1", "status": died})], logs=[logs])
     with lifecycle_on(server, ready_timeout=60) as lifecycle:
         started = time.monotonic()
         with pytest.raises(SandboxFailedError, match="exited with code 7") as caught:
@@ -163,7 +163,7 @@ def test_an_entrypoint_that_ends_at_once_is_told_with_its_exit_code_and_log_and_
 def test_labels_of_the_image_are_not_among_the_sandboxes_own():
     leaked = {"maintainer": "somebody", "version": "3"}
     made = as_json({"id": "s1", "status": {"state": "Running"}, "metadata": leaked}, 202)
-    with lifecycle_on(OneBoxServer(create=[made])) as lifecycle:
+    with lifecycle_on(OneSandboxServer(create=[made])) as lifecycle:
         box = Sandbox.launch(lifecycle, SandboxOpts(image="a", metadata={"team": "blue"}))
 
     assert not leaked.keys() & box.metadata.keys()
@@ -175,7 +175,7 @@ def test_labels_of_the_image_are_not_among_the_sandboxes_own():
 def test_a_lease_counts_by_the_servers_clock(hours):
     now = time.time() + hours * 3600
     made = as_json({"id": "s1", "status": {"state": "Running"}}, 202, Date=formatdate(now, usegmt=True))
-    server = OneBoxServer(create=[made])
+    server = OneSandboxServer(create=[made])
     with lifecycle_on(server) as lifecycle:
         lifecycle.launch(IMAGE)
         lifecycle.lease.renew_all()
@@ -186,7 +186,7 @@ def test_a_lease_counts_by_the_servers_clock(hours):
     assert abs(end - (now + lifecycle.lease.seconds)) < 1800
 
 
-class FullServer(OneBoxServer):
+class FullServer(OneSandboxServer):
     """Has hundreds of sandboxes, newest first, on pages of at most 200, as Docker's server."""
 
     def __init__(self, count: int) -> None:
@@ -225,7 +225,7 @@ def test_a_sweep_deletes_more_sandboxes_than_a_page_holds():
     ],
 )
 def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
-    server = OneBoxServer(command=[prints("!another-sandbox:s0", exit_code=96)])
+    server = OneSandboxServer(command=[prints("!another-sandbox:s0", exit_code=96)])
     # Behind the server's proxy no address shows that the server uses Docker's host network.
     with lifecycle_on(server, use_server_proxy=True) as lifecycle:
         box = box_on(lifecycle)
@@ -240,7 +240,7 @@ def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
 
 def test_an_agent_with_an_address_of_its_own_is_asked_nothing_before_a_copy():
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 4}})
-    server = OneBoxServer(info=[size])
+    server = OneSandboxServer(info=[size])
     with lifecycle_on(server) as lifecycle:
         box_on(lifecycle).put("text", "/tmp/x")
 
@@ -261,7 +261,7 @@ def test_a_variable_that_a_command_brings_along_deceives_nobody(sandbox, text):
 def test_headers_of_an_endpoint_go_with_every_request_to_it():
     headers = {"OpenSandbox-Ingress-To": "s1-44772", "OpenSandbox-Secure-Access": "t0ken"}
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 4}})
-    server = OneBoxServer(command=[prints("0\n1+\n2+")], info=[size])
+    server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
     server.script["endpoint"] = [as_json({"endpoint": f"127.0.0.1:{server.port}/agent", "headers": headers})]
     with lifecycle_on(server, key="k3y") as lifecycle:
         box = box_on(lifecycle)
@@ -278,7 +278,7 @@ def test_headers_of_an_endpoint_go_with_every_request_to_it():
 @pytest.mark.parametrize("named", ["", "198.51.100.7"], ids=["by the name that was asked", "by its eip"])
 def test_through_the_servers_proxy_all_goes_to_the_server_with_the_key_and_a_length(named):
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 100_000}})
-    server = OneBoxServer(command=[prints("0\n1+\n2+")], info=[size])
+    server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
     server.public_host = named or server.public_host
     with lifecycle_on(server, key="k3y", use_server_proxy=True) as lifecycle:
         box = box_on(lifecycle)

@@ -1,4 +1,4 @@
-"""The surroundings of a case: a client behind a faulty proxy, one beside it that sees the truth, and a sandbox."""
+"""What a case needs: a client behind a faulty proxy, a client that goes past it, and a sandbox."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CONTENT = bytes(range(256)) * 40
 
 
 class Bench:
-    """One worker's surroundings, for one case after the other.
+    """The clients, the proxy and the sandbox of one worker, for one case after the other.
 
     Args:
         server: the server that all sandboxes live on.
@@ -73,7 +73,7 @@ class Bench:
         """A directory on this machine, empty at the beginning of a case."""
         self.run_id = ""
         """What the sandboxes of the case are tagged with."""
-        self._box: Sandbox | None = None
+        self._sandbox: Sandbox | None = None
 
     def begin(self, seed: int, scratch: Path) -> None:
         """Begin a case.
@@ -85,27 +85,27 @@ class Bench:
         self.proxy.heal()
         self.scratch, self.run_id = scratch, f"faults-{uuid.uuid4().hex}"
         if not self._is_well():
-            self._box = self.launch("faults-shared")
+            self._sandbox = self.launch("faults-shared")
             files = [FileUpload(f"/tmp/kept/{name}", CONTENT) for name in ("one.bin", "deep/two.bin")]
             self.truth.upload_files(self.direct, files)
-        self._box = self._fresh_handle()
+        self._sandbox = self._fresh_handle()
         self.proxy.rng.seed(seed)
 
     @property
-    def box(self) -> Sandbox:
+    def sandbox(self) -> Sandbox:
         """A sandbox that the cases of a worker share, as long as it lives."""
-        assert self._box is not None
-        return self._box
+        assert self._sandbox is not None
+        return self._sandbox
 
     @property
     def agent(self) -> Endpoint:
         """The agent of the shared sandbox, by way of the proxy."""
-        return self.client.discover_execd(self.box.id)
+        return self.client.discover_execd(self.sandbox.id)
 
     @property
     def direct(self) -> Endpoint:
         """The agent of the shared sandbox, past the proxy."""
-        return self.truth.discover_execd(self.box.id)
+        return self.truth.discover_execd(self.sandbox.id)
 
     @property
     def opts(self) -> SandboxOpts:
@@ -128,7 +128,7 @@ class Bench:
 
     def _fresh_handle(self) -> Sandbox:
         """Return a handle on the shared sandbox that knows nothing of earlier cases, and has found its agent."""
-        known = ReadySandbox(self.client.get_sandbox(self.box.id), self.agent, self.box.image)
+        known = ReadySandbox(self.client.get_sandbox(self.sandbox.id), self.agent, self.sandbox.image)
         handle = Sandbox(self.lifecycle("faults-shared"), known, command_timeout=COMMAND_SECONDS)
         handle.run("true")
         return handle
@@ -157,16 +157,16 @@ class Bench:
     def close(self) -> None:
         """Delete the shared sandbox, and end the proxy."""
         self.proxy.heal()
-        if self._box is not None:
-            self.truth.delete_sandbox(self._box.id)
+        if self._sandbox is not None:
+            self.truth.delete_sandbox(self._sandbox.id)
         self.client.close()
         self.truth.close()
         self.proxy.close()
 
     def _is_well(self) -> bool:
         try:
-            if self._box is not None:
+            if self._sandbox is not None:
                 self.truth.ping(self.direct)
         except OpenSandboxError:
             return False
-        return self._box is not None
+        return self._sandbox is not None

@@ -24,6 +24,6 @@ def shared_bench(server) -> Iterator[Bench]:
 
 @pytest.fixture
 def bench(shared_bench, tmp_path) -> Bench:
-    """The surroundings of one case; to be begun with its seed."""
+    """The bench of one case; to be begun with its seed."""
     shared_bench.begin(0, tmp_path)
     return shared_bench

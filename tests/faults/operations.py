@@ -72,18 +72,18 @@ def create(bench: Bench) -> Iterator[None]:
 @operation("launch", seconds=CREATE_SECONDS + LOOKING_SECONDS + 2 * READY_SECONDS + 2 * ASKING_SECONDS, requests=3)
 def launch(bench: Bench) -> Iterator[None]:
     yield
-    box = bench.launch()
+    sandbox = bench.launch()
     yield
-    assert bench.alive() == [box.id]
-    assert box.run("echo ready").stdout == "ready\n"
+    assert bench.alive() == [sandbox.id]
+    assert sandbox.run("echo ready").stdout == "ready\n"
 
 
 @operation("get", seconds=ASKING_SECONDS)
 def get(bench: Bench) -> Iterator[None]:
     yield
-    found = bench.client.get_sandbox(bench.box.id)
+    found = bench.client.get_sandbox(bench.sandbox.id)
     yield
-    assert (found.id, found.state, dict(found.metadata)) == (bench.box.id, "Running", dict(bench.box.metadata))
+    assert (found.id, found.state, dict(found.metadata)) == (bench.sandbox.id, "Running", dict(bench.sandbox.metadata))
 
 
 @operation("list", seconds=ASKING_SECONDS)
@@ -92,7 +92,7 @@ def list_(bench: Bench) -> Iterator[None]:
     yield
     found = bench.client.list_sandboxes({TAG_RUN: bench.run_id})
     yield
-    assert {box.id for box in found} == made
+    assert {sandbox.id for sandbox in found} == made
 
 
 @operation("delete", seconds=ASKING_SECONDS)
@@ -127,7 +127,7 @@ def wait_ready(bench: Bench) -> Iterator[None]:
 @operation("endpoint", seconds=ASKING_SECONDS)
 def endpoint_(bench: Bench) -> Iterator[None]:
     yield
-    endpoint = bench.client.get_endpoint(bench.box.id, 44772)
+    endpoint = bench.client.get_endpoint(bench.sandbox.id, 44772)
     yield
     assert endpoint == bench.agent
 
@@ -154,30 +154,30 @@ def patch_metadata(bench: Bench) -> Iterator[None]:
 @operation("diagnostics", seconds=ASKING_SECONDS)
 def diagnostics(bench: Bench) -> Iterator[None]:
     yield
-    text = bench.client.diagnostics(bench.box.id, "events")
+    text = bench.client.diagnostics(bench.sandbox.id, "events")
     yield
-    assert bench.box.id in text
-    assert text == bench.truth.diagnostics(bench.box.id, "events")
+    assert bench.sandbox.id in text
+    assert text == bench.truth.diagnostics(bench.sandbox.id, "events")
 
 
 @operation("pause and resume", seconds=2 * ANSWER_SECONDS + 2 * READY_SECONDS + ASKING_SECONDS, requests=4)
 def pause(bench: Bench) -> Iterator[None]:
-    box = bench.launch()
+    sandbox = bench.launch()
     yield
-    box.pause(timeout=READY_SECONDS)
-    box.resume()
+    sandbox.pause(timeout=READY_SECONDS)
+    sandbox.resume()
     yield
-    assert box.run("echo again").stdout == "again\n"
+    assert sandbox.run("echo again").stdout == "again\n"
 
 
 @operation("snapshots", seconds=ANSWER_SECONDS + 3 * ASKING_SECONDS, requests=2)
 def snapshots(bench: Bench) -> Iterator[None]:
-    box = bench.launch()
+    sandbox = bench.launch()
     try:
         yield
         with suppress(ConflictError):
-            bench.client.create_snapshot(box.id, bench.run_id)
-        found = bench.client.list_snapshots(box.id)
+            bench.client.create_snapshot(sandbox.id, bench.run_id)
+        found = bench.client.list_snapshots(sandbox.id)
         yield
         assert {snapshot.name for snapshot in found} == {bench.run_id}
     except ApiError as exc:
@@ -187,7 +187,7 @@ def snapshots(bench: Bench) -> Iterator[None]:
     finally:
         bench.proxy.heal()
         with suppress(ApiError):
-            for snapshot in bench.truth.list_snapshots(box.id):
+            for snapshot in bench.truth.list_snapshots(sandbox.id):
                 bench.truth.wait_snapshot_ready(snapshot.id)
                 bench.truth.delete_snapshot(snapshot.id)
 
@@ -212,7 +212,7 @@ def run_command(bench: Bench) -> Iterator[None]:
 def run(bench: Bench) -> Iterator[None]:
     command = bench.counting("printf 'a\\0b\\r\\n\\377'; printf wrong >&2; exit 3")
     yield
-    result = bench.box.run(command)
+    result = bench.sandbox.run(command)
     yield
     assert (result.exit_code, result.exact, result.truncated) == (3, True, False)
     assert (result.stdout_bytes, result.stderr_bytes) == (b"a\0b\r\n\xff", b"wrong")
@@ -222,7 +222,7 @@ def run(bench: Bench) -> Iterator[None]:
 def run_long(bench: Bench) -> Iterator[None]:
     command = bench.counting("seq 20000; seq 7 >&2; exit 3")
     yield
-    result = bench.box.run(command)
+    result = bench.sandbox.run(command)
     yield
     expected = "".join(f"{number}\n" for number in range(1, 20001))
     assert (result.exit_code, result.exact, result.truncated) == (3, True, False)
@@ -233,27 +233,27 @@ def run_long(bench: Bench) -> Iterator[None]:
 def run_input(bench: Bench) -> Iterator[None]:
     command = bench.counting("cat; exit 3")
     yield
-    result = bench.box.run(command, input=CONTENT)
+    result = bench.sandbox.run(command, input=CONTENT)
     yield
     assert (result.exit_code, result.stdout_bytes) == (3, CONTENT)
 
 
 @operation("run, with callbacks", seconds=COMMAND_SECONDS + ASKING_SECONDS, counts=True)
 def run_live(bench: Bench) -> Iterator[None]:
-    heard: list[str] = []
+    seen: list[str] = []
     command = bench.counting("seq 3; echo wrong >&2; exit 3")
     yield
-    result = bench.box.run(command, on_stdout=heard.append)
+    result = bench.sandbox.run(command, on_stdout=seen.append)
     yield
     assert (result.exit_code, result.stdout, result.stderr) == (3, "1\n2\n3", "wrong")
-    assert heard == ["1", "2", "3"]
+    assert seen == ["1", "2", "3"]
 
 
 @operation("put bytes", seconds=2 * ASKING_SECONDS, requests=2)
 def put_bytes(bench: Bench) -> Iterator[None]:
     path = f"/tmp/put/{bench.run_id}"
     yield
-    bench.box.put(CONTENT, path)
+    bench.sandbox.put(CONTENT, path)
     yield
     assert bench.truth.download_file(bench.direct, path).read() == CONTENT
 
@@ -265,7 +265,7 @@ def put_tree(bench: Bench) -> Iterator[None]:
         (bench.scratch / name).write_bytes(CONTENT)
     path = f"/tmp/put/{bench.run_id}"
     yield
-    bench.box.put(bench.scratch, path)
+    bench.sandbox.put(bench.scratch, path)
     yield
     for name in ("a", "sub/b", "sub/c"):
         assert bench.truth.download_file(bench.direct, f"{path}/{name}").read() == CONTENT
@@ -274,7 +274,7 @@ def put_tree(bench: Bench) -> Iterator[None]:
 @operation("get bytes", seconds=2 * ASKING_SECONDS, requests=3)
 def get_bytes(bench: Bench) -> Iterator[None]:
     yield
-    content = bench.box.get("/tmp/kept/one.bin")
+    content = bench.sandbox.get("/tmp/kept/one.bin")
     yield
     assert content == CONTENT
 
@@ -282,7 +282,7 @@ def get_bytes(bench: Bench) -> Iterator[None]:
 @operation("get file", seconds=3 * ASKING_SECONDS, requests=4)
 def get_file(bench: Bench) -> Iterator[None]:
     yield
-    path = bench.box.get("/tmp/kept/one.bin", bench.scratch / "one")
+    path = bench.sandbox.get("/tmp/kept/one.bin", bench.scratch / "one")
     yield
     assert path.read_bytes() == CONTENT
 
@@ -290,7 +290,7 @@ def get_file(bench: Bench) -> Iterator[None]:
 @operation("get tree", seconds=COMMAND_SECONDS + 4 * ASKING_SECONDS, requests=5)
 def get_tree(bench: Bench) -> Iterator[None]:
     yield
-    path = bench.box.get("/tmp/kept", bench.scratch / "tree")
+    path = bench.sandbox.get("/tmp/kept", bench.scratch / "tree")
     yield
     assert {str(file.relative_to(path)) for file in path.rglob("*")} == {"one.bin", "deep", "deep/two.bin"}
     assert (path / "one.bin").read_bytes() == (path / "deep/two.bin").read_bytes() == CONTENT

@@ -108,7 +108,7 @@ class Plan:
     """How many have met it so far."""
 
     def meets(self, request: str) -> bool:
-        """Tell whether the next request meets the fault."""
+        """Return whether the next request meets the fault."""
         if self.met >= self.times or not re.search(self.matching, request):
             return False
         if self.skip > 0:

@@ -42,10 +42,10 @@ def test_a_create_whose_answer_is_cut_off_is_adopted(bench, place, reset):
         return exchange.reset() if reset else False
 
     bench.proxy.spoil(Plan(cut, matching=CREATE))
-    box = bench.launch()
+    sandbox = bench.launch()
     bench.proxy.heal()
 
-    assert bench.alive() == [box.id]
+    assert bench.alive() == [sandbox.id]
     assert len(creates(bench)) == 1
     assert bench.swept() == []
 
@@ -99,18 +99,18 @@ def lose(exchange):
 def test_a_listing_that_shows_it_a_moment_later_is_waited_for(bench):
     bench.proxy.spoil(Plan(lose, matching=CREATE), Plan(nothing_yet, times=3, matching=LISTING))
 
-    box = bench.launch()
+    sandbox = bench.launch()
 
-    assert bench.alive() == [box.id]
+    assert bench.alive() == [sandbox.id]
     assert bench.swept() == []
 
 
 def test_a_server_that_is_away_for_a_moment_after_a_lost_create_is_asked_again(bench):
     bench.proxy.spoil(Plan(lose, matching=CREATE), Plan(lambda exchange: exchange.reset(), times=9, matching=LISTING))
 
-    box = bench.launch()
+    sandbox = bench.launch()
 
-    assert bench.alive() == [box.id]
+    assert bench.alive() == [sandbox.id]
     assert bench.swept() == []
 
 

@@ -1,4 +1,4 @@
-"""A server that goes away and comes back, with nothing: what was under way is told as lost, what comes next works."""
+"""A server that stops and comes back empty: calls under way are lost, and later calls work."""
 
 import threading
 
@@ -16,7 +16,7 @@ RENEWALS = "^POST .*/renew"
 
 @pytest.fixture
 def fragile(tmp_path):
-    """Surroundings of their own, whose server may be stopped; ``restart`` puts another in its place."""
+    """A bench of its own, whose server may be stopped; ``restart`` puts another in its place."""
     servers = [start_embedded()]
     bench = Bench(servers[0])
     bench.begin(0, tmp_path)
@@ -53,7 +53,7 @@ def test_a_server_that_is_restarted_while_a_command_runs_has_lost_the_sandbox(fr
     with pytest.raises(
         SandboxGoneError, match=r"is gone, deleted by someone; .* restarted and keeps no sandboxes"
     ) as caught:
-        fragile.box.run("sleep 30", timeout=60)
+        fragile.sandbox.run("sleep 30", timeout=60)
 
     assert isinstance(caught.value.__cause__, CommandLostError)
     assert fragile.launch().run("echo new").stdout == "new\n"
@@ -63,7 +63,7 @@ def test_a_server_that_stops_while_a_command_runs_has_lost_the_command(fragile):
     fragile.proxy.spoil(during_a_command(fragile.stop))
 
     with pytest.raises(CommandLostError):
-        fragile.box.run("sleep 30", timeout=60)
+        fragile.sandbox.run("sleep 30", timeout=60)
 
 
 def test_nobody_says_that_a_sandbox_is_gone_while_the_server_cannot_be_asked(fragile):
@@ -71,31 +71,31 @@ def test_nobody_says_that_a_sandbox_is_gone_while_the_server_cannot_be_asked(fra
     fragile.proxy.refuse()
 
     with pytest.raises(TransportError):
-        fragile.box.run("true")
+        fragile.sandbox.run("true")
 
-    assert fragile.box.gone == ""
+    assert fragile.sandbox.gone == ""
     fragile.proxy.heal()
-    assert fragile.box.run("echo back").stdout == "back\n"
+    assert fragile.sandbox.run("echo back").stdout == "back\n"
 
 
 # A lease that ends while the server is away for a moment takes the sandbox of a test that runs.
 def test_leases_outlive_a_server_that_is_away(bench):
-    boxes = [bench.truth.create_sandbox(bench.opts).id for _ in range(3)]
+    sandboxes = [bench.truth.create_sandbox(bench.opts).id for _ in range(3)]
     enough = threading.Event()
 
     def note(exchange):
         is_open = well(exchange)
-        if len(bench.proxy.passed_on) >= len(boxes):
+        if len(bench.proxy.passed_on) >= len(sandboxes):
             enough.set()
         return is_open
 
     bench.proxy.spoil(Plan(reset_at_once, times=12, matching=RENEWALS), Plan(note, times=99, matching=RENEWALS))
     lease = Lease(bench.client, seconds=16)
-    for box in boxes:
-        lease.hold(box)
+    for sandbox in sandboxes:
+        lease.hold(sandbox)
     came_back = enough.wait(60)
     lease.stop()
 
     assert came_back
-    assert sorted(bench.alive()) == sorted(boxes)
+    assert sorted(bench.alive()) == sorted(sandboxes)
     assert bench.swept() == []

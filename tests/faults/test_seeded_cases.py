@@ -26,7 +26,7 @@ ROUNDS = int(os.environ.get("OPENSANDBOX_TEST_ROUNDS", "1"))
 
 # The agent's events have no numbers: one that comes twice is what a program looks like that writes a line twice.
 UNSEEN = {("run_command", "chunk twice"), ("run, with callbacks", "chunk twice")}
-"""What nobody can notice."""
+"""Faults that no client can detect."""
 
 CASES = [
     pytest.param(name, fault, f"{name}/{fault}/{number}", id=f"{name} - {fault} - {number}")
@@ -105,7 +105,7 @@ class Case:
         return plan
 
     def check_what_is_left(self, *, done: bool) -> None:
-        """Look for a second execution of a command, and for sandboxes that nobody holds."""
+        """Look for a second execution of a command, and for sandboxes without a handle."""
         if self.operation.counts:
             executions = self.bench.executions()
             assert executions == 1 if done else executions <= 1

@@ -31,7 +31,7 @@ QUICK = (
     *(faults.garbage, faults.too_short, faults.bytes_twice, faults.open_for_ever),
     *(faults.refuse_with(status, retry_after="0") for status in faults.STATUSES),
 )
-"""Faults that nobody has to wait for."""
+"""Faults that a run need not wait for."""
 NOT_OURS = re.compile(r"^E +(?!pytest_opensandbox\.)[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*", re.MULTILINE)
 
 
@@ -78,8 +78,8 @@ def test_a_run_in_bad_weather_fails_with_errors_of_ours_alone_and_leaves_nothing
 
 def left(weather, shown):
     """Return what lives on, but for what the run itself has named as left."""
-    alive = [box.id for box in weather.truth.list_sandboxes({TAG_PROJECT: weather.project})]
-    return [box for box in alive if box not in shown]
+    alive = [sandbox.id for sandbox in weather.truth.list_sandboxes({TAG_PROJECT: weather.project})]
+    return [sandbox for sandbox in alive if sandbox not in shown]
 
 
 def test_a_run_goes_on_when_the_server_was_restarted_in_its_middle(pytester, weather):

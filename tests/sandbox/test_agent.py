@@ -10,7 +10,7 @@ from pytest_opensandbox.sandbox.agent import may_be_shared
 from pytest_opensandbox.sandbox.capture_script import NO_FILES
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import RunTags
-from tests.scripted_servers import OneBoxServer, Reply, as_events, as_json, serving
+from tests.scripted_servers import OneSandboxServer, Reply, as_events, as_json, serving
 
 INIT = {"type": "init", "text": "c1"}
 DONE = {"type": "execution_complete"}
@@ -40,7 +40,7 @@ def sandbox_at():
     """Make a handle on the one sandbox of a server, whose agent was at an address."""
     clients = []
 
-    def make(server: OneBoxServer, url: str) -> Sandbox:
+    def make(server: OneSandboxServer, url: str) -> Sandbox:
         clients.append(Client(server.url))
         lifecycle = Lifecycle(clients[-1], tags=RunTags("run"), ready_timeout=10)
         return Sandbox(
@@ -53,7 +53,7 @@ def sandbox_at():
 
 
 def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(sandbox_at, nowhere):
-    with serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server:
+    with serving(server=OneSandboxServer(command=[said(NO_FILES, "hi")])) as server:
         sandbox = sandbox_at(server, nowhere)
 
         assert sandbox.run("echo hi").stdout == "hi"
@@ -66,7 +66,7 @@ def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(sandbox_at, now
 
 def test_a_copy_is_done_where_the_agent_is_now(sandbox_at, nowhere):
     info = as_json({"/x": {"path": "/x", "size": 2}})
-    with serving(server=OneBoxServer(info=[info, info])) as server:
+    with serving(server=OneSandboxServer(info=[info, info])) as server:
         sandbox = sandbox_at(server, nowhere)
         sandbox.put(b"hi", "/x")
 
@@ -77,7 +77,7 @@ def test_a_copy_is_done_where_the_agent_is_now(sandbox_at, nowhere):
 
 
 def test_an_agent_that_is_away_for_a_moment_is_waited_for(sandbox_at, nowhere):
-    server = OneBoxServer(endpoint=[NO_IP, NO_IP], command=[said(NO_FILES, "hi")])
+    server = OneSandboxServer(endpoint=[NO_IP, NO_IP], command=[said(NO_FILES, "hi")])
     with serving(server=server):
         assert sandbox_at(server, nowhere).run("echo hi").stdout == "hi"
 
@@ -93,7 +93,7 @@ def test_an_agent_that_is_away_for_a_moment_is_waited_for(sandbox_at, nowhere):
     ],
 )
 def test_an_agent_that_is_nowhere_else_is_asked_for_once(sandbox_at, nowhere, answer):
-    server = OneBoxServer(endpoint=[answer or as_json({"endpoint": nowhere.removeprefix("http://")})])
+    server = OneSandboxServer(endpoint=[answer or as_json({"endpoint": nowhere.removeprefix("http://")})])
     with serving(server=server), pytest.raises(TransportError, match="refused") as caught:
         sandbox_at(server, nowhere).run("true")
 
@@ -106,7 +106,7 @@ def test_an_agent_that_is_nowhere_else_is_asked_for_once(sandbox_at, nowhere, an
 def test_a_command_that_may_have_run_is_final_and_the_next_finds_the_agent(sandbox_at):
     with (
         serving(*[Reply(drop="before")] * 50) as old,
-        serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server,
+        serving(server=OneSandboxServer(command=[said(NO_FILES, "hi")])) as server,
     ):
         sandbox = sandbox_at(server, old.url)
 
@@ -120,7 +120,7 @@ def test_a_command_that_may_have_run_is_final_and_the_next_finds_the_agent(sandb
 
 
 def test_a_command_that_was_lost_on_its_way_is_not_run_again(sandbox_at):
-    server = OneBoxServer(command=[as_events(INIT, drop="after")])
+    server = OneSandboxServer(command=[as_events(INIT, drop="after")])
     with serving(server=server), pytest.raises(CommandLostError):
         sandbox_at(server, f"{server.url}/agent").run("true")
 
@@ -130,7 +130,7 @@ def test_a_command_that_was_lost_on_its_way_is_not_run_again(sandbox_at):
 
 
 def test_a_command_whose_output_cannot_be_fetched_is_not_run_again(sandbox_at):
-    server = OneBoxServer(command=[said()], info=[Reply(drop="before")] * 20)
+    server = OneSandboxServer(command=[said()], info=[Reply(drop="before")] * 20)
     with serving(server=server), pytest.raises(CommandLostError, match="could not be fetched"):
         sandbox_at(server, f"{server.url}/agent").run("true")
 
@@ -140,7 +140,7 @@ def test_a_command_whose_output_cannot_be_fetched_is_not_run_again(sandbox_at):
 # What a sandbox reports may be anything: here its base64 was replaced by a program that writes other text.
 @pytest.mark.parametrize("report", ["0\n1+gr\u00fcn\n2+", "0\n1+!\n2+", "0\n1+A\n2+"])
 def test_a_report_that_is_no_base64_is_fetched_from_the_files(sandbox_at, report):
-    server = OneBoxServer(command=[said(report)])
+    server = OneSandboxServer(command=[said(report)])
     with serving(server=server), pytest.raises(CommandLostError, match="was removed from the sandbox"):
         sandbox_at(server, f"{server.url}/agent").run("true")
 
@@ -151,7 +151,7 @@ def test_a_report_that_is_no_base64_is_fetched_from_the_files(sandbox_at, report
 def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(sandbox_at):
     with (
         serving(refused_as("s2")) as old,
-        serving(server=OneBoxServer(command=[said(NO_FILES, "hi")])) as server,
+        serving(server=OneSandboxServer(command=[said(NO_FILES, "hi")])) as server,
     ):
         assert sandbox_at(server, old.url).run("echo hi").stdout == "hi"
 
@@ -159,7 +159,7 @@ def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(sandbox_at):
 
 
 def test_an_agent_that_really_is_shared_is_refused(sandbox_at):
-    server = OneBoxServer(command=[refused_as("s2")])
+    server = OneSandboxServer(command=[refused_as("s2")])
     answered = pytest.raises(SharedAgentError, match="sandbox s1 is answered by the agent of sandbox s2")
     with serving(server=server), answered as caught:
         sandbox_at(server, f"{server.url}/agent").run("true")

@@ -23,7 +23,7 @@ from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import RunTags
 from pytest_opensandbox.servers.server_process import start_embedded
 from pytest_opensandbox.transport.timeouts import Timeouts
-from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
+from tests.scripted_servers import OneSandboxServer, Reply, as_json, serving
 
 KILL_ALL = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || [ $p = $PPID ] || kill -9 $p; done; kill -9 $PPID"
 USES = [
@@ -145,7 +145,7 @@ KILLED = "Sandbox container exited with code 137."
     ],
 )
 def test_the_reason_for_the_end_is_a_few_words(script, why):
-    server = OneBoxServer(logs=[diagnostics("the last line")], **script)
+    server = OneSandboxServer(logs=[diagnostics("the last line")], **script)
     with serving(server=server), Client(server.url) as client:
         gone = diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1"))
 
@@ -163,7 +163,7 @@ def test_the_reason_for_the_end_is_a_few_words(script, why):
     ],
 )
 def test_a_sandbox_that_may_live_is_not_reported_gone(script):
-    server = OneBoxServer(**script)
+    server = OneSandboxServer(**script)
     with serving(server=server), Client(server.url, timeouts=Timeouts(noticing_seconds=0.2)) as client:
         assert diagnose(client, Endpoint("http://127.0.0.1:1", sandbox_id="s1")) is None
 

@@ -5,7 +5,7 @@ import time
 
 from pytest_opensandbox import ApiError, Client, NotFoundError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
-from tests.scripted_servers import OneBoxServer, Reply, as_json, serving
+from tests.scripted_servers import OneSandboxServer, Reply, as_json, serving
 
 
 def threads_of_leases():
@@ -87,7 +87,7 @@ def test_no_more_threads_renew_than_were_asked_for_and_none_stays():
 # Otherwise one answer that does not come costs all the others their lease.
 def test_a_renewal_that_hangs_is_given_up_when_the_next_turn_is_due():
     held = threading.Event()
-    server = OneBoxServer(renew=[Reply(200, [held], framing="close"), as_json({})])
+    server = OneSandboxServer(renew=[Reply(200, [held], framing="close"), as_json({})])
     with serving(server=server), Client(server.url) as client:
         lease = Lease(client, seconds=1)
         lease.hold("s1")

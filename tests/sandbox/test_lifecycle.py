@@ -10,7 +10,7 @@ from pytest_opensandbox.client.sandbox_opts import check_label
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_TEST, TAG_WORKER, RunTags
 from tests.embedded.machine import wait_until
-from tests.scripted_servers import OneBoxServer, as_json, serving
+from tests.scripted_servers import OneSandboxServer, as_json, serving
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_an_answer_of_a_gateway_is_looked_into(lifecycle, opensandbox_client, st
 def test_what_a_server_is_taking_back_is_not_adopted(state):
     listing = {"items": [{"id": "s1", "status": {"state": state}}], "pagination": {"hasNextPage": False}}
     refusal = as_json({"code": "KUBERNETES::POD_READY_TIMEOUT", "message": "Timeout waiting"}, 504)
-    server = OneBoxServer(create=[refusal], list=[as_json(listing)])
+    server = OneSandboxServer(create=[refusal], list=[as_json(listing)])
     with serving(server=server), Client(server.url) as client:
         run = Lifecycle(client, tags=RunTags("run"))
         with pytest.raises(ApiError, match=r"Timeout waiting .*use a pool") as caught:

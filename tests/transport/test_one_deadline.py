@@ -18,7 +18,7 @@ from pytest_opensandbox.transport import sockets
 from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.timeouts import Timeouts
 from pytest_opensandbox.transport.transport import Transport
-from tests.scripted_servers import OneBoxServer, Pause, Reply, as_events, serving
+from tests.scripted_servers import OneSandboxServer, Pause, Reply, as_events, serving
 
 OPTS = SandboxOpts(image="a", timeout=60)
 INIT = {"type": "init", "text": "c1"}
@@ -145,7 +145,7 @@ def test_every_call_ends_whatever_the_other_side_does(habit):
 
 
 @pytest.fixture
-def box_at():
+def sandbox_at():
     """Make a handle on the one sandbox of a server."""
     made = []
 
@@ -175,23 +175,23 @@ def held():
     ],
 )
 @pytest.mark.parametrize("stdin", [None, b"input"])
-def test_a_command_ends_soon_after_its_time_when_its_agent_stops(box_at, first, stdin):
+def test_a_command_ends_soon_after_its_time_when_its_agent_stops(sandbox_at, first, stdin):
     stopped = [held() for _ in range(20)]
-    with serving(server=OneBoxServer(command=[first, *stopped], info=stopped[:], ping=stopped[:])) as server:
-        box = box_at(server)
+    with serving(server=OneSandboxServer(command=[first, *stopped], info=stopped[:], ping=stopped[:])) as server:
+        sandbox = sandbox_at(server)
 
         with pytest.raises(OpenSandboxError):
-            box.run("sleep 100", timeout=0.2, input=stdin)
+            sandbox.run("sleep 100", timeout=0.2, input=stdin)
 
 
 @pytest.mark.usefixtures("ends")
-def test_output_that_does_not_come_is_not_waited_for(box_at):
+def test_output_that_does_not_come_is_not_waited_for(sandbox_at):
     report = as_events(INIT, {"type": "stdout", "text": "0\n1+-\n2+"}, {"type": "execution_complete"})
-    with serving(server=OneBoxServer(command=[report], info=[held() for _ in range(9)])) as server:
-        box = box_at(server)
+    with serving(server=OneSandboxServer(command=[report], info=[held() for _ in range(9)])) as server:
+        sandbox = sandbox_at(server)
 
         with pytest.raises(OpenSandboxError, match="could not be fetched"):
-            box.run("yes", timeout=0.2)
+            sandbox.run("yes", timeout=0.2)
 
 
 @pytest.mark.usefixtures("ends")
@@ -219,9 +219,9 @@ def test_a_create_is_given_up_when_its_server_does_not_even_tell_its_health():
 
 
 def test_a_create_may_take_its_time_while_its_server_tells_its_health():
-    box = Reply(202, [Pause(1.0), b'{"id": "s1"}'], {"Content-Type": "application/json"})
+    created = Reply(202, [Pause(1.0), b'{"id": "s1"}'], {"Content-Type": "application/json"})
     with (
-        serving(server=OneBoxServer(create=[box])) as server,
+        serving(server=OneSandboxServer(create=[created])) as server,
         Client(server.url, watched=True, timeouts=HURRIED_HEALTH) as client,
     ):
         assert client.create_sandbox(OPTS).id == "s1"
