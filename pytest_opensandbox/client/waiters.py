@@ -18,7 +18,7 @@ from pytest_opensandbox.errors import (
 )
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.failures import may_pass
+from pytest_opensandbox.transport.failures import is_transient
 from pytest_opensandbox.transport.retry import poll_until_ready, time_limit
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
@@ -103,7 +103,7 @@ class ReadyWait:
                 self._endpoint = self._find_agent()
                 self._address_is_stale_at = time.monotonic() + self._timeouts.address_seconds
         except (ApiError, TransportError) as exc:
-            if not may_pass(exc):
+            if not is_transient(exc):
                 raise
             self._last_error = str(exc)
             return None
@@ -216,7 +216,7 @@ class PauseWait:
         try:
             self._last = now = self._get_state()
         except (ApiError, TransportError) as exc:
-            if not may_pass(exc):
+            if not is_transient(exc):
                 raise
             self._last_error = str(exc)
             return None

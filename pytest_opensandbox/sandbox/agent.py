@@ -31,7 +31,7 @@ from pytest_opensandbox.sandbox.history import (
 )
 from pytest_opensandbox.sandbox.transfer import Transfer
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.failures import has_no_address
+from pytest_opensandbox.transport.failures import lacks_address
 from pytest_opensandbox.transport.retry import time_limit
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ class Agent:
                 if self._client.discover_execd(self.endpoint.sandbox_id) == self.endpoint:
                     return False
         except OpenSandboxError as exc:
-            if not has_no_address(exc):
+            if not lacks_address(exc):
                 return False
         try:
             _, found = self._client.wait_ready_endpoint(self.endpoint.sandbox_id, timeout=self._ready_timeout)

@@ -15,7 +15,7 @@ from pytest_opensandbox.sandbox.progress import Notify, Phases, Progress
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, Ledger, RunTags
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.endpoints import Endpoint
-from pytest_opensandbox.transport.failures import advised, may_pass
+from pytest_opensandbox.transport.failures import is_transient, with_advice
 from pytest_opensandbox.transport.retry import poll_until_ready, retry_create, time_limit
 
 _AMBIGUOUS_STATUSES = frozenset({502, 503, 504})
@@ -123,7 +123,7 @@ class Lifecycle:
                 if may_have_created(exc):
                     self.ledger.mark_unconfirmed(opts.metadata[TAG_CREATE])
                 if isinstance(exc, ApiError) and (advice := _advice(exc, time.monotonic() - started)):
-                    raise advised(exc, advice) from exc
+                    raise with_advice(exc, advice) from exc
                 raise
             created = found[0]
         except BaseException:
@@ -198,7 +198,7 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
         try:
             found = client.list_sandboxes(label)
         except (ApiError, TransportError) as exc:
-            if not may_pass(exc):
+            if not is_transient(exc):
                 raise
             return None
         return found if found or time.monotonic() >= settled else None

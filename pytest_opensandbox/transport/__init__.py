@@ -1,4 +1,4 @@
-"""HTTP to a server and to agents: requests, retries, deadlines, endpoints, and failures read into errors.
+"""HTTP to a server and to agents: requests, retries, deadlines, endpoints and errors.
 
 What the routes and bodies mean belongs in ``client``.
 """

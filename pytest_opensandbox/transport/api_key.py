@@ -1,4 +1,4 @@
-"""The API key on its way into a header: text that the HTTP library can send and that nothing shows."""
+"""The API key: text that a header can carry and that no message shows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.text import MaskedText, hide
 
-_CHARACTERS_OF_NO_WORD = 16
-"""A shorter key may be a word, which stays in what pytest reports of tests that have nothing to do with it."""
+_MIN_HIDDEN_CHARACTERS = 16
+"""A shorter key may be an ordinary word. Reports of unrelated tests keep that word."""
 
 
 class MaskedKey(MaskedText):
-    """A key, which moreover leaves this process in requests only."""
+    """An API key, which leaves this process in requests only."""
 
     __slots__ = ()
 
@@ -20,19 +20,19 @@ class MaskedKey(MaskedText):
         raise TypeError("a key is not pickled")
 
     def redact(self, text: str) -> str:
-        """Return ``text`` with every occurrence of the key replaced, for what comes back from a server."""
+        """Return a server's text with every occurrence of the key replaced."""
         return text.replace(self, "***") if self else text
 
 
 def masked(api_key: str | None) -> MaskedKey:
-    """Return a key that is safe to hold, empty for none.
+    """Return the key in a type that hides it, empty for None.
 
     Raises:
-        ConfigError: it cannot stand in an HTTP header.
+        ConfigError: an HTTP header cannot carry the key.
     """
     key = MaskedKey(api_key or "")
     del api_key
     if not key.can_be_sent:
         raise ConfigError("api_key", "be printable ASCII without white space around it", key)
-    hide(key, everywhere=len(key) >= _CHARACTERS_OF_NO_WORD)
+    hide(key, everywhere=len(key) >= _MIN_HIDDEN_CHARACTERS)
     return key

@@ -1,4 +1,4 @@
-"""URLs, endpoint headers, and which of them may see the API key."""
+"""URLs and headers of servers and endpoints, and which of them may see the API key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def server_root(url: str) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return a URL that somebody typed, without slashes at its end.
+    """Return a URL that a user typed, without slashes at its end.
 
     Raises:
         ConfigError: not an http URL, or it holds a user name, a query or a fragment.
@@ -67,17 +67,17 @@ def checked_url(url: str) -> str:
 
 
 def endpoint_url(text: str, *, scheme: str) -> str:
-    """Return the URL of an endpoint as the server writes it: ``host[:port][/path]``, mostly without a scheme.
+    """Return the URL of an endpoint, which servers mostly write as ``host[:port][/path]``.
 
     Args:
         text: the server's text.
-        scheme: what to put in front where the text has none.
+        scheme: scheme of the URL where the text has none.
 
     Returns:
-        URL with scheme, its path kept, without one slash at its end.
+        URL with its scheme and path, without one slash at its end.
 
     Raises:
-        ProtocolError: not an address, or one with a user name, a query or a fragment.
+        ProtocolError: not an address, or an address with a user name, a query or a fragment.
     """
     url = text if "://" in text else f"{scheme}://{text}"
     parts = _split(url)
@@ -87,15 +87,16 @@ def endpoint_url(text: str, *, scheme: str) -> str:
 
 
 def own_proxy_url(url: str, root: str, *, opened_by: Iterable[str] = ()) -> str:
-    """Return an endpoint in the server's proxy below the address by which we know the server; another one as it is.
+    """Return the URL of an endpoint in the server's proxy, below the address that the client uses for the server.
 
-    The server may write a name of its own there (``eip``), without its port, or one that is not known from here.
+    The server may write another name (``eip``), leave out its port, or write a name that does not resolve here. The
+    URL of any other endpoint is returned as it is.
 
     Args:
         url: the endpoint, from ``endpoint_url``.
         root: the server, from ``server_root``.
-        opened_by: the values of the endpoint's headers. One that is also the first segment of the path stays there,
-            because it opens the port to clients that do not send the header.
+        opened_by: values of the endpoint's headers. A value that is also the first segment of the path stays there:
+            it opens the port to clients that do not send the header.
     """
     path = re.search(rf"{_PROXY_PATH}$", url)
     first = next((f"/{value}" for value in opened_by if urlsplit(url).path.startswith(f"/{value}/")), "")
@@ -103,23 +104,23 @@ def own_proxy_url(url: str, root: str, *, opened_by: Iterable[str] = ()) -> str:
 
 
 def is_own_proxy(url: str, root: str) -> bool:
-    """Tell whether a URL is the lifecycle server's own proxy to a sandbox, which asks for the key.
+    """Tell whether a URL is the lifecycle server's own proxy to a sandbox, which requires the key.
 
     Args:
-        url: where a request is to go.
+        url: of the request.
         root: the server, from ``server_root``.
     """
-    parts, own = _split(spoken(url)), _split(spoken(root))
+    parts, own = _split(resolve_localhost(url)), _split(resolve_localhost(root))
     if parts is None or own is None or _origin(parts) != _origin(own) or parts.username is not None:
         return False
-    # A path that climbs would leave the proxy once it is normalised on its way.
+    # A gateway that normalises a path with ".." would send the request outside the proxy.
     if any(unquote(segment) in (".", "..") for segment in parts.path.split("/")) or "\\" in unquote(parts.path):
         return False
     return parts.path.startswith(own.path) and _OWN_PROXY.match(f"{parts.path[len(own.path) :]}/") is not None
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether a URL stays on this machine, where no proxy of the environment can reach."""
+    """Tell whether a URL leads to this machine, so that no proxy of the environment applies."""
     parts = _split(url)
     host = "" if parts is None else parts.hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
@@ -130,19 +131,19 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def spoken(url: str) -> str:
-    """Return a URL as it is spoken: ``localhost`` as 127.0.0.1, because agents listen on IPv4 only.
+def resolve_localhost(url: str) -> str:
+    """Return a URL with 127.0.0.1 for ``localhost``, because agents listen on IPv4 only.
 
-    With https the name stays, since the certificate is made out to it. A masked URL stays masked.
+    With https the name stays, because the certificate names it. A masked URL stays masked.
     """
     return type(url)(re.sub(r"^http://localhost(?=[:/]|$)", "http://127.0.0.1", url, count=1, flags=re.IGNORECASE))
 
 
 def path_segment(field: str, value: str) -> str:
-    """Return an opaque id quoted as one segment of a path.
+    """Return an opaque id, quoted as one segment of a path.
 
     Raises:
-        ConfigError: empty, or a segment that would change the path around it.
+        ConfigError: the id is empty, or would change the path around it.
     """
     if not isinstance(value, str) or value in ("", ".", ".."):
         raise ConfigError(field, "be an id that the server gave", value)
@@ -153,7 +154,7 @@ def path_segment(field: str, value: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL for messages: without credentials and without its query."""
+    """Return a URL for messages, without credentials and query."""
     parts = _split(url)
     if parts is None:
         return _shown(url)
@@ -161,7 +162,7 @@ def without_secrets(url: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """Take an http URL apart; None where it is none."""
+    """Split an http or https URL; None for anything else."""
     try:
         parts = urlsplit(url)
         return parts if parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0 else None
@@ -174,12 +175,14 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
 
 
 def _shown(url: str) -> str:
-    """Return a broken URL for a message, without what may be a password."""
+    """Return an invalid URL for a message, without what may be a password."""
     return re.sub(r"[^/@]+@", "***@", url)[:200]
 
 
-def is_of_http(name: str) -> bool:
-    """Tell whether a header is HTTP's own affair, so that no endpoint may set it.
+def is_reserved_header(name: str) -> bool:
+    """Tell whether a header controls HTTP itself, so that no endpoint may set it.
+
+    Such a header changes where a message ends or who receives it.
 
     Source: RFC 9110, sections 7.2, 7.6 and 8; RFC 9112, section 6.
     """
@@ -188,16 +191,16 @@ def is_of_http(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where one port of a sandbox can be reached; its headers belong to every request that goes there."""
+    """The address of one port of a sandbox, with the headers that every request to it must carry."""
 
     url: str
-    """Base URL with scheme, without a trailing slash, perhaps with a path, which may hold one of the secrets."""
+    """Base URL with scheme, without a trailing slash; its path may hold a secret."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers to send on every request; may hold secrets, and show none of their values."""
+    """Headers to send on every request; their values may be secrets, so ``repr`` shows none."""
     sandbox_id: str = ""
-    """The sandbox, "" for an endpoint made by hand from a URL."""
+    """Id of the sandbox, "" for an endpoint that was made from a URL."""
     signature: str = ""
-    """The part of a signed address that opens it, "" for one that is not signed; shown by nothing."""
+    """The secret part of a signed address, "" for an address without one."""
 
     def __post_init__(self) -> None:
         hidden = {name: MaskedText(value) for name, value in self.headers.items()}
@@ -214,7 +217,7 @@ class Endpoint:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What of it nobody may see: its signature and its headers, but for one that only says which sandbox it is."""
+        """Texts that no message may show: the signature and the headers, except one that only names the sandbox."""
         route = re.compile(rf"{re.escape(self.sandbox_id)}-\d+")
         return (*(value for value in self.headers.values() if not route.fullmatch(value)), self.signature)
 
@@ -231,10 +234,10 @@ class Endpoint:
 
 
 def check_port(port: int) -> int:
-    """Return a port if there can be one of that number.
+    """Return a port after checking its number.
 
     Raises:
-        ConfigError: no whole number, or one that no TCP port has.
+        ConfigError: not a whole number from 1 to 65,535.
     """
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= _MAX_PORT:
         raise ConfigError("port", f"be a whole number, 1 to {_MAX_PORT}, such as 8000", port)
@@ -242,17 +245,17 @@ def check_port(port: int) -> int:
 
 
 def read_endpoint(body: Any, *, sandbox_id: str, port: int, root: str, through_server: bool = False) -> Endpoint:
-    """Read the server's answer to the question where a port can be reached.
+    """Read the server's response with the address of a port.
 
     Args:
-        body: the answer.
-        sandbox_id: the sandbox that was asked for.
-        port: the port that was asked for.
-        root: the server's own address; a gateway speaks the same scheme unless the answer says another.
-        through_server: whether the server's own proxy was asked for.
+        body: JSON of the response.
+        sandbox_id: the requested sandbox.
+        port: the requested port.
+        root: the server's own address; its scheme counts where the response has none.
+        through_server: whether the server's own proxy was requested.
 
     Raises:
-        ProtocolError: not an address, or headers that no request can carry; shows none of their values.
+        ProtocolError: not an address, or headers that no request can carry. The text shows no value of a header.
 
     Source: specs/sandbox-lifecycle.yml, Endpoint; opensandbox_server.services.helpers, which writes addresses.
     """
@@ -277,18 +280,18 @@ def _headers(value: Any) -> dict[str, MaskedText]:
     headers = {name: MaskedText(text) for name, text in value.items()}
     for name, text in headers.items():
         if not (_NAME.fullmatch(name) and text.can_be_sent):
-            raise ProtocolError(f"the headers of an endpoint must be such that HTTP can carry them, {name!r} is not")
-        if is_of_http(name):
-            raise ProtocolError(f"the headers of an endpoint must leave HTTP's own alone, {name!r} is one of them")
+            raise ProtocolError(f"the headers of an endpoint must be valid in HTTP, {name!r} is not")
+        if is_reserved_header(name):
+            raise ProtocolError(f"the headers of an endpoint must not control HTTP itself, {name!r} does")
     return headers
 
 
 def _signature(texts: list[str], sandbox_id: str, port: int) -> str:
-    """Return what follows sandbox, port and time in a signed host name, path or header, or ""."""
+    """Return what follows sandbox, port and time in a signed host name, path or header; "" where nothing does."""
     route = re.compile(rf"{re.escape(sandbox_id)}([-/]){port}\1[0-9a-z]+\1([0-9A-Za-z_]+)")
     return next((found[2] for found in map(route.search, texts) if found), "")
 
 
 def _shape(value: Any) -> str:
-    """Say what came without saying what was in it: it may hold what opens a sandbox."""
+    """Describe a value without its content, which may be a secret."""
     return f"one with {', '.join(map(repr, value))[:200]}" if isinstance(value, dict) else type(value).__name__

@@ -1,4 +1,4 @@
-"""Error bodies and connection failures, read into errors."""
+"""Error responses and connection failures, and the errors that they become."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ import urllib3
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError, TransportError
 from pytest_opensandbox.transport.response import read_json
 from pytest_opensandbox.transport.sockets import TooSlowError, root_cause
+from pytest_opensandbox.transport.timeouts import RequestTimeout
 
 MAX_ERROR_BYTES = 65_536
-"""Most that is read of an error's body."""
+"""Most bytes that are read of an error's body."""
 ERROR_HEADERS = ("Date", "Location", "Retry-After", "X-Request-ID")
-"""The headers that say something about an error."""
+"""The headers of a response that an error keeps."""
 MAX_MESSAGE_CHARACTERS = 2_000
 
-# 403, and yet no key and no waiting helps.
-_NO_ROOM = "QUOTA_EXCEEDED"
+# The server answers 403, but neither another key nor a retry helps.
+_QUOTA = "QUOTA_EXCEEDED"
 _NO_ADDRESS = "POD_IP_NOT_AVAILABLE"
-# 409: between two looks the state has changed; the next look at it tells more.
-_PASSING_STATUSES = frozenset({409, 429, 502, 503, 504})
+# 409: the state has changed between two requests; the next request shows the new one.
+_TRANSIENT_STATUSES = frozenset({409, 429, 502, 503, 504})
 _KINDS: Mapping[int, type[ApiError]] = {401: AuthError, 403: AuthError, 404: NotFoundError, 409: ConflictError}
-# Terminals obey these, and a message may come out of a sandbox.
+# Terminals interpret these characters, and a message may come from a sandbox.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-# What a server does to a connection that it closed while we kept it for later.
+# Errors on a kept connection that the server has closed meanwhile.
 _STALE = (RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _OWN_AUTHORITY = "name the file of a private authority with --opensandbox-ca-bundle or REQUESTS_CA_BUNDLE"
 
@@ -49,23 +50,23 @@ def api_error(
     url: str,
     redact: Callable[[str], str] = str,
 ) -> ApiError:
-    """Return the error that an answer stands for, whatever its body looks like.
+    """Return the error for a response, whatever its body looks like.
 
     Args:
         status: HTTP status, 300 … 599.
-        headers: those of ``ERROR_HEADERS`` that the answer has.
-        body: its body, or the beginning of it.
+        headers: those of ``ERROR_HEADERS`` that the response has.
+        body: its body, or the beginning of its body.
         method: of the request.
         url: of the request, without credentials.
-        redact: takes secrets out of what the body says; JSON can write them in many ways, so it must be read before.
+        redact: removes secrets from text. It gets the parsed text, because JSON can escape a secret in many ways.
 
     Source: opensandbox_server.main, its exception handlers; execd pkg/web/model/error.go.
     """
     code, message = map(redact, read_error(body))
     if 300 <= status < 400:
         target = headers.get("Location") or "nowhere"
-        message = f"redirects are not followed, and this one leads to {target[:300]}: use the final address as url"
-    kind = ApiError if code.endswith(_NO_ROOM) else _KINDS.get(status, ApiError)
+        message = f"redirects are not followed, and this one leads to {target[:300]}: use the final address as the URL"
+    kind = ApiError if code.endswith(_QUOTA) else _KINDS.get(status, ApiError)
     return kind(
         status,
         code=_clean(code)[:200],
@@ -77,8 +78,8 @@ def api_error(
     )
 
 
-def advised(error: ApiError, advice: str) -> ApiError:
-    """Return the error with what to do about it behind its message."""
+def with_advice(error: ApiError, advice: str) -> ApiError:
+    """Return the error with advice after its message."""
     return type(error)(
         error.status,
         code=error.code,
@@ -90,13 +91,13 @@ def advised(error: ApiError, advice: str) -> ApiError:
     )
 
 
-def may_pass(error: ApiError | TransportError) -> bool:
-    """Tell whether a later look at a sandbox may find what this one did not."""
-    return isinstance(error, TransportError) or error.status in _PASSING_STATUSES or has_no_address(error)
+def is_transient(error: ApiError | TransportError) -> bool:
+    """Tell whether the same request about a sandbox may succeed later."""
+    return isinstance(error, TransportError) or error.status in _TRANSIENT_STATUSES or lacks_address(error)
 
 
-def has_no_address(error: Exception) -> bool:
-    """Tell whether the server says that a sandbox exists and has no address now, as while Kubernetes moves it."""
+def lacks_address(error: Exception) -> bool:
+    """Tell whether a sandbox exists and has no address now, as while Kubernetes moves it."""
     return isinstance(error, ApiError) and error.code.endswith(_NO_ADDRESS)
 
 
@@ -113,14 +114,14 @@ def read_error(body: bytes) -> tuple[str, str]:
         return "", text
     if not isinstance(parsed, dict):
         return "", text
-    # {"detail": {"code", "message"}} is how servers before their error handler wrote it.
+    # Old servers, which had no error handler, write {"detail": {"code", "message"}}.
     detail = parsed.get("detail")
     for source in (parsed, detail):
         if isinstance(source, dict) and ("code" in source or "message" in source):
-            return _word(source.get("code")), _word(source.get("message"))
+            return _as_text(source.get("code")), _as_text(source.get("message"))
     if isinstance(detail, list):
         return "", "; ".join(map(_validation, detail))
-    return "", _word(detail) or _word(parsed.get("error")) or text
+    return "", _as_text(detail) or _as_text(parsed.get("error")) or text
 
 
 def read_retry_after(value: str | None, date: str | None = None) -> float | None:
@@ -128,10 +129,10 @@ def read_retry_after(value: str | None, date: str | None = None) -> float | None
 
     Args:
         value: the header, or None.
-        date: the answer's own ``Date``, so that the server's clock is compared with itself.
+        date: header ``Date`` of the same response, so that the server's clock is compared with itself.
 
     Returns:
-        Seconds, not negative; None where the header is missing or means nothing.
+        Seconds, not negative; None where the header is missing or invalid.
     """
     if not value:
         return None
@@ -150,7 +151,7 @@ def read_date(value: str | None) -> float | None:
     """Read an HTTP date.
 
     Returns:
-        Seconds since 1970, or None for what is no date.
+        Seconds since 1970, or None for an invalid date.
     """
     try:
         return parsedate_to_datetime(value).timestamp() if value else None
@@ -161,10 +162,10 @@ def read_date(value: str | None) -> float | None:
 def _validation(entry: Any) -> str:
     """Return ``body.timeout: Input should be …`` for one entry of a validation error."""
     if not isinstance(entry, dict):
-        return _word(entry)
+        return _as_text(entry)
     place = entry.get("loc")
     where = ".".join(map(str, place)) if isinstance(place, list) else ""
-    return ": ".join(part for part in (where, _word(entry.get("msg"))) if part)
+    return ": ".join(part for part in (where, _as_text(entry.get("msg"))) if part)
 
 
 def _phrase(status: int) -> str:
@@ -174,7 +175,7 @@ def _phrase(status: int) -> str:
         return ""
 
 
-def _word(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value)
@@ -185,24 +186,24 @@ def _clean(text: str) -> str:
 
 
 def is_stale(error: Exception) -> bool:
-    """Tell whether a kept connection was closed at its other end, which may have been before the request came."""
+    """Tell whether the server closed a kept connection, perhaps before the request arrived."""
     return isinstance(root_cause(error), _STALE)
 
 
 def is_unsent(error: Exception) -> bool:
-    """Tell whether there was no connection at all, so that the other end cannot have done anything."""
+    """Tell whether no connection was made, so that the server cannot have done anything."""
     if isinstance(error, requests.ConnectTimeout):
         return True
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(reason, urllib3.exceptions.NewConnectionError)
 
 
-def explain(error: Exception, timeouts: tuple[float, float]) -> tuple[str, bool]:
-    """Return a plain sentence for an error, and whether it says that time was up.
+def describe_failure(error: Exception, timeouts: RequestTimeout) -> tuple[str, bool]:
+    """Return the text for an error, and whether a time limit passed.
 
     Args:
         error: one of ``FAILURES``.
-        timeouts: seconds that were given to connect, and between two bytes.
+        timeouts: the limits of the request.
     """
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {timeouts[0]:g} s", True
@@ -212,14 +213,14 @@ def explain(error: Exception, timeouts: tuple[float, float]) -> tuple[str, bool]
     if isinstance(cause, SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message}): {_OWN_AUTHORITY}", False
     if isinstance(cause, TooSlowError):
-        return f"{cause}, its time is over", True
+        return f"{cause}, the time limit has passed", True
     if isinstance(error, requests.Timeout) or isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
         return f"no byte within {timeouts[1]:g} s", True
     if isinstance(cause, IncompleteRead) or type(cause) is ValueError:
-        # The library counts what is missing, or says of nothing at all that it is no number.
-        return "the connection ended in the middle of the answer, or what came is no HTTP", False
+        # The library counts missing bytes, and raises ValueError for a chunk's length that is no number.
+        return "the connection ended in the middle of the response, or the response is not HTTP", False
     if isinstance(cause, RemoteDisconnected):
-        return "the connection was closed without an answer", False
+        return "the connection was closed without a response", False
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror[:1].lower() + cause.strerror[1:], False
     return str(cause)[:300] or type(cause).__name__, False

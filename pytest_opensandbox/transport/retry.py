@@ -1,4 +1,4 @@
-"""Every wait and retry policy, by name, and overall deadlines."""
+"""Every wait and retry policy, and the deadlines over them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 _JITTER = 0.25
 _START_FAILED = "SANDBOX_START_FAILED"
-# What Docker says where two sandboxes were given the same port of the host.
+# Docker's messages where two sandboxes got the same port of the host.
 _PORT_RACES = ("port is already allocated", "ports are not available", "address already in use")
-# Said before the server has begun to create anything.
-_NOT_UP_YET = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
-_LAST_LOOK_SECONDS = 0.05
+# Codes of a server that has not begun to create anything.
+_NOT_STARTED = ("INITIALIZATION_ERROR", "TENANT_PROVIDER_UNAVAILABLE")
+_LAST_POLL_SECONDS = 0.05
 _is_retrying: ContextVar[bool] = ContextVar("opensandbox_is_retrying", default=False)
 
 
@@ -111,22 +111,22 @@ def one_call(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[A
 
 
 def poll_until_ready(
-    look: Callable[[], T | None],
+    poll: Callable[[], T | None],
     *,
     budget_seconds: float,
     on_timeout: Callable[[float, int], Exception],
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> T:
-    """Look again and again until there is something: after 20 ms, then ever later, at most 1 s apart, with jitter.
+    """Poll until there is a result. Waits begin at 20 ms and grow to 1 s, with jitter.
 
     Args:
-        look: returns None for "not yet"; what it raises ends the wait.
-        budget_seconds: one budget for all looks and waits together; seconds, on a monotonic clock.
-        on_timeout: makes the error from the seconds waited and the number of looks.
+        poll: returns None for "not yet"; what it raises ends the wait.
+        budget_seconds: one budget for all polls and waits; seconds, on a monotonic clock.
+        on_timeout: makes the error from the seconds waited and the number of polls.
         timeouts: the lengths of the waits.
 
     Returns:
-        What ``look`` returned.
+        What ``poll`` returned.
 
     Raises:
         Exception: what ``on_timeout`` made, when the budget is used up.
@@ -134,10 +134,10 @@ def poll_until_ready(
     polls = wait_exponential(multiplier=timeouts.first_poll_seconds, exp_base=1.5, max=timeouts.longest_poll_seconds)
 
     def wait(state: RetryCallState) -> float:
-        # The last wait is cut so that the budget ends with a look, not with a sleep.
+        # The last wait is shortened so that the budget ends with a poll, not with a sleep.
         step = polls(state) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - spreads load, guards nothing
         remaining = budget_seconds - (state.seconds_since_start or 0.0)
-        return step if step < remaining else max(remaining - _LAST_LOOK_SECONDS, _LAST_LOOK_SECONDS)
+        return step if step < remaining else max(remaining - _LAST_POLL_SECONDS, _LAST_POLL_SECONDS)
 
     def give_up(state: RetryCallState) -> T:
         raise on_timeout(state.seconds_since_start or 0.0, state.attempt_number)
@@ -148,33 +148,33 @@ def poll_until_ready(
         stop=stop_before_delay(budget_seconds),
         sleep=timeouts.sleep,
         retry_error_callback=give_up,
-    )(look)  # type: ignore[return-value]  # None is what the policy does not return
+    )(poll)  # type: ignore[return-value]  # None is what the policy does not return
 
 
 def retry_idempotent(call: Callable[[], T], *, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> T:
-    """Repeat a call that may be repeated: after a broken connection, 429, 502 and 503, three times at the most.
+    """Repeat an idempotent call after a broken connection, 429, 502 and 503, at most three times.
 
-    A ``Retry-After`` of the server counts, up to 60 s; otherwise the waits are 0.25 s, 0.5 s and 1 s, with jitter.
+    The waits are 0.25 s, 0.5 s and 1 s, with jitter, or what the server asks for with ``Retry-After``, up to 60 s.
 
     Args:
-        call: does the same however often it is made.
+        call: has the same effect when it is repeated.
         timeouts: the lengths of the waits.
 
     Returns:
         What ``call`` returned.
 
     Raises:
-        ApiError: the last answer, or the first that no retry helps.
-        TransportError: still no answer, or none in time.
+        ApiError: the last response, or the first for which no retry helps.
+        TransportError: no response, or none in time.
     """
-    # Of two retries, one around the other, the outer one repeats; both would multiply.
+    # Only the outer one of two nested retries repeats, or their attempts would multiply.
     if _is_retrying.get():
         return call()
     token = _is_retrying.set(True)
     retried: list[BaseException | None] = []
     try:
         return Retrying(
-            retry=retry_if_exception(_is_passing),
+            retry=retry_if_exception(_is_transient),
             wait=partial(_retry_wait, timeouts),
             stop=lambda state: (
                 state.attempt_number >= RETRY_ATTEMPTS or state.upcoming_sleep >= current_deadline().seconds_left
@@ -198,27 +198,27 @@ def retry_create(
     before_wait: Callable[[ApiError], None],
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> T:
-    """Repeat a create that has certainly made nothing, and no other.
+    """Repeat a create that has certainly created nothing, and no other.
 
-    That is so where the server has no room (429) or is not up yet, which is waited for within the budget, and where
-    two sandboxes raced for one port of the host, which is tried three times. A ``Retry-After`` counts, up to 60 s.
+    That is so where the server is full (429) or not up yet, until the budget is used up. It is also so where two
+    sandboxes raced for one port of the host, which is tried three times. A ``Retry-After`` counts, up to 60 s.
 
     Args:
         call: creates.
-        budget_seconds: when to stop asking a server without room; seconds from its first refusal on.
-        before_wait: told the server's refusal before each wait.
+        budget_seconds: when to give up on a full server; seconds from its first refusal on.
+        before_wait: called with the refusal before each wait.
         timeouts: the lengths of the waits.
 
     Returns:
         What ``call`` returned.
 
     Raises:
-        ApiError: the last answer, or the first that may have made something.
-        TransportError: no answer.
+        ApiError: the last response, or the first after which something may have been created.
+        TransportError: no response.
 
-    Source: opensandbox_server 1.1.1, which rolls back what it began before it answers in these ways.
+    Source: opensandbox_server 1.1.1, which undoes what it began before it answers in these ways.
     """
-    # How long the first call took: it may have waited for room itself, or pulled an image.
+    # Seconds of the first call. The server may have pulled an image, or waited for a free place.
     first_call: list[float] = []
 
     def stop(state: RetryCallState) -> bool:
@@ -228,24 +228,24 @@ def retry_create(
             return state.attempt_number >= PORT_RACE_TRIES
         return spent - first_call[0] + state.upcoming_sleep >= budget_seconds
 
-    def tell(state: RetryCallState) -> None:
+    def notify(state: RetryCallState) -> None:
         before_wait(_error(state))  # type: ignore[arg-type]  # only an ApiError is retried
 
     return Retrying(
-        retry=retry_if_exception(_made_nothing),
+        retry=retry_if_exception(_created_nothing),
         wait=partial(_retry_wait, timeouts),
         stop=stop,
-        before_sleep=tell,
+        before_sleep=notify,
         sleep=timeouts.sleep,
         reraise=True,
     )(call)
 
 
-def _made_nothing(error: BaseException) -> bool:
+def _created_nothing(error: BaseException) -> bool:
     if not isinstance(error, ApiError):
         return False
-    not_up_yet = error.status == 503 and error.code.endswith(_NOT_UP_YET)
-    return error.status == 429 or not_up_yet or _is_port_race(error)
+    not_started = error.status == 503 and error.code.endswith(_NOT_STARTED)
+    return error.status == 429 or not_started or _is_port_race(error)
 
 
 def _is_port_race(error: BaseException | None) -> bool:
@@ -254,8 +254,8 @@ def _is_port_race(error: BaseException | None) -> bool:
     return any(words in error.message.lower() for words in _PORT_RACES)
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Tell trouble that may pass; a call that used up its time is not worth as much again, three times."""
+def _is_transient(error: BaseException) -> bool:
+    """Tell whether a retry may help; a call that used up its time would take as long again, three times."""
     if isinstance(error, TransportError):
         return not error.timed_out
     return isinstance(error, ApiError) and (

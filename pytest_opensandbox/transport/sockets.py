@@ -1,4 +1,4 @@
-"""Below the HTTP library: answers that must come in their time, however slowly they drip, and causes of errors."""
+"""Connections that keep deadlines below the HTTP library, and the root causes of its errors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from pytest_opensandbox.transport.retry import Deadline, current_deadline
 
 FAILURES = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError)
-"""Everything that the HTTP libraries raise where no whole response comes."""
+"""What the HTTP libraries raise where no complete response comes."""
 
 _LEAST_SECONDS = 0.001  # a socket takes 0 for "do not wait at all"
 
 
 class TooSlowError(TimeoutError):
-    """Bytes came or went, and not all of them in their time."""
+    """Bytes came or were taken too slowly for the time limit."""
 
 
-class _Paced(io.RawIOBase):
-    """The incoming side of a socket, with a time for several reads together where one is set."""
+class _LimitedStream(io.RawIOBase):
+    """The incoming side of a socket, with an optional time limit for several reads together."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock = sock
@@ -47,7 +47,7 @@ class _Paced(io.RawIOBase):
         deadline = current_deadline()
         left = min(self._ends_at - time.monotonic(), deadline.seconds_left)
         if left <= 0:
-            raise TooSlowError("it came too slowly")
+            raise TooSlowError("the response came too slowly")
         allowed = self._sock.gettimeout()
         if left != inf and allowed != 0:
             self._sock.settimeout(left if self._ends_at != inf or allowed is None else min(left, allowed))
@@ -56,7 +56,7 @@ class _Paced(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def _wait_probing(self, deadline: Deadline) -> None:
-        """Return when there is something to read, or when the socket's time is over; probe in between."""
+        """Return when there is something to read, or when the socket's time limit has passed; probe meanwhile."""
         seconds = self._sock.gettimeout()
         end = inf if seconds is None else time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
@@ -66,7 +66,7 @@ class _Paced(io.RawIOBase):
                 if left <= 0 or selector.select(min(left, deadline.probe_seconds)):
                     break
                 deadline.run_probe()
-            # Not more than what is left: a socket keeps no account of what was waited for elsewhere.
+            # The socket does not know how long this method has waited, so its limit becomes what is left.
             self._sock.settimeout(max(min(end - time.monotonic(), 86_400.0), _LEAST_SECONDS))
 
     def fileno(self) -> int:
@@ -77,20 +77,20 @@ class _Paced(io.RawIOBase):
         super().close()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Let all reads in the block take as long as the socket's time-out allows for one."""
+    def one_limit(self) -> Iterator[None]:
+        """Let all reads in the block together take as long as the socket's time limit allows for one."""
         seconds = self._sock.gettimeout()
         self._ends_at = inf if seconds is None else time.monotonic() + seconds
         try:
             yield
         finally:
             self._ends_at = inf
-            with suppress(OSError):  # it may have been closed
+            with suppress(OSError):  # the socket may be closed
                 self._sock.settimeout(seconds)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let reads in the block give what is there, without waiting."""
+    def without_waiting(self) -> Iterator[None]:
+        """Let reads in the block return what has arrived, without waiting."""
         seconds, ends_at = self._sock.gettimeout(), self._ends_at
         self._ends_at = inf
         try:
@@ -103,66 +103,66 @@ class _Paced(io.RawIOBase):
                 self._sock.settimeout(seconds)
 
 
-class _Head:
-    """The lines of an answer's head, and whether they ended as a head ends.
+class _HeaderLines:
+    """The status line and headers of a response, and whether an empty line ended them.
 
     Args:
-        file: where the answer comes from.
+        file: the response as it arrives.
     """
 
     def __init__(self, file: io.BufferedReader) -> None:
         self.file = file
         self.close = file.close
-        self.is_whole = False
+        self.are_complete = False
 
     def readline(self, limit: int = -1) -> bytes:
         line = self.file.readline(limit)
-        self.is_whole = line in (b"\r\n", b"\n")
+        self.are_complete = line in (b"\r\n", b"\n")
         return line
 
 
 class _TimedResponse(HTTPResponse):
-    """An answer whose head, and each piece of whose body with what frames it, must come in the socket's time-out.
+    """A response whose headers, and each piece of whose body, must come within the socket's time limit.
 
-    The library's own time-out starts anew with each byte, and it reads interim answers and trailers without end.
+    The library's own limit starts anew with each byte. It also reads interim responses and trailers without end.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.has_more = False
-        self._paced = _Paced(sock, self.fp.detach())
-        self.fp = io.BufferedReader(self._paced)
+        self._stream = _LimitedStream(sock, self.fp.detach())
+        self.fp = io.BufferedReader(self._stream)
 
     def begin(self) -> None:
-        head = _Head(self.fp)
-        self.fp = head  # type: ignore[assignment]  # all that is asked of it here are lines
+        lines = _HeaderLines(self.fp)
+        self.fp = lines  # type: ignore[assignment]  # http.client only calls readline here
         try:
-            with self._paced.together():
+            with self._stream.one_limit():
                 super().begin()
         finally:
             if self.fp is not None:
-                self.fp = head.file
-        # The library takes the end of the connection for the end of the headers, and their lack for an empty body.
-        if not head.is_whole:
-            raise HTTPException("the answer broke off in its headers")
+                self.fp = lines.file
+        # The library takes the end of the connection for the end of the headers, and missing headers for no body.
+        if not lines.are_complete:
+            raise HTTPException("the response ended in its headers")
 
     def read1(self, n: int = -1) -> bytes:
-        with self._paced.together():
+        with self._stream.one_limit():
             return super().read1(n)
 
     def _close_conn(self) -> None:
-        # The library comes here when it has read a body to its end, and drops what stands behind it.
+        # The library calls this at the end of a body, and drops the bytes that follow.
         if self.length == 0:
-            with self._paced.at_once(), suppress(OSError, ValueError):
+            with self._stream.without_waiting(), suppress(OSError, ValueError):
                 self.has_more = bool(self.fp.peek(1))
         super()._close_conn()  # type: ignore[misc]  # typeshed does not list it
 
 
-class _InTime(HTTPConnection):
-    """A connection that is made, and written to, within its time-out and the time limit of the call.
+class _LimitedConnection(HTTPConnection):
+    """A connection that is made, and written to, within its own time limit and the deadline of the call.
 
-    The library's time-out starts anew with each address of a host, knows nothing of its name server, and under TLS
-    starts anew with each record that is sent.
+    The library's limit starts anew with each address of a host and, under TLS, with each record that is sent. It does
+    not cover the name server.
     """
 
     _piece_bytes = 256 * 1024
@@ -176,7 +176,7 @@ class _InTime(HTTPConnection):
         try:
             return super().getresponse()
         except BaseException:
-            # urllib3 refuses some headers after the standard library has handed the socket over to the response.
+            # urllib3 refuses some headers after the standard library has given the socket to the response.
             if self._response is not None:
                 self._response.close()
             raise
@@ -191,7 +191,7 @@ class _InTime(HTTPConnection):
         except socket.gaierror as exc:
             raise NameResolutionError(self.host, self, exc) from exc
         except TimeoutError as exc:
-            raise ConnectTimeoutError(self, f"no connection to {self.host} in its time") from exc
+            raise ConnectTimeoutError(self, f"no connection to {self.host} within the time limit") from exc
         except OSError as exc:
             raise NewConnectionError(self, f"no connection: {exc}") from exc
 
@@ -201,23 +201,23 @@ class _InTime(HTTPConnection):
         whole = memoryview(data)
         for start in range(0, len(whole), self._piece_bytes):
             if start and current_deadline().seconds_left <= 0:
-                raise TooSlowError("it was taken too slowly")
+                raise TooSlowError("the server read the request too slowly")
             self.sock.settimeout(self._allowed)
             super().send(whole[start : start + self._piece_bytes])
 
     @property
     def _allowed(self) -> float:
-        """Seconds for the next thing to do."""
+        """Seconds for the next operation."""
         seconds = self.timeout if isinstance(self.timeout, (int, float)) else inf
-        # No socket takes an infinite time, and none needs more than a day.
+        # A socket does not accept infinity as its limit; a day is enough.
         return max(min(float(seconds), current_deadline().seconds_left, 86_400.0), _LEAST_SECONDS)
 
 
-class _Connection(_InTime):
+class _Connection(_LimitedConnection):
     pass
 
 
-class _TlsConnection(_InTime, HTTPSConnection):
+class _TlsConnection(_LimitedConnection, HTTPSConnection):
     _piece_bytes = 16 * 1024  # one record
 
 
@@ -230,10 +230,10 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 def _addresses(host: str, port: int, seconds: float) -> list[Any]:
-    """Return what ``getaddrinfo`` says of a host; it takes no time-out itself, and a name server may stay silent.
+    """Return the addresses of a host from ``getaddrinfo``, within a time limit that the function itself lacks.
 
     Raises:
-        TimeoutError: nothing in time.
+        TimeoutError: the name server did not answer in time.
         OSError: no such host.
     """
     host = host.strip("[]")
@@ -251,14 +251,14 @@ def _addresses(host: str, port: int, seconds: float) -> list[Any]:
     try:
         found = answers.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"no address of {host} in its time") from None
+        raise TimeoutError(f"no address of {host} within the time limit") from None
     if isinstance(found, Exception):
         raise found
     return found
 
 
 def _connect(addresses: list[Any], deadline: float, source: Any, options: Any) -> socket.socket:
-    """Return a socket that is connected to the first address that takes it; each has its share of the time."""
+    """Return a socket connected to the first address that accepts; each address gets its share of the time."""
     error: OSError = OSError("the host has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, protocol)
@@ -284,16 +284,16 @@ POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 def has_more(raw: Any) -> bool:
-    """Tell whether bytes came behind the body of an answer that was read to its end.
+    """Tell whether bytes follow the body of a response that was read to its end.
 
     Args:
-        raw: the answer as urllib3 has it.
+        raw: the response as urllib3 has it.
     """
     return bool(getattr(getattr(raw, "_original_response", None), "has_more", False))
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return what lies below the layers that the HTTP libraries put around an error."""
+    """Return the innermost error of those that the HTTP libraries wrapped around each other."""
     seen: set[int] = set()
     below: BaseException | None = error
     while below is not None:

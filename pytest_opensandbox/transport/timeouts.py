@@ -20,9 +20,9 @@ class Timeouts:
     connect_seconds: float = 5.0
     """For a connection: the name, all addresses and TLS together."""
     request_seconds: float = 30.0
-    """Between two bytes of an ordinary answer."""
+    """Between two bytes of an ordinary response."""
     create_seconds: float = 300.0
-    """Between two bytes of the answer to a create; on Docker the server pulls the image meanwhile."""
+    """Between two bytes of the response to a create; on Docker the server pulls the image meanwhile."""
     body_seconds: float = 300.0
     """For an ordinary body as a whole, however steadily it drips."""
     error_body_seconds: float = 3.0
@@ -47,7 +47,7 @@ class Timeouts:
     """Waits between polls and before retries."""
 
     first_byte_seconds: float = 30.0
-    """For the agent to begin its answer to a command; some runtimes accept a command and then say nothing."""
+    """For the agent to begin its response to a command; some runtimes accept a command and then say nothing."""
     silence_seconds: float = 20.0
     """Between two bytes of a command's events; the agent sends a ping every 3 s."""
     grace_seconds: float = 10.0
@@ -57,14 +57,14 @@ class Timeouts:
     agent_connect_seconds: float = 2.0
     """For the connection over which a command is interrupted or its status is read."""
     interrupt_seconds: float = 8.0
-    """For the answer to an interrupt; the agent waits 3 s between SIGTERM and SIGKILL before it answers."""
+    """For the response to an interrupt; the agent waits 3 s between SIGTERM and SIGKILL before it answers."""
     status_seconds: float = 5.0
     """For the status of a command."""
 
     transfer_connect_seconds: float = 30.0
     """For an upload to begin, and for each piece of it to be taken."""
     transfer_silence_seconds: float = 60.0
-    """Between two bytes of a file, and for the answer to an upload."""
+    """Between two bytes of a file, and for the response to an upload."""
     transfer_seconds: float = 60.0
     """For a file of any size; a longer one has more, at the lowest speed."""
     lowest_bytes_per_second: float = 64 * 1024
@@ -82,9 +82,9 @@ class Timeouts:
     noticing_seconds: float = 2.0
     """For the server to notice that a sandbox ended whose agent does not answer."""
     settling_seconds: float = 1.5
-    """How long listings must stay empty before a create without an answer is known to have made nothing."""
+    """How long listings must stay empty before a create without a response is known to have made nothing."""
     lost_create_seconds: float = 5.0
-    """For the search for what a create without an answer made."""
+    """For the search for what a create without a response made."""
     delete_seconds: float = 30.0
     """For a delete, with its retries."""
     silent_delete_seconds: float = 2.0

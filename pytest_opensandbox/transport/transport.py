@@ -1,4 +1,4 @@
-"""HTTP with one server and its agents: one session, one request, one place where failures become errors."""
+"""The HTTP session with one server and its agents, and the one place where failures become errors."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pytest_opensandbox.transport.endpoints import (
     Endpoint,
     checked_url,
     is_loopback,
-    is_of_http,
     is_own_proxy,
+    is_reserved_header,
+    resolve_localhost,
     server_root,
-    spoken,
     without_secrets,
 )
 from pytest_opensandbox.transport.failures import (
     ERROR_HEADERS,
     MAX_ERROR_BYTES,
     api_error,
-    explain,
+    describe_failure,
     is_stale,
     is_unsent,
     read_date,
@@ -49,16 +49,16 @@ _HEADERS = {"User-Agent": "pytest-opensandbox", "Accept": "*/*", "Accept-Encodin
 _IDEMPOTENT = frozenset({"GET", "DELETE", "PATCH"})
 _POOL_SIZE = 64
 _LAST_MOMENT = 7_258_118_400.0  # the year 2200
-_BODY_SILENCES = 10  # a body may take as many times as long as the silence between two of its bytes
+_BODY_SILENCES = 10  # a body may take ten times as long as the silence between two of its bytes
 
 
 class Transport:
-    """Speaks HTTP with one lifecycle server and the agents behind it; safe to use from several threads.
+    """Sends HTTP requests to one lifecycle server and the agents behind it; safe to use from several threads.
 
     Args:
         base_url: the server, with or without ``/v1``.
         api_key: its key, None where it needs none.
-        trust_env: whether proxies and certificates of the environment count.
+        trust_env: whether to use the environment's proxies and certificates.
         ca_bundle: file with the certificates to trust, None for the usual ones.
         timeouts: the lengths of all waits.
 
@@ -75,20 +75,20 @@ class Transport:
         ca_bundle: str | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        # First of all, so that no frame of ours shows the key in a traceback.
+        # This comes first, so that no frame shows the key in a traceback.
         self._key = api_key = masked(api_key)
         self.root = server_root(base_url)
         """The server's address without ``/v1``."""
         self.timeouts = timeouts
         """The lengths of all waits."""
         self._http = HTTPSession(trust_env=trust_env)
-        # Asked for once: the environment's own bundle counts on this machine too, its proxy does not.
-        usual = self._http.of_process().merge_environment_settings(self.root, {}, True, ca_bundle or True, None)
-        self._verify = usual["verify"]
+        # The environment's certificates apply on this machine, too; its proxy does not.
+        settings = self._http.for_process().merge_environment_settings(self.root, {}, True, ca_bundle or True, None)
+        self._verify = settings["verify"]
         self._clock = ServerClock()
 
     def replace_server(self, base_url: str, api_key: str) -> None:
-        """Speak from now on with another server, which has been started in the place of one that died.
+        """Send requests to another server from now on, which replaces one that died.
 
         Args:
             base_url: the new server, on the machine of the old one.
@@ -112,37 +112,37 @@ class Transport:
         with_key: bool = False,
         secrets: Sequence[str] = (),
     ) -> Response:
-        """Send one request and return its answer, the body unread.
+        """Send one request and return the response with its body unread.
 
         Args:
             method: HTTP method.
             url_or_path: a URL, or a path below ``/v1`` of the server; a path always carries the key.
             params: query, in order; names may repeat.
-            json: body to be sent as JSON.
-            body: body to be sent as it is; an iterable must have a length, in bytes.
-            headers: on top of the usual ones.
-            timeout: seconds to connect, and between two bytes.
+            json: body to send as JSON.
+            body: body to send as it is; an iterable must have a length, in bytes.
+            headers: additional headers.
+            timeout: limits of this request; default those of ``timeouts``.
             with_key: whether a URL carries the key.
-            secrets: what no error may show, besides the key.
+            secrets: texts that no error may show, besides the key.
 
         Raises:
-            ApiError: an answer that is not 2xx; redirects are not followed.
-            TransportError: no answer.
+            ApiError: a response that is not 2xx; redirects are not followed.
+            TransportError: no response.
         """
         own = url_or_path.startswith("/")
-        url = spoken(f"{self.root}{API_VERSION_PATH}{url_or_path}" if own else url_or_path)
-        sent = {**_HEADERS, **(headers or {})}
+        url = resolve_localhost(f"{self.root}{API_VERSION_PATH}{url_or_path}" if own else url_or_path)
+        all_headers = {**_HEADERS, **(headers or {})}
         if json is not None:
-            body, sent["Content-Type"] = json_format.dumps(json).encode(), "application/json"
+            body, all_headers["Content-Type"] = json_format.dumps(json).encode(), "application/json"
         if self._key and (own or with_key):
-            sent[KEY_HEADER] = self._key
-        request = requests.Request(method, url, headers=sent, params=params, data=body)
-        answer = self._exchange(request, current_deadline().cut(timeout or self.timeouts.request_timeout), secrets)
+            all_headers[KEY_HEADER] = self._key
+        request = requests.Request(method, url, headers=all_headers, params=params, data=body)
+        response = self._exchange(request, current_deadline().cut(timeout or self.timeouts.request_timeout), secrets)
         if own:
-            self._clock.note(answer.headers.get("Date"))
-        if 200 <= answer.status < 300:
-            return answer
-        raise self._refusal(answer, method, url, secrets)
+            self._clock.note(response.headers.get("Date"))
+        if 200 <= response.status < 300:
+            return response
+        raise self._read_error(response, method, url, secrets)
 
     def ask(
         self,
@@ -158,18 +158,18 @@ class Transport:
     ) -> Response:
         """Send one request to a port of a sandbox; arguments as for ``request``.
 
-        The endpoint's headers go with it. The key does only where the endpoint is the server's own proxy, because
-        everything else is in the hands of what runs in the sandbox.
+        The request carries the endpoint's headers. It carries the key only where the endpoint is the server's own
+        proxy, because programs in the sandbox control every other endpoint.
 
         Raises:
-            ConfigError: the endpoint is no URL, or sets headers that are HTTP's own.
-            ApiError: an answer that is not 2xx.
-            TransportError: no answer.
+            ConfigError: the endpoint is not a URL, or has headers that control HTTP itself.
+            ApiError: a response that is not 2xx.
+            TransportError: no response.
         """
         if isinstance(endpoint, str):
             endpoint = Endpoint(checked_url(endpoint))
-        if own := [name for name in endpoint.headers if is_of_http(name)]:
-            raise ConfigError("headers", "leave HTTP's own alone", own)
+        if reserved := [name for name in endpoint.headers if is_reserved_header(name)]:
+            raise ConfigError("headers", "not control HTTP itself", reserved)
         return self.request(
             method,
             type(endpoint.url)(f"{endpoint.url.removesuffix('/')}{path}"),
@@ -183,7 +183,7 @@ class Transport:
         )
 
     def server_time(self) -> float:
-        """Return the server's clock, as its last answer showed it; seconds since 1970."""
+        """Return the time on the server's clock, by its last response; seconds since 1970."""
         return self._clock.now()
 
     def close(self) -> None:
@@ -194,11 +194,11 @@ class Transport:
         return f"<Transport {self.root}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a transport holds connections and a key: make another one where it is needed")
+        raise TypeError("a transport holds connections and a key and cannot be pickled: make another one")
 
     def _exchange(self, request: requests.Request, timeouts: RequestTimeout, secrets: Sequence[str]) -> Response:
         def as_error(error: Exception, silence_seconds: float = timeouts[1]) -> TransportError:
-            reason, timed_out = explain(error, (timeouts[0], silence_seconds))
+            reason, timed_out = describe_failure(error, (timeouts[0], silence_seconds))
             said, url = (self._redact(text, secrets) for text in (reason, without_secrets(request.url)))
             unsent = is_unsent(error) and not was_sent
             return TransportError(said, method=request.method, url=url, timed_out=timed_out, unsent=unsent)
@@ -209,7 +209,7 @@ class Transport:
                 response = self._send(request, timeouts)
                 break
             except FAILURES as exc:
-                # A kept connection goes stale, perhaps with the request on it. A second one does no harm.
+                # The server may close a kept connection at any time. Repeating an idempotent request does no harm.
                 if was_sent or request.method not in _IDEMPOTENT or not is_stale(exc):
                     # From None: the frames below hold the request with its key, and pytest -l would print them.
                     raise as_error(exc) from None
@@ -223,33 +223,33 @@ class Transport:
 
     def _send(self, request: requests.Request, timeouts: RequestTimeout) -> requests.Response:
         options = {"timeout": timeouts, "allow_redirects": False, "stream": True, **self._route(request.url)}
-        # Not prepared by the session, which would add credentials from a netrc file.
-        return self._http.of_process().send(request.prepare(), **options)
+        # The session would add credentials from a netrc file, so it does not prepare the request.
+        return self._http.for_process().send(request.prepare(), **options)
 
     def _route(self, url: str) -> dict[str, Any]:
-        """Return which proxy and which certificates count for a URL; none of the environment's on this machine."""
+        """Return the proxy and the certificates for a URL; on this machine no proxy applies."""
         if is_loopback(url):
             return {"proxies": {}, "verify": self._verify, "cert": None}
-        route = dict(self._http.of_process().merge_environment_settings(url, {}, True, self._verify, None))
+        route = dict(self._http.for_process().merge_environment_settings(url, {}, True, self._verify, None))
         del route["stream"]
         return route
 
-    def _refusal(self, answer: Response, method: str, url: str, secrets: Sequence[str]) -> ApiError:
+    def _read_error(self, response: Response, method: str, url: str, secrets: Sequence[str]) -> ApiError:
         body = bytearray()
-        with answer, time_limit(self.timeouts.error_body_seconds):
+        with response, time_limit(self.timeouts.error_body_seconds):
             try:
-                while len(body) < MAX_ERROR_BYTES and (piece := answer.read_some()):
+                while len(body) < MAX_ERROR_BYTES and (piece := response.read_some()):
                     body += piece
             except TransportError as exc:
-                # The status is known, and worth more than the news that its text broke off.
+                # The status is known, and worth more than the failure to read the text.
                 body += b"" if body else str(exc).encode()
 
         def redact(text: str) -> str:
             return self._redact(text, secrets)
 
-        headers = {name: redact(answer.headers.get(name) or "") for name in ERROR_HEADERS}
+        headers = {name: redact(response.headers.get(name) or "") for name in ERROR_HEADERS}
         shown = redact(without_secrets(url))
-        return api_error(answer.status, headers, bytes(body), method=method, url=shown, redact=redact)
+        return api_error(response.status, headers, bytes(body), method=method, url=shown, redact=redact)
 
     def _redact(self, text: str, secrets: Sequence[str]) -> str:
         return self._key.redact(redacted(text, secrets))
@@ -269,10 +269,10 @@ _path_filter = _PathFilter()
 
 
 class HTTPSession:
-    """Gives each process the requests session that is its own.
+    """One requests session for each process.
 
     Args:
-        trust_env: whether proxies and certificates of the environment count.
+        trust_env: whether to use the environment's proxies and certificates.
     """
 
     def __init__(self, *, trust_env: bool) -> None:
@@ -281,9 +281,9 @@ class HTTPSession:
         self._process = os.getpid()
         self._session = _session(trust_env=trust_env)
 
-    def of_process(self) -> requests.Session:
-        """Return it; safe to use from several threads."""
-        # On connections that a fork shares with its parent each would read the other's answers.
+    def for_process(self) -> requests.Session:
+        """Return the session of this process; safe to use from several threads."""
+        # On connections that a fork shares with its parent, each would read the other's responses.
         if self._process != os.getpid():
             self._session, self._process = _session(trust_env=self._trust_env), os.getpid()
         return self._session
@@ -294,7 +294,7 @@ class HTTPSession:
 
 
 class _Session(requests.Session):
-    """A session that does not even look where a redirect leads: it would read all of its body first, unpacked."""
+    """A session without redirects: to find the target it would read and unpack the whole body first."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         return None
@@ -303,7 +303,7 @@ class _Session(requests.Session):
 def _session(*, trust_env: bool) -> requests.Session:
     session = _Session()
     session.trust_env = trust_env
-    # A cookie knows no port, so what one sandbox sets on 127.0.0.1 would be sent to all others.
+    # A cookie has no port, so a cookie from one sandbox on 127.0.0.1 would be sent to all others.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
         adapter = HTTPAdapter(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE)
@@ -313,16 +313,16 @@ def _session(*, trust_env: bool) -> requests.Session:
 
 
 class ServerClock:
-    """What time it is where a server is; safe to use from several threads."""
+    """The clock of a server, by its responses; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._offset = 0.0
 
     def note(self, date: str | None) -> None:
-        """Take in the header ``Date`` of an answer; a date that is none, or far away from any clock, says nothing."""
+        """Read the header ``Date`` of a response; an invalid date, or one after the year 2200, is ignored."""
         moment = read_date(date)
-        # Times that are counted from here must stay such that they can be written.
+        # Times that are computed from this one must be valid dates, too.
         if moment is not None and 0 <= moment < _LAST_MOMENT:
             with self._lock:
                 self._offset = moment - time.time()

@@ -57,6 +57,6 @@ def test_a_command_that_could_not_be_started_says_what_helps(why, advice):
 def test_an_answer_that_breaks_off_is_told_in_plain_words(framing):
     with (
         serving(Reply(200, b"half", framing=framing, promised=100, drop="after")) as server,
-        pytest.raises(TransportError, match="the connection ended in the middle of the answer"),
+        pytest.raises(TransportError, match="the connection ended in the middle of the response"),
     ):
         Transport(server.url).request("GET", "/x").read()

@@ -110,7 +110,7 @@ def test_a_command_that_may_have_run_is_final_and_the_next_finds_the_agent(sandb
     ):
         sandbox = sandbox_at(server, old.url)
 
-        with pytest.raises(TransportError, match="closed without an answer") as caught:
+        with pytest.raises(TransportError, match="closed without a response") as caught:
             sandbox.run("first")
         second = sandbox.run("second")
 

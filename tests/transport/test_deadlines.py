@@ -56,7 +56,7 @@ def test_a_silent_server_is_given_no_longer_than_the_limit(silent_url):
 
 
 def test_after_the_limit_nothing_is_waited_for(silent_url):
-    with Client(silent_url) as client, time_limit(-1), pytest.raises(TransportError, match="its time is over"):
+    with Client(silent_url) as client, time_limit(-1), pytest.raises(TransportError, match="the time limit has passed"):
         client.list_sandboxes()
 
 

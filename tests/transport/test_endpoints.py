@@ -14,8 +14,8 @@ from pytest_opensandbox.transport.endpoints import (
     own_proxy_url,
     path_segment,
     read_endpoint,
+    resolve_localhost,
     server_root,
-    spoken,
     without_secrets,
 )
 from tests.scripted_servers import Reply, as_json, serving
@@ -253,7 +253,7 @@ def test_localhost_and_127_0_0_1_are_one_server():
     ],
 )
 def test_localhost_is_spoken_as_ipv4(url, expected):
-    assert spoken(url) == expected
+    assert resolve_localhost(url) == expected
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "http://a.localhost:1", "http://127.9.9.9", "http://[::1]:5/x"])

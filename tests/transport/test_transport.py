@@ -207,7 +207,7 @@ def test_a_kept_connection_that_died_is_replaced_for_a_get():
 def test_a_post_is_never_sent_twice():
     with (
         serving(Reply(drop="before"), NO_CONTENT) as server,
-        pytest.raises(TransportError, match="closed without an answer"),
+        pytest.raises(TransportError, match="closed without a response"),
     ):
         Transport(server.url).request("POST", "/sandboxes", json={})
 
@@ -411,7 +411,7 @@ def test_an_address_that_is_a_secret_is_in_no_error():
     [
         pytest.param("http://127.0.0.1:{unused}", True, id="refused"),
         pytest.param("http://no-such-host.invalid", True, id="no such host"),
-        pytest.param("http://127.0.0.1:{dropping}", False, id="closed without an answer"),
+        pytest.param("http://127.0.0.1:{dropping}", False, id="closed without a response"),
         pytest.param("http://127.0.0.1:{silent}", False, id="no answer"),
     ],
 )
