@@ -1,7 +1,7 @@
-"""Medians of what a test waits for, side by side with the official SDK on the same embedded server.
+"""Medians of the times that a test waits for, side by side with the official SDK on one embedded server.
 
-Run it with `tox run -e bench`. Both clients speak to one server, turn by turn, so that a busy machine slows both;
-compare the ratios, not the times.
+Run it with `tox run -e bench`. The two clients take turns, so that a busy machine slows both: compare the
+ratios, not the times.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Measure = tuple[str, int, Callable[[], object], Callable[[], object] | None]
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20, help="how often each thing is measured (default: 20)")
+    parser.add_argument("--rounds", type=int, default=20, help="how often each time is measured (default: 20)")
     rounds = parser.parse_args().rounds
     print(f"{'':34}{'ours':>12}{'SDK':>12}{'SDK / ours':>12}")
     with start_embedded() as server:
@@ -48,14 +48,14 @@ def main() -> None:
 
 
 def measure_creates(lifecycle: Lifecycle, connection: ConnectionConfigSync, rounds: int) -> None:
-    """Print the time from asking for a sandbox until a command can run in it, and of a first command's answer."""
+    """Print the time from a create until a command can run in the sandbox."""
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(rounds):
         start = time.perf_counter()
-        box = Sandbox.launch(lifecycle, SandboxOpts(image="host"))
+        sandbox = Sandbox.launch(lifecycle, SandboxOpts(image="host"))
         ours.append(time.perf_counter() - start)
-        box.close()
+        sandbox.close()
         start = time.perf_counter()
         sdk = SandboxSync.create("host", connection_config=connection, timeout=timedelta(minutes=5))
         theirs.append(time.perf_counter() - start)
@@ -67,16 +67,16 @@ def measure_creates(lifecycle: Lifecycle, connection: ConnectionConfigSync, roun
 def measure_calls(lifecycle: Lifecycle, connection: ConnectionConfigSync, rounds: int) -> None:
     """Print the times of commands and copies in one sandbox each."""
     sdk = SandboxSync.create("host", connection_config=connection, timeout=timedelta(minutes=5))
-    with Sandbox.launch(lifecycle, SandboxOpts(image="host")) as box, tempfile.TemporaryDirectory() as folder:
+    with Sandbox.launch(lifecycle, SandboxOpts(image="host")) as sandbox, tempfile.TemporaryDirectory() as folder:
         large = Path(folder, "large")
         large.write_bytes(os.urandom(FILE_BYTES))
         few = max(3, rounds // 4)
         measures: list[Measure] = [
-            ('run("true")', rounds, lambda: box.run("true"), lambda: sdk.commands.run("true")),
-            ('run("echo hi")', rounds, lambda: box.run("echo hi"), lambda: sdk.commands.run("echo hi")),
-            ("200,000 lines of output", 3, lambda: box.run("seq 200000"), lambda: sdk.commands.run("seq 200000")),
-            ("put 50 MB", few, lambda: box.put(large, "/tmp/a"), lambda: write_with_sdk(sdk, large, "/tmp/b")),
-            ("get 50 MB", few, lambda: box.get("/tmp/a", large), lambda: sdk.files.read_bytes("/tmp/b")),
+            ('run("true")', rounds, lambda: sandbox.run("true"), lambda: sdk.commands.run("true")),
+            ('run("echo hi")', rounds, lambda: sandbox.run("echo hi"), lambda: sdk.commands.run("echo hi")),
+            ("200,000 lines of output", 3, lambda: sandbox.run("seq 200000"), lambda: sdk.commands.run("seq 200000")),
+            ("put 50 MB", few, lambda: sandbox.put(large, "/tmp/a"), lambda: write_with_sdk(sdk, large, "/tmp/b")),
+            ("get 50 MB", few, lambda: sandbox.get("/tmp/a", large), lambda: sdk.files.read_bytes("/tmp/b")),
         ]
         for name, times, ours, theirs in measures:
             show(name, *turn_by_turn(times, ours, theirs))
@@ -98,7 +98,7 @@ def measure_imports(rounds: int) -> None:
 
 
 def write_with_sdk(sdk: SandboxSync, source: Path, target: str) -> None:
-    """Upload a file as the SDK does it: from an open file."""
+    """Upload a file with the SDK, from an open file."""
     with source.open("rb") as file:
         sdk.files.write_file(target, file)
 

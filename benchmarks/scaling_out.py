@@ -1,9 +1,9 @@
 """Simulates 1,000 tests on 32 workers against OpenSandbox on Kubernetes; prints the table of docs/scaling-out.md.
 
-Run it with `tox run -e bench-fleet`. The far end is `tests/fleet`: one process that answers as opensandbox-server 1.1.1
-does in front of a cluster, with the delays of its `Model`, which are assumptions. The near end is this package: a
+Run it with `tox run -e bench-fleet`. The server is `tests/fleet`: one process that answers as opensandbox-server 1.1.1
+does in front of a cluster, with the delays of its `Model`, which are assumptions. The client is this package: a
 `Lifecycle` and a `Client` for each worker, a thread instead of a process, and one queue of tests. Every second of the
-cluster takes `--time-factor` seconds here; the time-outs are shortened with it, the pauses between two looks are not.
+cluster takes `--time-factor` seconds here. The time-outs are shortened with it, the polling intervals are not.
 """
 
 from __future__ import annotations
@@ -49,31 +49,31 @@ class Scenario:
     name: str
     workers: int = 32
     pool: Pool | None = None
-    """Where the sandboxes come from; None for pods that are made when they are asked for."""
+    """The pool of the sandboxes; None for a pod created for each sandbox."""
     places: int = 64
-    """How many of those the cluster has room for."""
+    """How many pods outside a pool the cluster has room for."""
     test: Delay = TEST
-    """What a test does in its sandbox."""
+    """How long a test uses its sandbox."""
     part: float = 1.0
-    """How many of the tests are run."""
+    """Part of the tests that are run."""
     ready_timeout: float = 60.0
     """``--opensandbox-ready-timeout``; seconds."""
 
 
 @dataclass
 class Outcome:
-    """What came of one row; seconds of the cluster."""
+    """The measurements of one row; seconds of the cluster."""
 
     readies: list[float] = field(default_factory=list)
     """From asking for a sandbox until commands can run in it."""
     failed: list[str] = field(default_factory=list)
-    """What the tests that got no sandbox were told."""
+    """Errors of the tests that got no sandbox."""
     took: float = 0.0
     """From the first test's beginning to the last one's end."""
     figures: dict[str, Any] = field(default_factory=dict)
-    """What the cluster counted."""
+    """The cluster's counts."""
     load: float = 0.0
-    """The busier of the two processes: part of one core that it used."""
+    """Part of one core that the busier of the two processes used."""
 
 
 def pool(pods: int, **changes: Any) -> Pool:
@@ -106,7 +106,7 @@ SCENARIOS = (
 
 
 def main() -> None:
-    """Play the rows, print the table, and write it where it is asked for."""
+    """Run the rows and print the table; write it into the page with `--write`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tests", type=int, default=1000, help="how many tests a row has (default: 1000)")
     parser.add_argument("--seed", type=int, default=1, help="draws every delay (default: 1)")
@@ -117,7 +117,9 @@ def main() -> None:
     lines, loads = list(HEAD), []
     print(*lines, sep="\n", flush=True)
     for scenario in (one for one in SCENARIOS if one.name.startswith(given.only)):
-        outcome = play(scenario, tests=int(given.tests * scenario.part), seed=given.seed, factor=given.time_factor)
+        outcome = run_scenario(
+            scenario, tests=int(given.tests * scenario.part), seed=given.seed, factor=given.time_factor
+        )
         lines.append(row(scenario, outcome))
         loads.append(outcome.load)
         print(lines[-1], flush=True)
@@ -147,7 +149,7 @@ def write(page: Path, lines: list[str]) -> None:
     page.write_text(f"{before}{BEGIN}\n{chr(10).join(lines)}\n{END}{rest.split(END)[1]}")
 
 
-def play(scenario: Scenario, *, tests: int, seed: int, factor: float) -> Outcome:
+def run_scenario(scenario: Scenario, *, tests: int, seed: int, factor: float) -> Outcome:
     """Run all tests of a row on its workers."""
     pools = {"tests": vars(scenario.pool)} if scenario.pool else {}
     queue, outcome = deque(range(tests)), Outcome()
@@ -171,7 +173,7 @@ def play(scenario: Scenario, *, tests: int, seed: int, factor: float) -> Outcome
 def work(
     url: str, scenario: Scenario, number: int, queue: deque[int], outcome: Outcome, seed: int, factor: float
 ) -> None:
-    """Do what one worker of xdist does: take a test, get a sandbox, use it, delete it."""
+    """Act as one worker of xdist: take a test, get a sandbox, use it, delete it."""
     image, extensions = (None, {POOL_EXTENSION: "tests"}) if scenario.pool else ("python:3.12-slim", {})
     opts = SandboxOpts(image=image, resource_limits={}, extensions=extensions)
     with Client(url, API_KEY) as client:
@@ -184,9 +186,9 @@ def work(
                 break
             seconds, started = scenario.test.draw(seed, "test", test), time.monotonic()
             try:
-                with Sandbox.launch(lifecycle, opts, test=f"test_{test}", command_timeout=None) as box:
+                with Sandbox.launch(lifecycle, opts, test=f"test_{test}", command_timeout=None) as sandbox:
                     outcome.readies.append((time.monotonic() - started) / factor)
-                    box.run(f"sleep {seconds:.3f}", check=True)
+                    sandbox.run(f"sleep {seconds:.3f}", check=True)
             except OpenSandboxError as exc:
                 outcome.failed.append(str(exc))
         lifecycle.close()

@@ -1,1 +1,1 @@
-"""A fleet that is not there: OpenSandbox on Kubernetes as its sources describe it, simulated in one process."""
+"""A simulated fleet: OpenSandbox on Kubernetes in one process, by the rules of its sources."""

@@ -1,4 +1,4 @@
-"""What the fleet's tests share: a small fast cluster, and a lifecycle on it whose sandboxes are gone afterwards."""
+"""Fixtures of the fleet's tests: a small fast cluster, and a lifecycle on it that deletes its sandboxes."""
 
 from __future__ import annotations
 

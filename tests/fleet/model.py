@@ -1,8 +1,8 @@
-"""What a simulated cluster is like: its size, its limits and its delays, each a number that can be changed.
+"""The model of a simulated cluster: its size, its limits and its delays, each a number that can be changed.
 
 Names, order of events, limits and answers are those of opensandbox-server 1.1.1 and of the controller's pool and pause
-documents. The delays are not measurements: nobody had a cluster at hand. They are what a small cluster with the image
-on its nodes may take, and the tables that are made of them say so.
+documents. The delays are assumptions, not measurements: they are what a small cluster with the image on its nodes may
+take, and the tables that are made of them say so.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Delay:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A pool as its custom resource describes it."""
+    """A pool by the fields of its custom resource."""
 
     max_pods: int = 40
-    """``poolMax``: pods in it at the most, those that are ending among them."""
+    """``poolMax``: the most pods in it, with those that are ending."""
     min_pods: int = 0
     """``poolMin``."""
     buffer_min: int = 8
@@ -46,7 +46,7 @@ class Pool:
     max_unavailable: float = 0.25
     """``maxUnavailable`` of its scale strategy: part of the pods that may be starting at once."""
     recycle: str = "Delete"
-    """What becomes of a pod whose sandbox has ended: ``Delete`` or ``Restart``."""
+    """``Delete`` or ``Restart``, for a pod whose sandbox has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Model:
     seed: int = 1
     """Draws the delays: equal seeds give equal delays to the n-th sandbox and the n-th pod."""
     time_factor: float = 1.0
-    """How long a second of the cluster takes here; seconds."""
+    """Length of a second of the cluster on this machine; seconds."""
     nodes_hold: int = 64
     """Pods outside the pool that find a place at once; others are Pending until one ends."""
     pools: dict[str, Pool] = field(default_factory=lambda: {"tests": Pool()})
@@ -64,7 +64,7 @@ class Model:
     endpoints: str = "header"
     """How its ingress names a port: ``header``, ``uri``, or ``direct`` for the address of the pod."""
     request: Delay = Delay(0.015, 0.06)
-    """From a request to its answer, where nothing is waited for."""
+    """From a request to its response, where the server waits for nothing."""
     pod_start: Delay = Delay(6.0, 15.0)
     """From a pod's creation until it is ready: scheduling, the container that brings execd, the image on the node."""
     restart: Delay = Delay(3.0, 6.0)
@@ -78,7 +78,7 @@ class Model:
     commit: Delay = Delay(8.0, 20.0)
     """From a pause until the file system is an image in the registry."""
     linger: float = 1.0
-    """How long execd holds a command's answer open after its last event."""
+    """How long execd holds a command's response open after the last event; seconds."""
     create_timeout: float = 60.0
     """``sandbox_create_timeout_seconds``: then a create is rolled back and answered with 504."""
     pool_timeout: float = 30.0

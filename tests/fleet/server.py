@@ -1,4 +1,4 @@
-"""The ports of a simulated cluster: the lifecycle API, and the gateway behind which one agent speaks for all pods."""
+"""The HTTP side of a simulated cluster: the lifecycle API, and a gateway with one agent for all pods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from pytest_opensandbox.sandbox.capture_script import NO_FILES
-from tests.fleet.cluster import Box, Cluster, RefusalError
+from tests.fleet.cluster import Cluster, RefusalError, SimulatedSandbox
 from tests.fleet.model import Model
 
 API_KEY = "the-key-of-the-fleet"
@@ -32,15 +32,15 @@ _ROUTE = re.compile(
 Body = dict[str, Any]
 
 
-class Door(BaseHTTPRequestHandler):
+class RequestHandler(BaseHTTPRequestHandler):
     """Answers one connection's requests."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     fleet: Fleet
 
-    def play(self) -> None:
-        """Read a request and answer it, after its time."""
+    def answer(self) -> None:
+        """Read a request, wait for its latency, and answer it."""
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
@@ -58,70 +58,70 @@ class Door(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def manage(self, path: str, query: dict[str, list[str]], body: Body) -> None:
-        """Answer what is asked of the lifecycle API."""
+        """Answer a request to the lifecycle API."""
         if self.headers.get("OPEN-SANDBOX-API-KEY") != API_KEY:
             raise RefusalError(401, "INVALID_API_KEY", "Invalid API key")
-        for method, pattern, answer in self.fleet.routes:
+        for method, pattern, handle in self.fleet.routes:
             found = re.fullmatch(pattern, path)
             if found and method == self.command:
-                self.fleet.cluster.count(answer.__name__)
-                status, content = answer(query=query, body=body, **found.groupdict())
+                self.fleet.cluster.count(handle.__name__)
+                status, content = handle(query=query, body=body, **found.groupdict())
                 self.send(status, content)
                 return
         raise RefusalError(404, "GENERAL::UNKNOWN_ERROR", "Not Found")
 
     def forward(self, path: str, body: bytes) -> None:
         """Find the sandbox behind the gateway, and let its agent answer."""
-        box, port, rest = self.fleet.resolve(path, self.headers)
+        sandbox, port, rest = self.fleet.resolve(path, self.headers)
         if port != EXECD_PORT:
-            self.send(200, {"port": port, "of": box.id})
+            self.send(200, {"port": port, "of": sandbox.id})
         elif rest == "/ping":
             self.send(200, None)
         elif rest == "/command" and self.command == "POST":
-            self.run(box, json.loads(body)["command"])
+            self.run(sandbox, json.loads(body)["command"])
         else:
             raise RefusalError(404, "", "404 page not found")
 
-    def run(self, box: Box, command: str) -> None:
-        """Answer a command as execd does; all that an agent here has to say is whose it is."""
+    def run(self, sandbox: SimulatedSandbox, command: str) -> None:
+        """Answer a command as execd does, with the id of its sandbox as output."""
         self.send_headers(200, {"Content-Type": "text/event-stream", "Connection": "close"})
-        self.tell(type="init", text=uuid.uuid4().hex)
-        self.tell(type="ping", text="pong")
+        self.send_event(type="init", text=uuid.uuid4().hex)
+        self.send_event(type="ping", text="pong")
         # The script around a command may hold its text more than once.
         found = _SLEEP.search(command)
         seconds = float(found[1]) if found else 0.0
-        self.fleet.cluster.pass_time(seconds)
-        # As from a sandbox in which no file can be written, so that no shell is needed to tell what one wrote.
-        for line in (NO_FILES, box.id):
-            self.tell(type="stdout", text=line)
-        self.tell(type="execution_complete", execution_time=int(seconds * 1000))
-        self.fleet.cluster.pass_time(self.fleet.cluster.model.linger)
+        self.fleet.cluster.sleep(seconds)
+        # As from a sandbox in which no file can be written, so that no shell is needed to fetch the output.
+        for line in (NO_FILES, sandbox.id):
+            self.send_event(type="stdout", text=line)
+        self.send_event(type="execution_complete", execution_time=int(seconds * 1000))
+        self.fleet.cluster.sleep(self.fleet.cluster.model.linger)
         self.close_connection = True
 
-    def tell(self, **event: object) -> None:
+    def send_event(self, **event: object) -> None:
         """Send one event."""
         self.wfile.write(json.dumps(event | {"timestamp": int(time.time() * 1000)}).encode() + b"\n\n")
 
     def send(self, status: int, content: object, **headers: str) -> None:
-        """Send a whole answer at once."""
+        """Send a whole response at once."""
         body = b"" if content is None else json.dumps(content).encode()
         self.send_headers(status, {"Content-Length": str(len(body)), **headers}, body)
 
     def send_headers(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        """Send the beginning of an answer, with what follows."""
+        """Send the head of a response, with the beginning of its body."""
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Date: {self.date_time_string()}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)
 
     def log_message(self, *args: object) -> None:
-        """Stay silent."""
+        """Log nothing."""
 
 
 for _method in ("GET", "POST", "DELETE", "PATCH"):
-    setattr(Door, f"do_{_method}", Door.play)
+    setattr(RequestHandler, f"do_{_method}", RequestHandler.answer)
 
 
-class Listener(ThreadingHTTPServer):
+class LoopbackServer(ThreadingHTTPServer):
     """A thread for each connection."""
 
     daemon_threads = True
@@ -135,7 +135,7 @@ class Fleet:
         self.cluster = Cluster(model)
         self._requests = iter(range(10**9))
         self._lock = threading.Lock()
-        self._http = Listener(("127.0.0.1", 0), type("Door", (Door,), {"fleet": self}))
+        self._http = LoopbackServer(("127.0.0.1", 0), type("RequestHandler", (RequestHandler,), {"fleet": self}))
         self.host = f"127.0.0.1:{self._http.server_port}"
         self.url = f"http://{self.host}"
         """Its address."""
@@ -150,22 +150,34 @@ class Fleet:
             ("POST", rf"{_ONE}/resume", self.resume),
         ]
 
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve requests for the length of a block."""
+        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._http.shutdown()
+            self._http.server_close()
+            thread.join()
+
     @property
     def figures(self) -> dict[str, float]:
-        """How often what happened, and the processor time of this process; seconds."""
+        """How often each event happened, and the processor time of this process; seconds."""
         return dict(self.cluster.counts) | {"cpu": time.process_time(), "alive": len(self.alive)}
 
     @property
     def alive(self) -> list[str]:
-        """Ids of the sandboxes that nobody has deleted."""
-        return [box.id for box in self.cluster.all() if box.gone_at is None]
+        """Ids of the sandboxes that are not deleted."""
+        return [sandbox.id for sandbox in self.cluster.all() if sandbox.gone_at is None]
 
     def pass_latency(self) -> None:
         """Wait for as long as the next request takes."""
         with self._lock:
             number = next(self._requests)
         model = self.cluster.model
-        self.cluster.pass_time(model.request.draw(model.seed, "request", number))
+        self.cluster.sleep(model.request.draw(model.seed, "request", number))
 
     def create(self, body: Body, **_: Any) -> tuple[int, object]:
         """POST /sandboxes."""
@@ -174,17 +186,17 @@ class Fleet:
     def list(self, query: dict[str, list[str]], **_: Any) -> tuple[int, object]:
         """GET /sandboxes."""
         wanted = dict(parse_qsl(query.get("metadata", [""])[0]))
-        boxes = [box for box in self.cluster.all() if wanted.items() <= box.metadata.items()]
+        sandboxes = [sandbox for sandbox in self.cluster.all() if wanted.items() <= sandbox.metadata.items()]
         page, size = int(query.get("page", ["1"])[0]), int(query.get("pageSize", ["20"])[0])
-        shown = boxes[(page - 1) * size : page * size]
+        shown = sandboxes[(page - 1) * size : page * size]
         return 200, {
-            "items": [box.to_wire(self.cluster.now) for box in shown],
-            "pagination": {"page": page, "pageSize": size, "hasNextPage": page * size < len(boxes)},
+            "items": [sandbox.to_wire(self.cluster.now) for sandbox in shown],
+            "pagination": {"page": page, "pageSize": size, "hasNextPage": page * size < len(sandboxes)},
         }
 
     def get(self, sandbox_id: str, **_: Any) -> tuple[int, object]:
         """GET /sandboxes/{id}."""
-        return 200, self.cluster.look_at(sandbox_id).to_wire(self.cluster.now)
+        return 200, self.cluster.get_sandbox(sandbox_id).to_wire(self.cluster.now)
 
     def delete(self, sandbox_id: str, **_: Any) -> tuple[int, object]:
         """DELETE /sandboxes/{id}."""
@@ -193,59 +205,61 @@ class Fleet:
 
     def renew(self, sandbox_id: str, body: Body, **_: Any) -> tuple[int, object]:
         """POST /sandboxes/{id}/renew-expiration."""
-        box = self.cluster.look_at(sandbox_id)
-        box.ends_at = time.mktime(time.strptime(body["expiresAt"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+        sandbox = self.cluster.get_sandbox(sandbox_id)
+        sandbox.ends_at = time.mktime(time.strptime(body["expiresAt"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
         return 200, {"expiresAt": body["expiresAt"]}
 
     def pause(self, sandbox_id: str, **_: Any) -> tuple[int, object]:
         """POST /sandboxes/{id}/pause."""
-        self.cluster.pause(self.cluster.look_at(sandbox_id))
+        self.cluster.pause(self.cluster.get_sandbox(sandbox_id))
         return 202, None
 
     def resume(self, sandbox_id: str, **_: Any) -> tuple[int, object]:
         """POST /sandboxes/{id}/resume."""
-        self.cluster.resume(self.cluster.look_at(sandbox_id))
+        self.cluster.resume(self.cluster.get_sandbox(sandbox_id))
         return 202, None
 
     def endpoint(self, sandbox_id: str, port: str, query: dict[str, list[str]], **_: Any) -> tuple[int, object]:
         """GET /sandboxes/{id}/endpoints/{port}."""
-        box = self.cluster.look_at(sandbox_id)
-        if box.state(self.cluster.now) != "Running" or box.reachable_at > self.cluster.now:
+        sandbox = self.cluster.get_sandbox(sandbox_id)
+        if sandbox.state(self.cluster.now) != "Running" or sandbox.reachable_at > self.cluster.now:
             raise RefusalError(404, "KUBERNETES::POD_IP_NOT_AVAILABLE", "Pod IP is not yet available.")
         expires = query.get("expires", [""])[0]
-        signed = [_base36(int(expires)), box.sign(int(port), _base36(int(expires)))] if expires else []
-        answer = self._address(box, port, signed, through_server="use_server_proxy" in query)
-        if box.token and not signed:
-            answer["headers"] = {**answer.get("headers", {}), TOKEN_HEADER: box.token}
+        signed = [_base36(int(expires)), sandbox.sign(int(port), _base36(int(expires)))] if expires else []
+        answer = self._address(sandbox, port, signed, through_server="use_server_proxy" in query)
+        if sandbox.token and not signed:
+            answer["headers"] = {**answer.get("headers", {}), TOKEN_HEADER: sandbox.token}
         return 200, answer
 
-    def resolve(self, path: str, headers: Any) -> tuple[Box, str, str]:
+    def resolve(self, path: str, headers: Any) -> tuple[SimulatedSandbox, str, str]:
         """Return the sandbox, the port and the path behind them that a request to the gateway is for."""
         named = headers.get(INGRESS_HEADER)
         found = _ROUTE.fullmatch(named) if named else _ROUTE.search(path.replace("/proxy/", "/"))
         if found is None:
             raise RefusalError(404, "", "no such route")
-        box = self.cluster.look_at(found["sandbox_id"])
-        self._check_access(box, found, headers)
+        sandbox = self.cluster.get_sandbox(found["sandbox_id"])
+        self._check_access(sandbox, found, headers)
         pod = re.match(r"/pods/(\d+)", path)
-        if box.listening_at > self.cluster.now or (pod and int(pod[1]) != box.address):
+        if sandbox.listening_at > self.cluster.now or (pod and int(pod[1]) != sandbox.address):
             raise RefusalError(503, "", "sandbox not ready")
-        return box, found["port"], path if named else path.replace("/proxy/", "/")[found.end() :]
+        return sandbox, found["port"], path if named else path.replace("/proxy/", "/")[found.end() :]
 
-    def _address(self, box: Box, port: str, signed: list[str], *, through_server: bool) -> dict[str, Any]:
+    def _address(
+        self, sandbox: SimulatedSandbox, port: str, signed: list[str], *, through_server: bool
+    ) -> dict[str, Any]:
         if through_server:
-            return {"endpoint": f"{self.host}/v1/sandboxes/{box.id}/proxy/{port}"}
+            return {"endpoint": f"{self.host}/v1/sandboxes/{sandbox.id}/proxy/{port}"}
         kind = self.cluster.model.endpoints
         if kind == "header":
-            return {"endpoint": self.host, "headers": {INGRESS_HEADER: "-".join([box.id, port, *signed])}}
-        way = "/".join([box.id, port, *signed])
-        return {"endpoint": f"{self.host}/{way}" if kind == "uri" else f"{self.host}/pods/{box.address}/{way}"}
+            return {"endpoint": self.host, "headers": {INGRESS_HEADER: "-".join([sandbox.id, port, *signed])}}
+        way = "/".join([sandbox.id, port, *signed])
+        return {"endpoint": f"{self.host}/{way}" if kind == "uri" else f"{self.host}/pods/{sandbox.address}/{way}"}
 
-    def _check_access(self, box: Box, route: re.Match[str], headers: Any) -> None:
-        if not box.token:
+    def _check_access(self, sandbox: SimulatedSandbox, route: re.Match[str], headers: Any) -> None:
+        if not sandbox.token:
             return
-        is_signed = route["signature"] and route["signature"] == box.sign(int(route["port"]), route["expires"])
-        if not is_signed and headers.get(TOKEN_HEADER) != box.token:
+        is_signed = route["signature"] and route["signature"] == sandbox.sign(int(route["port"]), route["expires"])
+        if not is_signed and headers.get(TOKEN_HEADER) != sandbox.token:
             raise RefusalError(401, "MISSING_OR_INVALID_SECURE_ACCESS", "secure access required")
 
 
@@ -253,14 +267,8 @@ class Fleet:
 def running(model: Model) -> Iterator[Fleet]:
     """Run a fleet for the length of a block."""
     fleet = Fleet(model)
-    thread = threading.Thread(target=fleet._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with fleet.serving():
         yield fleet
-    finally:
-        fleet._http.shutdown()
-        fleet._http.server_close()
-        thread.join()
 
 
 def _base36(number: int) -> str:

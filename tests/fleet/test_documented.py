@@ -1,4 +1,4 @@
-"""The page about scaling out shows the numbers of the model that is here, for the rows that the benchmark has."""
+"""docs/scaling-out.md shows the numbers of the model and the rows of the benchmark."""
 
 import importlib.util
 import sys
@@ -35,7 +35,7 @@ def test_the_rows_on_the_page_are_those_of_the_benchmark(benchmark, written):
     assert [(row[0].strip(), int(row[1])) for row in rows] == [(one.name, one.workers) for one in benchmark.SCENARIOS]
 
 
-def test_no_row_leaves_anything(written):
+def test_no_row_leaves_a_sandbox(written):
     rows = [line.strip("| ").split(" | ") for line in written.splitlines() if line.count("|") == 12][2:]
 
     assert {row[-1] for row in rows} == {"0"}

@@ -1,6 +1,8 @@
-"""What differs on Kubernetes, played by a simulated cluster: pools, gateways, addresses that come late or change."""
+"""The client on Kubernetes, simulated: pools, gateways, and addresses that come late or change."""
 
+import json
 import threading
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -25,26 +27,26 @@ NEVER = Delay(10_000, 10_000)
 
 @pytest.mark.parametrize("endpoints", ["header", "uri", "direct"])
 @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "through the server"])
-def test_a_command_reaches_its_own_sandbox_by_every_kind_of_address(start, lifecycle_of, pooled, endpoints, proxied):
+def test_a_command_reaches_its_own_sandbox_by_every_address(start, lifecycle_of, pooled, endpoints, proxied):
     fleet = start(endpoints=endpoints)
     lifecycle = lifecycle_of(fleet, use_server_proxy=proxied)
 
     with Sandbox.launch(lifecycle, pooled) as one, Sandbox.launch(lifecycle, pooled) as other:
-        said = [box.run("hostname").stdout for box in (one, other)]
+        output = [sandbox.run("hostname").stdout for sandbox in (one, other)]
 
-    assert said == [one.id, other.id]
+    assert output == [one.id, other.id]
     assert fleet.alive == []
 
 
 @pytest.mark.parametrize("endpoints", ["header", "uri"])
 @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "through the server"])
-def test_the_token_of_a_guarded_sandbox_goes_with_every_call(start, lifecycle_of, endpoints, proxied):
+def test_the_token_of_a_secure_sandbox_goes_with_every_call(start, lifecycle_of, endpoints, proxied):
     lifecycle = lifecycle_of(start(endpoints=endpoints), use_server_proxy=proxied)
-    guarded = SandboxOpts(image="python:3.12-slim", secure_access=True)
+    secure = SandboxOpts(image="python:3.12-slim", secure_access=True)
 
-    with Sandbox.launch(lifecycle, guarded) as box:
-        assert box.run("hostname").stdout == box.id
-        endpoint = box.endpoint(44772)
+    with Sandbox.launch(lifecycle, secure) as sandbox:
+        assert sandbox.run("hostname").stdout == sandbox.id
+        endpoint = sandbox.endpoint(44772)
         token = endpoint.headers[TOKEN_HEADER]
         lifecycle.client.ping(endpoint)
         with pytest.raises(AuthError) as caught:
@@ -55,17 +57,18 @@ def test_the_token_of_a_guarded_sandbox_goes_with_every_call(start, lifecycle_of
 
 
 @pytest.mark.parametrize("endpoints", ["header", "uri", "direct"])
-def test_a_signed_address_opens_a_port_and_shows_its_signature_nowhere(start, lifecycle_of, endpoints):
+def test_a_signed_address_opens_a_port_and_hides_its_signature(start, lifecycle_of, endpoints):
     lifecycle = lifecycle_of(start(endpoints=endpoints))
-    guarded = SandboxOpts(image="python:3.12-slim", secure_access=True)
+    secure = SandboxOpts(image="python:3.12-slim", secure_access=True)
 
-    with Sandbox.launch(lifecycle, guarded) as box:
-        signed = box.endpoint(8000, signed_for=60)
-        answer = lifecycle.client._transport.ask(signed, "GET", "/any").json()
+    with Sandbox.launch(lifecycle, secure) as sandbox:
+        signed = sandbox.endpoint(8000, signed_for=60)
+        with urlopen(Request(f"{signed.url}/any", headers=dict(signed.headers)), timeout=10) as response:
+            answer = json.load(response)
         with pytest.raises(ApiError) as caught:
-            lifecycle.client._transport.ask(box.endpoint(44772, signed_for=60), "GET", "/nothing")
+            lifecycle.client.download_file(sandbox.endpoint(44772, signed_for=60), "/nothing")
 
-    assert answer == {"port": "8000", "of": box.id}
+    assert answer == {"port": "8000", "of": sandbox.id}
     assert TOKEN_HEADER not in signed.headers
     assert len(signed.signature) == 9
     assert signed.signature not in repr(signed) + repr(vars(signed))
@@ -90,8 +93,8 @@ def test_an_address_through_the_server_cannot_be_signed(start, lifecycle_of):
 def test_an_address_that_comes_late_is_waited_for(start, lifecycle_of, pooled):
     fleet = start(address=Delay(20, 20))
 
-    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
-        assert box.run("true").ok
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as sandbox:
+        assert sandbox.run("true").ok
 
     assert fleet.cluster.counts["404 POD_IP_NOT_AVAILABLE"] > 1
 
@@ -99,13 +102,13 @@ def test_an_address_that_comes_late_is_waited_for(start, lifecycle_of, pooled):
 def test_an_agent_that_listens_late_is_waited_for(start, lifecycle_of, pooled):
     fleet = start(agent=Delay(20, 20))
 
-    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
-        assert box.run("true").ok
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as sandbox:
+        assert sandbox.run("true").ok
 
     assert fleet.cluster.counts["503 "] > 1
 
 
-def test_a_budget_that_is_used_up_by_a_missing_address_says_so_and_leaves_nothing(start, lifecycle_of, pooled):
+def test_a_missing_address_ends_in_a_ready_timeout_that_names_it(start, lifecycle_of, pooled):
     fleet = start(address=NEVER)
 
     with pytest.raises(ReadyTimeoutError, match="POD_IP_NOT_AVAILABLE"):
@@ -114,15 +117,15 @@ def test_a_budget_that_is_used_up_by_a_missing_address_says_so_and_leaves_nothin
     assert fleet.alive == []
 
 
-def test_a_full_pool_is_asked_again_until_there_is_room(start, lifecycle_of, pooled):
+def test_a_create_on_a_full_pool_is_retried_until_there_is_room(start, lifecycle_of, pooled):
     fleet = start(pools={"tests": Pool(max_pods=1, min_pods=1, buffer_min=0, buffer_max=1)}, pool_timeout=5.0)
     lifecycle = lifecycle_of(fleet)
     first = Sandbox.launch(lifecycle, pooled)
     closing = threading.Timer(0.25, first.close)
     closing.start()
 
-    with Sandbox.launch(lifecycle, pooled) as box:
-        assert box.run("true").ok
+    with Sandbox.launch(lifecycle, pooled) as sandbox:
+        assert sandbox.run("true").ok
 
     closing.join()
     assert fleet.cluster.counts["429 POOL_CAPACITY_EXHAUSTED"] >= 1
@@ -130,7 +133,7 @@ def test_a_full_pool_is_asked_again_until_there_is_room(start, lifecycle_of, poo
     assert fleet.alive == []
 
 
-def test_a_pool_that_stays_full_is_told_with_what_to_do(start, lifecycle_of, pooled):
+def test_a_pool_that_stays_full_is_an_error_with_the_remedy(start, lifecycle_of, pooled):
     fleet = start(pools={"tests": Pool(max_pods=1, min_pods=1, buffer_min=0, buffer_max=1)}, pool_timeout=2.0)
     lifecycle = lifecycle_of(fleet, ready_timeout=0.2)
 
@@ -141,7 +144,7 @@ def test_a_pool_that_stays_full_is_told_with_what_to_do(start, lifecycle_of, poo
     assert fleet.alive == []
 
 
-def test_a_pool_that_is_not_there_is_told_at_once(start, lifecycle_of):
+def test_an_unknown_pool_is_an_error_at_once(start, lifecycle_of):
     fleet = start(pools={})
 
     with pytest.raises(NotFoundError, match="Pool 'tests' not found"):
@@ -164,7 +167,7 @@ def test_a_sandbox_that_is_pending_for_long_is_waited_for(start, lifecycle_of):
     assert fleet.alive == []
 
 
-def test_a_cluster_without_a_place_is_told_with_what_to_do_and_leaves_nothing(start, lifecycle_of):
+def test_a_cluster_without_room_is_an_error_with_the_remedy(start, lifecycle_of):
     fleet = start(nodes_hold=1, create_timeout=5.0)
     lifecycle = lifecycle_of(fleet)
 
@@ -176,60 +179,65 @@ def test_a_cluster_without_a_place_is_told_with_what_to_do_and_leaves_nothing(st
 
 
 @pytest.mark.parametrize("endpoints", ["header", "direct"])
-def test_a_sandbox_is_paused_and_resumed_wherever_it_is_then(start, lifecycle_of, pooled, endpoints):
+def test_a_sandbox_is_paused_and_resumed_in_another_pod(start, lifecycle_of, pooled, endpoints):
     fleet = start(endpoints=endpoints)
 
-    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
-        box.pause()
-        paused = fleet.cluster.look_at(box.id).state(fleet.cluster.now)
-        box.resume()
-        said = box.run("hostname").stdout
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as sandbox:
+        sandbox.pause()
+        paused = fleet.cluster.get_sandbox(sandbox.id).state(fleet.cluster.now)
+        sandbox.resume()
+        output = sandbox.run("hostname").stdout
 
-    assert (paused, said) == ("Paused", box.id)
-    moved = [record.command for record in box.history if record.is_note]
+    assert (paused, output) == ("Paused", sandbox.id)
+    moved = [record.command for record in sandbox.history if record.is_note]
     assert len(moved) == (endpoints == "direct")
     assert fleet.cluster.counts["get"] > 4
 
 
-def test_a_paused_handle_refuses_what_needs_a_sandbox_that_runs(start, lifecycle_of, pooled):
-    with Sandbox.launch(lifecycle_of(start()), pooled) as box:
-        box.pause()
+def test_a_paused_sandbox_refuses_what_needs_a_running_one(start, lifecycle_of, pooled):
+    with Sandbox.launch(lifecycle_of(start()), pooled) as sandbox:
+        sandbox.pause()
 
-        for use in (lambda: box.run("true"), lambda: box.get("/x"), lambda: box.endpoint(80), box.pause):
+        for use in (
+            lambda: sandbox.run("true"),
+            lambda: sandbox.get("/x"),
+            lambda: sandbox.endpoint(80),
+            sandbox.pause,
+        ):
             with pytest.raises(PauseError, match="is paused; resume"):
                 use()
-        assert repr(box).endswith("paused>")
+        assert repr(sandbox).endswith("paused>")
 
 
-def test_a_pause_that_takes_too_long_says_how_far_it_came(start, lifecycle_of, pooled):
-    with Sandbox.launch(lifecycle_of(start(commit=NEVER)), pooled) as box:
+def test_a_pause_that_takes_too_long_names_the_last_state(start, lifecycle_of, pooled):
+    with Sandbox.launch(lifecycle_of(start(commit=NEVER)), pooled) as sandbox:
         with pytest.raises(PauseError, match="last state Pausing; PAUSING") as caught:
-            box.pause(timeout=0.2)
+            sandbox.pause(timeout=0.2)
 
         assert caught.value.state == "Pausing"
         with pytest.raises(ConflictError, match="is Pausing, not Paused"):
-            box.resume()
+            sandbox.resume()
 
 
 def test_a_closed_sandbox_is_neither_paused_nor_resumed(start, lifecycle_of, pooled):
-    box = Sandbox.launch(lifecycle_of(start()), pooled)
-    box.close()
+    sandbox = Sandbox.launch(lifecycle_of(start()), pooled)
+    sandbox.close()
 
-    for use in (box.pause, box.resume):
+    for use in (sandbox.pause, sandbox.resume):
         with pytest.raises(Exception, match="is closed"):
             use()
 
 
-def test_the_key_goes_to_the_server_and_never_through_the_gateway(start, lifecycle_of, pooled, monkeypatch):
+def test_the_key_goes_to_the_server_and_not_to_the_gateway(start, lifecycle_of, pooled, monkeypatch):
     fleet = start()
     seen = []
     resolve = fleet.resolve
     monkeypatch.setattr(fleet, "resolve", lambda path, headers: seen.append(headers) or resolve(path, headers))
 
-    with Sandbox.launch(lifecycle_of(fleet), pooled) as box:
-        box.run("true")
+    with Sandbox.launch(lifecycle_of(fleet), pooled) as sandbox:
+        sandbox.run("true")
 
-    assert {headers[INGRESS_HEADER] for headers in seen} == {f"{box.id}-44772"}
+    assert {headers[INGRESS_HEADER] for headers in seen} == {f"{sandbox.id}-44772"}
     assert not any(KEY_HEADER in headers for headers in seen)
 
 

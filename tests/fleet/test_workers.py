@@ -17,7 +17,7 @@ SUITE = """
     def test_it(sandbox, n):
         assert sandbox.run("sleep 1").stdout == sandbox.id
 """
-# Half as many pods as workers, and a server that says so soon.
+# Half as many pods as workers, and a server that refuses soon.
 SMALL = {"pools": {"tests": Pool(max_pods=2, min_pods=2, buffer_min=0, buffer_max=2)}, "pool_timeout": 3.0}
 
 
@@ -34,7 +34,7 @@ def run_on(pytester, clean_environment, monkeypatch):
     return run
 
 
-def test_forty_tests_on_four_workers_share_a_pool_of_two_and_leave_nothing(start, run_on, pytester):
+def test_forty_tests_on_four_workers_share_a_pool_of_two(start, run_on, pytester):
     fleet = start(**SMALL, ending=Delay(1, 2), pod_start=Delay(3, 6))
     pytester.makepyfile(SUITE)
 
@@ -64,17 +64,17 @@ def test_a_worker_that_dies_leaves_nothing_in_the_cluster(start, run_on, pyteste
     assert fleet.alive == []
 
 
-def test_thirty_two_workers_get_through_with_a_quarter_of_the_pods(start, pooled):
+def test_thirty_two_workers_finish_with_a_quarter_of_the_pods(start, pooled):
     fleet = start(**(SMALL | {"pools": {"tests": Pool(max_pods=8, min_pods=8, buffer_min=0, buffer_max=8)}}))
-    told, failed = [], []
+    has_own_output, failed = [], []
 
     def work(number):
         with Client(fleet.url, API_KEY) as client:
             lifecycle = Lifecycle(client, tags=RunTags("run", f"gw{number}"), ready_timeout=60)
             for _ in range(3):
                 try:
-                    with Sandbox.launch(lifecycle, pooled) as box:
-                        told.append(box.run("true").stdout == box.id)
+                    with Sandbox.launch(lifecycle, pooled) as sandbox:
+                        has_own_output.append(sandbox.run("true").stdout == sandbox.id)
                 except OpenSandboxError as exc:
                     failed.append(exc)
             lifecycle.close()
@@ -86,6 +86,6 @@ def test_thirty_two_workers_get_through_with_a_quarter_of_the_pods(start, pooled
         thread.join()
 
     assert failed == []
-    assert told == [True] * 96
+    assert has_own_output == [True] * 96
     assert fleet.cluster.counts["most at once"] <= 8
     assert fleet.alive == []
