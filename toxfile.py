@@ -15,7 +15,7 @@ from tox.tox_env.errors import Skip
 # tox does not put the checkout on the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.server.engine import why_none
+from tests.server.engine import missing_requirement
 
 _LEFT_OUT = """
 tox leaves out what takes longer. `tox run -e thorough-tests,thorough-fuzz,thorough-docker,thorough-oldest` runs it:
@@ -46,6 +46,6 @@ def tox_before_run_commands(tox_env: ToxEnv) -> None:
 
 
 def _skip(tox_env: ToxEnv) -> None:
-    why = why_none() if tox_env.conf.name == "thorough-docker" else ""
+    why = missing_requirement() if tox_env.conf.name == "thorough-docker" else ""
     if why:
         raise Skip(why)

@@ -14,9 +14,9 @@ sys.path.insert(0, str(ROOT))
 from tests.acceptance.endings import TABLE as LEAKS  # noqa: E402 - the checkout is found only now
 from tests.faults.test_seeded_cases import TABLE as FAULTS  # noqa: E402
 from tests.figures import DIRECTORY, PAGE  # noqa: E402
-from tests.server.engine import running_engine, why_none  # noqa: E402
+from tests.server.backends import run  # noqa: E402
+from tests.server.engine import missing_requirement, running_engine  # noqa: E402
 from tests.server.images import images  # noqa: E402
-from tests.server.worlds import run  # noqa: E402
 
 LEAK_TESTS = str(ROOT / "tests/acceptance/test_leaks.py")
 FAULT_TESTS = str(ROOT / "tests/faults/test_seeded_cases.py")
@@ -24,11 +24,11 @@ WORKERS = "-n2"
 
 
 def main(arguments: list[str]) -> int:
-    """Measure in every world that is at hand; the page keeps what it shows of the others."""
+    """Measure on every backend that is available; the page keeps its figures of the others."""
     with tempfile.TemporaryDirectory() as directory:
         environment = {**os.environ, DIRECTORY: directory}
         failed = run("embedded", [LEAK_TESTS, FAULT_TESTS, WORKERS, *arguments], environment)
-        if why := why_none():
+        if why := missing_requirement():
             print(f"\nnot measured on Docker: {why}")
         else:
             failed |= run_on_docker(arguments, environment)

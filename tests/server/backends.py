@@ -1,4 +1,4 @@
-"""Runs the tests in every world that needs a Docker engine: ``python worlds.py [arguments for pytest]``."""
+"""Runs the tests on every backend that needs a Docker engine: ``python backends.py [arguments for pytest]``."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ sys.path.insert(0, str(ROOT))
 
 import docker  # noqa: E402 - an extra, and the checkout is found only now
 
-from tests.server.engine import EXECD_IMAGE, IMAGE, running_engine, why_none  # noqa: E402
+from tests.server.engine import EXECD_IMAGE, IMAGE, missing_requirement, running_engine  # noqa: E402
 from tests.server.images import Images, images  # noqa: E402
 from tests.server.inventory import inventory  # noqa: E402
 from tests.server.test_nothing_is_left import BEFORE  # noqa: E402
 
-AGNOSTIC = (
+SUITES_OF_EVERY_BACKEND = (
     "tests/sandbox/test_exact_output.py",
     "tests/plugin/test_fixtures.py",
     "tests/sandbox/test_lifecycle.py",
     "tests/sandbox/test_sandbox.py",
     "tests/sandbox/test_snapshots.py",
-    "tests/cleanup/test_sweep.py",
+    "tests/cleanup/test_sandbox_target.py",
     "tests/sandbox/test_transfer.py",
     "tests/acceptance",
 )
-# Takes both ways to a sandbox by itself.
+# Tests the direct and the proxied way to a sandbox by itself.
 BOTH_WAYS = "tests/client/test_official_sdk.py"
-# How a run ends takes minutes here, and has nothing to do with the way to its sandboxes: the endings in which the least
-# of ours can run, with workers, in one of the worlds. `tox run -e reliability` has all of them.
+# The ends of a run take minutes here, and do not depend on the way to its sandboxes: only the endings in which least of
+# our code can run, with workers, on one of the backends. `tox run -e reliability` has all of them.
 WORST_LEAKS = ("-k", "not test_nothing_is_left or (not without and (sig or exit or kind))")
 NO_LEAKS = (f"--ignore={ROOT / 'tests/acceptance/test_leaks.py'}",)
 # By file: the runs of one test's variants have the same project, by which sandboxes on a shared engine are told apart.
@@ -44,8 +44,8 @@ LAST = str(ROOT / "tests/server/test_nothing_is_left.py")
 
 
 def main(arguments: list[str]) -> int:
-    """Run all worlds on one engine; return 0 where all of them are fine."""
-    why = why_none()
+    """Test all backends on one engine; return 0 where no test fails."""
+    why = missing_requirement()
     if why:
         print(f"SKIPPED: {why}")
         return 1
@@ -54,24 +54,24 @@ def main(arguments: list[str]) -> int:
         with closing(docker.DockerClient(base_url=host)) as client:
             before.write_text(json.dumps(inventory(client)))
         environment = {**os.environ, "DOCKER_HOST": host}
-        with images(host) as made:
-            named = {IMAGE: made.sandbox, EXECD_IMAGE: made.execd}
+        with images(host) as built:
+            named = {IMAGE: built.sandbox, EXECD_IMAGE: built.execd}
             failed = [
                 title
-                for title, options in worlds(made).items()
+                for title, options in backends(built).items()
                 if run(title, [*options, *arguments], environment | named)
             ]
         if run("what is left", [LAST], environment | {BEFORE: str(before)}):
             failed.append("what is left")
-    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'every world is fine'}")
+    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'every backend is fine'}")
     return 1 if failed else 0
 
 
-def worlds(made: Images) -> dict[str, list[str]]:
-    """Return pytest's arguments for each world."""
-    suites = [str(ROOT / path) for path in AGNOSTIC]
+def backends(built: Images) -> dict[str, list[str]]:
+    """Return pytest's arguments for each backend."""
+    suites = [str(ROOT / path) for path in SUITES_OF_EVERY_BACKEND]
     options = [*WORKERS, "--opensandbox-url=docker"]
-    options += [f"--opensandbox-image={made.sandbox}", f"--opensandbox-execd-image={made.execd}"]
+    options += [f"--opensandbox-image={built.sandbox}", f"--opensandbox-execd-image={built.execd}"]
     return {
         "docker, direct": [str(ROOT / "tests/server"), *suites, str(ROOT / BOTH_WAYS), *options, *WORST_LEAKS],
         "docker, through the server's proxy": [*suites, *options, "--opensandbox-server-proxy", *NO_LEAKS],
@@ -81,7 +81,7 @@ def worlds(made: Images) -> dict[str, list[str]]:
 def run(title: str, arguments: list[str], environment: dict[str, str]) -> int:
     """Run pytest once; return its exit status."""
     print(f"\n##### {title} #####", flush=True)
-    begun = time.monotonic()
+    started = time.monotonic()
     command = [
         sys.executable,
         "-m",
@@ -93,7 +93,7 @@ def run(title: str, arguments: list[str], environment: dict[str, str]) -> int:
         *arguments,
     ]
     status = subprocess.run(command, env=environment, check=False).returncode
-    print(f"##### {title}: status {status} after {time.monotonic() - begun:.0f} s #####", flush=True)
+    print(f"##### {title}: status {status} after {time.monotonic() - started:.0f} s #####", flush=True)
     return status
 
 

@@ -1,4 +1,4 @@
-"""What the tests on a real Docker engine share: the engine, its images, and what is on it."""
+"""Fixtures of the tests on a real Docker engine: the engine, its images and its containers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 docker = pytest.importorskip("docker", reason="needs pip install 'pytest-opensandbox[docker]'")
 
 from tests.server import engine as engines  # noqa: E402 - the extra first
-from tests.server import images as made  # noqa: E402
+from tests.server import images as image_builder  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +20,8 @@ def _environment(clean_environment: None) -> None:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[str]:
-    """The address of a real engine; what is started here finds it by DOCKER_HOST."""
-    why = engines.why_none()
+    """The address of a real engine; processes of the tests find it by DOCKER_HOST."""
+    why = engines.missing_requirement()
     if why:
         pytest.skip(why)
     with engines.running_engine() as host, pytest.MonkeyPatch.context() as patch:
@@ -30,22 +30,22 @@ def engine() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def images(engine: str) -> Iterator[made.Images]:
+def images(engine: str) -> Iterator[image_builder.Images]:
     """The image of a sandbox and that of the agent."""
-    with made.images(engine) as named:
+    with image_builder.images(engine) as named:
         yield named
 
 
 @pytest.fixture(scope="session")
 def client(engine: str) -> Iterator[docker.DockerClient]:
     """The Docker library's client, to look at the engine without our code."""
-    with closing(docker.DockerClient(base_url=engine)) as found:
-        yield found
+    with closing(docker.DockerClient(base_url=engine)) as client:
+        yield client
 
 
 @pytest.fixture
-def on_docker(images: made.Images) -> tuple[str, ...]:
-    """The options with which a run has its sandboxes from this engine."""
+def on_docker(images: image_builder.Images) -> tuple[str, ...]:
+    """The options of a run whose sandboxes are on this engine."""
     return (
         "--opensandbox-url=docker",
         f"--opensandbox-image={images.sandbox}",

@@ -1,6 +1,6 @@
-"""A Docker engine for the tests: the one that answers here, or one of our own where we are root on Debian.
+"""A Docker engine for the tests: the one that answers here, or one that they start themselves as root on Debian.
 
-Only the standard library: tox asks, too, before anything is installed.
+Only the standard library: tox imports it before anything is installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def chosen_host() -> str:
 
 
 def answers(host: str) -> bool:
-    """Say whether an engine answers us at an address, ``unix://PATH`` or ``tcp://HOST:PORT``."""
+    """Return whether an engine answers at an address, ``unix://PATH`` or ``tcp://HOST:PORT``."""
     try:
         with closing(http.client.HTTPConnection("localhost", timeout=10)) as connection:
             connection.sock = _connected(host)
@@ -41,8 +41,8 @@ def answers(host: str) -> bool:
         return False
 
 
-def why_none() -> str:
-    """Return why no engine with images can be had here, or "" where one can."""
+def missing_requirement() -> str:
+    """Return why there can be no engine with images here, or "" where there can."""
     if not answers(chosen_host()) and not _can_start():
         return f"no Docker engine answers at {chosen_host()}, and only root on Debian with docker.io can start one"
     named = os.environ.get(IMAGE) and os.environ.get(EXECD_IMAGE)
@@ -53,7 +53,7 @@ def why_none() -> str:
 
 @contextmanager
 def running_engine() -> Iterator[str]:
-    """Yield the address of an engine: that of this machine, or of one that ends with the block."""
+    """Yield the address of an engine: that of this machine, or one that is started for the block."""
     if answers(chosen_host()):
         yield chosen_host()
         return
@@ -70,17 +70,17 @@ def running_engine() -> Iterator[str]:
 
 
 def cache() -> Path:
-    """Return the directory in which what takes long to make is kept for the next run."""
+    """Return the directory of files that take long to build and are kept for the next run."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-opensandbox"
 
 
 def rootfs_archive() -> Path:
-    """Return where the root file system of the test image is kept."""
+    """Return the path of the kept root file system of the test image."""
     return cache() / f"{release()}-python3.tar"
 
 
 def release() -> str:
-    """Return the code name of this machine's Debian, or that of some Debian."""
+    """Return the code name of this machine's Debian, or bookworm elsewhere."""
     lines = Path("/etc/os-release").read_text().splitlines() if Path("/etc/os-release").exists() else []
     facts = dict(line.split("=", 1) for line in lines if "=" in line)
     return facts.get("VERSION_CODENAME", "bookworm").strip('"') if "debian" in facts.get("ID", "") else "bookworm"
@@ -91,10 +91,10 @@ def _connected(host: str) -> socket.socket:
     if scheme != "unix":
         name, _, port = address.partition(":")
         return socket.create_connection((name, int(port)), timeout=10)
-    plug = socket.socket(socket.AF_UNIX)
-    plug.settimeout(10)
-    plug.connect(address)
-    return plug
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    connection.connect(address)
+    return connection
 
 
 def _can_start() -> bool:
@@ -106,9 +106,11 @@ def _is_root_with(*programs: str) -> bool:
 
 
 def _start(home: Path, host: str) -> subprocess.Popen[bytes]:
-    places = ("--data-root", home / "data", "--exec-root", home / "exec", "--pidfile", home / "pid")
+    directories = ("--data-root", home / "data", "--exec-root", home / "exec", "--pidfile", home / "pid")
     with open(home / "log", "wb") as log:
-        return subprocess.Popen(["dockerd", *places, "--host", host], stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            ["dockerd", *directories, "--host", host], stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def _wait_until_it_answers(host: str, process: subprocess.Popen[bytes], log: Path) -> None:

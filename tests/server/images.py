@@ -1,4 +1,4 @@
-"""The images of the tests, made without a registry: a Debian root with python3, and our agent as execd on top."""
+"""The images of the tests, built without a registry: a Debian root with python3, and our agent as execd on top."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.server.rootfs import root_file_system
 REPOSITORY = "pytest-opensandbox-test"
 
 _LIBRARIES = ("waitress", "python_multipart")
-# Compiled there, because a zip keeps nothing of what Python compiles while it runs from it.
+# Compiled there, because Python cannot store compiled modules in a zip that it runs from.
 _PACK = """
 import compileall, pathlib, zipapp
 compileall.compile_dir("/agent", quiet=1, legacy=True)
@@ -41,31 +41,31 @@ class Images:
     sandbox: str
     """Has bash, tar and python3."""
     execd: str
-    """Has /execd and /bootstrap.sh, as the server wants them."""
+    """Has /execd and /bootstrap.sh, as the server expects them."""
 
 
 @contextmanager
 def images(host: str) -> Iterator[Images]:
-    """Yield the images that the environment names, or new ones that go when the block ends."""
+    """Yield the images that the environment names, or new ones that are deleted after the block."""
     named = Images(os.environ.get(IMAGE, ""), os.environ.get(EXECD_IMAGE, ""))
     if named.sandbox and named.execd:
         yield named
         return
     token = uuid.uuid4().hex[:8]
-    made = Images(f"{REPOSITORY}:sandbox-{token}", f"{REPOSITORY}:execd-{token}")
+    built = Images(f"{REPOSITORY}:sandbox-{token}", f"{REPOSITORY}:execd-{token}")
     client = docker.DockerClient(base_url=host, timeout=300)
     try:
         client.api.import_image_from_file(str(root_file_system()), repository=REPOSITORY, tag=f"sandbox-{token}")
-        _make_execd(client, made.sandbox, f"execd-{token}")
-        yield Images(named.sandbox or made.sandbox, named.execd or made.execd)
+        _build_execd(client, built.sandbox, f"execd-{token}")
+        yield Images(named.sandbox or built.sandbox, named.execd or built.execd)
     finally:
-        for name in (made.execd, made.sandbox):
+        for name in (built.execd, built.sandbox):
             with suppress(docker.errors.ImageNotFound):
                 client.images.remove(name)
         client.close()
 
 
-def _make_execd(client: docker.DockerClient, base: str, tag: str) -> None:
+def _build_execd(client: docker.DockerClient, base: str, tag: str) -> None:
     """Build the image in a container, step by step; a build would leave layers in the engine's cache."""
     container = client.containers.create(base, command=["tail", "-f", "/dev/null"])
     try:

@@ -1,4 +1,4 @@
-"""What of ours is on an engine: all that should be gone when the tests are over."""
+"""The containers, images, networks and volumes on an engine that should be gone after the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SNAPSHOTS = "opensandbox-snapshots"
 
 
 def inventory(client: docker.DockerClient) -> list[str]:
-    """Return one line for each container, image, network and volume that is ours, or nobody's."""
+    """Return a line for each container, image, network and volume of the tests, or of unknown origin."""
     return sorted([*_containers(client), *_images(client), *_networks(client), *_volumes(client)])
 
 
@@ -26,7 +26,7 @@ def _containers(client: docker.DockerClient) -> list[str]:
 
 
 def _images(client: docker.DockerClient) -> list[str]:
-    """Return images of ours, and layers that have lost their name."""
+    """Return images of the tests, and layers without a name."""
     ours = [tag for item in client.api.images() for tag in item.get("RepoTags") or ()]
     named = [f"image {tag}" for tag in ours if tag.startswith((f"{REPOSITORY}:", f"{SNAPSHOTS}:"))]
     return named + [f"image {item['Id']}" for item in client.api.images(filters={"dangling": True})]

@@ -1,6 +1,6 @@
-"""The root file system of the test image: a small Debian with python3, made once and kept for the next run.
+"""The root file system of the test image: a small Debian with python3, built once and kept for the next run.
 
-``python -m tests.server.rootfs`` makes it ahead of the tests; only the standard library, as nothing is installed then.
+``python -m tests.server.rootfs`` builds it ahead of the tests; only the standard library, as nothing is installed then.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from pathlib import Path
 
 from tests.server.engine import release, rootfs_archive
 
-_LEFT_OUT = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./usr/share/locale")
+_EXCLUDED = ("./var/cache/apt", "./var/lib/apt/lists", "./usr/share/doc", "./usr/share/man", "./usr/share/locale")
 
 
 def root_file_system() -> Path:
-    """Return the tar; the first time it takes minutes, and whoever comes second waits for the first."""
+    """Return the path of the tar; the first call builds it, which takes minutes, and others wait for that."""
     archive = rootfs_archive()
     archive.parent.mkdir(parents=True, exist_ok=True)
     with open(archive.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
-            _make(archive)
+            _build(archive)
     return archive
 
 
-def _make(archive: Path) -> None:
-    # A mount of its own may forbid devices, as /tmp sometimes does.
+def _build(archive: Path) -> None:
+    # Not in /tmp, which may be a mount without devices.
     with tempfile.TemporaryDirectory(dir=archive.parent) as directory:
         root, packed = f"{directory}/root", f"{directory}/root.tar"
         include = "--include=bash,python3-minimal,python3,tar"
         subprocess.run(["debootstrap", "--variant=minbase", include, release(), root, *_mirror()], check=True)
-        left_out = [f"--exclude={place}/*" for place in _LEFT_OUT]
-        subprocess.run(["tar", "-C", root, *left_out, "-cf", packed, "."], check=True)
+        excluded = [f"--exclude={place}/*" for place in _EXCLUDED]
+        subprocess.run(["tar", "-C", root, *excluded, "-cf", packed, "."], check=True)
         os.replace(packed, archive)
 
 
 def _mirror() -> list[str]:
-    """Return the address from which this machine has its own packages, so that one is used that can be reached."""
+    """Return the address of this machine's own package mirror, which can be reached."""
     if shutil.which("apt-get") is None:
         return []
     facts = "$(CODENAME) $(REPO_URI)"

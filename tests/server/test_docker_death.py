@@ -1,4 +1,4 @@
-"""A pytest or a server that is killed: no code of ours may run in it any more, and all the same nothing stays."""
+"""A killed pytest, server or supervisor leaves no container, although none of its own code runs any more."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.embedded.machine import is_alive, wait_until
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize("way", [(), ("-n1",)], ids=["one process", "a worker"])
-def test_a_pytest_that_is_killed_leaves_no_server_and_no_container(pytester, on_docker, of_run, way, number):
+def test_a_killed_pytest_leaves_no_server_and_no_container(pytester, on_docker, of_run, way, number):
     """A killed session runs no code of ours, and the containers would outlive the server that knows their lease."""
     pytester.makepyfile("""
         import pathlib, time
@@ -24,35 +24,35 @@ def test_a_pytest_that_is_killed_leaves_no_server_and_no_container(pytester, on_
             time.sleep(300)
     """)
     command = [sys.executable, "-m", "pytest", *on_docker, *way]
-    with open("said", "wb") as said:
-        process = pytester.popen(command, stdout=said, stderr=said)
+    with open("output", "wb") as output:
+        process = pytester.popen(command, stdout=output, stderr=output)
     ready = pytester.path / "ready"
     wait_until(lambda: ready.exists() or process.poll() is not None, seconds=120)
-    assert ready.exists(), Path("said").read_text()
-    family = servers_of(process.pid)
+    assert ready.exists(), Path("output").read_text()
+    servers = servers_of(process.pid)
     assert of_run(pytester.path.name) != []
 
     process.send_signal(number)
     process.wait()
 
-    assert len(family) == 2
-    assert wait_until(lambda: not any(is_alive(pid) for pid in family), seconds=60)
+    assert len(servers) == 2
+    assert wait_until(lambda: not any(is_alive(pid) for pid in servers), seconds=60)
     assert of_run(pytester.path.name) == []
 
 
 def test_a_server_that_dies_leaves_no_container(client, images):
     with start_docker(label="made-by=test", execd_image=images.execd) as server:
-        with Client(server.url, server.api_key) as it:
-            box = it.create_sandbox(SandboxOpts(image=images.sandbox))
+        with Client(server.url, server.api_key) as client_of_server:
+            sandbox = client_of_server.create_sandbox(SandboxOpts(image=images.sandbox))
         os.kill(servers_of(os.getpid(), supervisor=server.pid)[-1], signal.SIGKILL)
 
         assert wait_until(lambda: not server.is_running, seconds=60)
 
-    assert client.api.containers(all=True, filters={"label": f"opensandbox.io/id={box.id}"}) == []
+    assert client.api.containers(all=True, filters={"label": f"opensandbox.io/id={sandbox.id}"}) == []
 
 
 @pytest.mark.parametrize("way", [(), ("-n1",)], ids=["one process", "a worker"])
-def test_what_a_killed_supervisor_leaves_is_deleted_when_the_run_ends(pytester, on_docker, of_run, way):
+def test_what_a_killed_supervisor_leaves_is_deleted_by_the_run(pytester, on_docker, of_run, way):
     """Leases end with the server that knows them, so that nothing else would ever end these containers."""
     pytester.makepyfile("""
         import contextlib, os, pathlib, signal

@@ -1,4 +1,4 @@
-"""The embedded server inside a container: what it says where that has the usual confinement, and what helps."""
+"""The embedded server inside a container: its error under the usual confinement, and the flags that help."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def package() -> bytes:
     return buffer.getvalue()
 
 
-def started(client, image: str, user: str, confinement: dict[str, object]) -> dict[str, str]:
-    """Start the server in a container and return what it says; without standard input it ends by itself."""
+def announcement_of(client, image: str, user: str, confinement: dict[str, object]) -> dict[str, str]:
+    """Start the server in a container and return its announcement; without standard input it ends by itself."""
     settings = {**client.api.create_host_config(network_mode="none"), **confinement}
     command = ["python3", "-m", "pytest_opensandbox.embedded"]
     config = client.api.create_container_config(
@@ -57,15 +57,15 @@ def started(client, image: str, user: str, confinement: dict[str, object]) -> di
         pytest.param(ALL_PATHS, id="the other"),
     ],
 )
-def test_a_confined_container_is_told_with_the_two_flags_that_help(client, images, user, confinement):
-    said = started(client, images.sandbox, user, confinement)
+def test_a_confined_container_is_named_with_the_two_flags(client, images, user, confinement):
+    announcement = announcement_of(client, images.sandbox, user, confinement)
 
-    assert said["cause"] == f"this is a container that may not make namespaces: {CONTAINER}"
+    assert announcement["cause"] == f"this is a container that may not make namespaces: {CONTAINER}"
     assert "--security-opt seccomp=unconfined --security-opt systempaths=unconfined" in CONTAINER
 
 
 @pytest.mark.parametrize("user", ["0:0", "1000:1000"])
-def test_with_both_flags_a_sandbox_can_be_made(client, images, user):
-    said = started(client, images.sandbox, user, {**NO_SECCOMP, **ALL_PATHS})
+def test_with_both_flags_the_server_starts(client, images, user):
+    announcement = announcement_of(client, images.sandbox, user, {**NO_SECCOMP, **ALL_PATHS})
 
-    assert said.keys() == {"url", "api_key"}
+    assert announcement.keys() == {"url", "api_key"}

@@ -1,4 +1,4 @@
-"""``--opensandbox-url docker``: a real server on a real engine, one for the whole run, and nothing of it stays."""
+"""``--opensandbox-url docker``: one real server for the whole run, which leaves nothing on the engine."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pytest_opensandbox import Client, SandboxOpts
 from pytest_opensandbox.servers.server_process import start_docker
 from tests.embedded.machine import wait_until
 
-# What the inner run knows of its server: where the file is that the key is in.
+# The path of the file with the server's key, as the inner run knows it.
 SHARED = """
     import json, pathlib
     import pytest
@@ -31,7 +31,7 @@ def opts(images):
 
 
 @pytest.mark.parametrize("way", [("-p", "no:xdist"), ("-n0",), ("-n2",)], ids=" ".join)
-def test_every_way_has_one_summary_and_leaves_nothing(pytester, on_docker, of_run, way):
+def test_every_way_to_run_has_one_summary_and_leaves_nothing(pytester, on_docker, of_run, way):
     pytester.makepyfile("""
         import pytest
 
@@ -49,7 +49,7 @@ def test_every_way_has_one_summary_and_leaves_nothing(pytester, on_docker, of_ru
     assert of_run(pytester.path.name) == []
 
 
-def test_workers_share_one_server_and_its_key_is_in_no_message_and_on_no_command_line(pytester, on_docker):
+def test_workers_share_one_server_whose_key_is_shown_nowhere(pytester, on_docker):
     pytester.makeconftest(SHARED)
     pytester.makepyfile("""
         import json, pathlib, stat
@@ -100,15 +100,15 @@ def test_a_killed_worker_is_swept_and_the_server_goes_on(pytester, on_docker, of
 
 
 def test_the_ports_of_a_sandbox_are_published_on_loopback_only(server, opts, client):
-    with Client(server.url, server.api_key) as speaker:
-        box = speaker.create_sandbox(opts)
+    with Client(server.url, server.api_key) as server_client:
+        sandbox = server_client.create_sandbox(opts)
 
-    ports = client.containers.get(f"sandbox-{box.id}").attrs["HostConfig"]["PortBindings"]
+    ports = client.containers.get(f"sandbox-{sandbox.id}").attrs["HostConfig"]["PortBindings"]
     assert {binding["HostIp"] for bindings in ports.values() for binding in bindings} == {"127.0.0.1"}
 
 
-def test_what_other_servers_made_is_left_alone(client, images, opts):
-    """A real server ends what its label says is over, but renewals of another server are in that server's files."""
+def test_containers_of_other_servers_are_left_alone(client, images, opts):
+    """A server deletes a sandbox whose label says that it is over; renewals by another server are not in the label."""
     labels = {
         "opensandbox.io/id": "3f3f3f3f-0000-4000-8000-000000000000",
         "opensandbox.io/expires-at": "2020-01-01T00:00:00Z",
@@ -117,9 +117,9 @@ def test_what_other_servers_made_is_left_alone(client, images, opts):
     try:
         with (
             start_docker(label="made-by=test", execd_image=images.execd) as server,
-            Client(server.url, server.api_key) as it,
+            Client(server.url, server.api_key) as server_client,
         ):
-            it.wait_ready(it.create_sandbox(opts).id)
+            server_client.wait_ready(server_client.create_sandbox(opts).id)
 
         other.reload()
         assert other.status == "running"
@@ -127,14 +127,14 @@ def test_what_other_servers_made_is_left_alone(client, images, opts):
         other.remove(force=True)
 
 
-def test_what_no_tag_tells_apart_goes_with_the_server_that_made_it(client, images, opts):
+def test_untagged_sandboxes_and_snapshots_end_with_their_server(client, images, opts):
     with (
         start_docker(label="made-by=test", execd_image=images.execd) as server,
-        Client(server.url, server.api_key) as it,
+        Client(server.url, server.api_key) as server_client,
     ):
-        box = it.wait_ready(it.create_sandbox(opts).id)
-        snapshot = it.create_snapshot(box.id)
-        assert wait_until(lambda: it.get_snapshot(snapshot.id).state == "Ready", seconds=60)
+        sandbox = server_client.wait_ready(server_client.create_sandbox(opts).id)
+        snapshot = server_client.create_snapshot(sandbox.id)
+        assert wait_until(lambda: server_client.get_snapshot(snapshot.id).state == "Ready", seconds=60)
 
-    assert client.api.containers(all=True, filters={"label": f"opensandbox.io/id={box.id}"}) == []
+    assert client.api.containers(all=True, filters={"label": f"opensandbox.io/id={sandbox.id}"}) == []
     assert client.images.list(f"opensandbox-snapshots:{snapshot.id}") == []

@@ -49,19 +49,19 @@ class RestartableServer:
             port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         files = ServerFiles(directory)
-        told = {"port": port, "api_key": self.key, "execd_image": images.execd, "egress_image": images.execd}
-        files.write(files.config, config_text(files, **told))
+        values = {"port": port, "api_key": self.key, "execd_image": images.execd, "egress_image": images.execd}
+        files.write(files.config, config_text(files, **values))
         self._files = files
         self._process = None
 
     def start(self):
-        # Not opensandbox-server's own command: it would take over what the other tests have on the same engine.
+        # Not opensandbox-server's own command, which would take over the sandboxes of other tests on the same engine.
         command = [sys.executable, "-m", "pytest_opensandbox.servers.docker_process", str(self._files.config)]
-        log = open(self._files.directory / "said", "ab")  # noqa: SIM115 - the process has it
+        log = open(self._files.directory / "output", "ab")  # noqa: SIM115 - the process has it
         environment = {**os.environ, "HOME": str(self._files.directory)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
         log.close()
-        assert wait_until(self._answers, seconds=90), (self._files.directory / "said").read_text()
+        assert wait_until(self._answers, seconds=90), (self._files.directory / "output").read_text()
 
     def kill(self):
         self._process.kill()
@@ -86,9 +86,7 @@ def restartable(tmp_path_factory, images):
 
 
 @pytest.mark.parametrize("suite", [pytest.param(GOES_ON, id="between"), pytest.param(CREATES, id="in a create")])
-def test_a_run_whose_server_is_restarted_goes_on_or_fails_with_our_error_and_leaves_nothing(
-    pytester, restartable, images, of_run, monkeypatch, suite
-):
+def test_a_run_whose_server_is_restarted_leaves_nothing(pytester, restartable, images, of_run, monkeypatch, suite):
     monkeypatch.setenv("OPEN_SANDBOX_API_KEY", restartable.key)
     pytester.makepyfile(suite)
     options = (f"--opensandbox-url={restartable.url}", f"--opensandbox-image={images.sandbox}")
@@ -101,8 +99,8 @@ def test_a_run_whose_server_is_restarted_goes_on_or_fails_with_our_error_and_lea
         restartable.kill()
         restartable.start()
         (pytester.path / "restarted").touch()
-        said = process.stdout.read().decode()
+        output = process.stdout.read().decode()
         process.wait()
 
-    assert process.returncode == 0, said
-    assert of_run(pytester.path.name) == [], said
+    assert process.returncode == 0, output
+    assert of_run(pytester.path.name) == [], output

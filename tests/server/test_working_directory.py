@@ -1,4 +1,4 @@
-"""Where commands begin and in which language: as the image says, or else as on every other backend."""
+"""Working directory and language of commands: those of the image, or else those of every backend."""
 
 import uuid
 
@@ -6,9 +6,9 @@ import pytest
 
 
 @pytest.fixture
-def opinionated(client, images):
+def configured(client, images):
     """An image with a working directory and a language of its own."""
-    repository, tag = images.sandbox.partition(":")[0], f"opinionated-{uuid.uuid4().hex[:8]}"
+    repository, tag = images.sandbox.partition(":")[0], f"configured-{uuid.uuid4().hex[:8]}"
     container = client.containers.create(images.sandbox, command=["true"])
     container.commit(repository=repository, tag=tag, conf={"WorkingDir": "/srv", "Env": ["LANG=de_DE.UTF-8"]})
     container.remove()
@@ -16,17 +16,17 @@ def opinionated(client, images):
     client.images.remove(f"{repository}:{tag}")
 
 
-def test_the_image_has_the_first_word(pytester, on_docker, images, opinionated):
+def test_the_image_sets_working_directory_and_language(pytester, on_docker, images, configured):
     pytester.makepyfile(f"""
         import pytest
 
         @pytest.mark.parametrize(
-            ("sandbox", "said"),
-            [("{images.sandbox}", "/workspace C.UTF-8\\n"), ("{opinionated}", "/srv de_DE.UTF-8\\n")],
+            ("sandbox", "output"),
+            [("{images.sandbox}", "/workspace C.UTF-8\\n"), ("{configured}", "/srv de_DE.UTF-8\\n")],
             indirect=["sandbox"],
         )
-        def test_it(sandbox, said):
-            assert sandbox.run("echo $PWD $LANG").stdout == said
+        def test_it(sandbox, output):
+            assert sandbox.run("echo $PWD $LANG").stdout == output
             assert sandbox.run(["test", "-d", "/workspace"]).ok
             assert sandbox.run("pwd", uid=1000, cwd="/workspace").stdout == "/workspace\\n"
     """)
@@ -36,7 +36,7 @@ def test_the_image_has_the_first_word(pytester, on_docker, images, opinionated):
     result.assert_outcomes(passed=2)
 
 
-def test_the_first_command_of_another_user_finds_the_workspace(pytester, on_docker):
+def test_the_first_command_of_another_user_has_the_workspace(pytester, on_docker):
     pytester.makepyfile("""
         def test_it(sandbox):
             assert sandbox.run("pwd; id -u", uid=1000).stdout == "/workspace\\n1000\\n"

@@ -1,4 +1,4 @@
-"""No engine, no image, an agent that cannot run: one clear message with the remedy, and nothing left behind."""
+"""No engine, no image, an agent that cannot run: one clear error with the remedy, and nothing left behind."""
 
 import re
 import sys
@@ -9,8 +9,8 @@ from pytest_opensandbox import ServerStartError
 from pytest_opensandbox.servers.server_process import start_docker
 
 
-def test_an_agent_image_that_cannot_run_is_told_and_leaves_no_helper(pytester, client, images):
-    """The server forgets the container that it reads the agent from where it does not start."""
+def test_an_agent_image_that_cannot_run_leaves_no_helper(pytester, client, images):
+    """The server forgets the container that it reads the agent from where the container does not start."""
     name = f"{images.execd.split(':')[0]}-unable:1"
     client.api.import_image_from_data(b"\0" * 10240, repository=name.split(":")[0], tag="1")
     before = {found["Id"] for found in client.api.containers(all=True)}
@@ -49,13 +49,13 @@ def test_an_image_that_cannot_be_pulled_is_explained_once(pytester, on_docker, w
     assert "Traceback" not in text
 
 
-def test_without_the_image_of_the_network_guard_only_its_tests_fail(pytester, on_docker):
+def test_without_the_egress_image_only_its_tests_fail(pytester, on_docker):
     pytester.makepyfile("""
         import pytest
 
         @pytest.mark.sandbox(network="none")
         @pytest.mark.parametrize("n", range(2))
-        def test_guarded(sandbox, n): pass
+        def test_with_policy(sandbox, n): pass
 
         @pytest.mark.parametrize("n", range(3))
         def test_other(sandbox, n): assert sandbox.run("true").ok
@@ -68,7 +68,7 @@ def test_without_the_image_of_the_network_guard_only_its_tests_fail(pytester, on
     result.stdout.fnmatch_lines(["*no-such-registry.invalid/image:1 could not be pulled before in this run*"])
 
 
-def test_the_sweep_of_an_unknown_run_on_an_engine_says_so(pytester, engine):
+def test_the_sweep_of_an_unknown_run_on_an_engine_fails(pytester, engine):
     result = pytester.run(
         sys.executable, "-m", "pytest_opensandbox", "sweep", "--run", "unknown", "--opensandbox-url=docker"
     )
@@ -77,8 +77,8 @@ def test_the_sweep_of_an_unknown_run_on_an_engine_says_so(pytester, engine):
     result.stdout.fnmatch_lines(["opensandbox: run unknown: nothing of it was found at docker; *"])
 
 
-def test_containers_of_a_run_that_this_directory_knows_are_swept(pytester, client, images):
-    """The run and its server were killed; only what pytest's cache keeps says that they were on an engine."""
+def test_containers_of_a_run_in_pytests_cache_are_swept(pytester, client, images):
+    """The run and its server were killed; only pytest's cache says that they were on an engine."""
     client.containers.create(images.sandbox, "true", labels={"pytest-opensandbox.run": "killed"})
     place = pytester.mkdir(".pytest_cache").joinpath("v/opensandbox/runs")
     place.mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_containers_of_a_run_that_this_directory_knows_are_swept(pytester, clien
 
 
 @pytest.mark.parametrize("host", ["unix:///no/such.sock", "tcp://127.0.0.1:1"])
-def test_no_engine_is_told_by_its_address_with_the_remedy(monkeypatch, host):
+def test_a_missing_engine_is_named_with_the_remedy(monkeypatch, host):
     monkeypatch.setenv("DOCKER_HOST", host)
 
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_no_engine_is_told_by_its_address_with_the_remedy(monkeypatch, host):
         start_docker(label="made-by=test")
 
 
-def test_no_engine_is_explained_once_for_all_workers(pytester, monkeypatch):
+def test_a_missing_engine_is_explained_once_for_all_workers(pytester, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such.sock")
     pytester.makepyfile(IMAGES_NOWHERE)
 
