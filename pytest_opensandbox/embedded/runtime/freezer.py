@@ -12,7 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pytest_opensandbox.embedded.runtime.process_tree import Process, descendants, first_processes, knows_children
+from pytest_opensandbox.embedded.runtime.process_tree import (
+    Process,
+    descendants,
+    first_processes,
+    knows_children,
+    look_up,
+)
 
 SECONDS = 10
 """Time limit for stopping all processes."""
@@ -32,6 +38,7 @@ class Freezer:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._process = look_up(pid)
         self._stopped_before: set[tuple[int, int]] = set()
 
     def freeze(self) -> None:
@@ -73,8 +80,10 @@ class Freezer:
             firsts = first_processes(self._pid)
             if firsts and any(not process.is_first for process in descendants(firsts[-1].pid)):
                 return firsts
+            if look_up(self._pid) != self._process:
+                raise OSError("it has ended")
             time.sleep(0.002)
-        raise OSError("it has ended, or does not start")
+        raise OSError("it does not start")
 
 
 def _stop_all(firsts: list[Process]) -> dict[str, Any]:

