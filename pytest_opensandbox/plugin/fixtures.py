@@ -10,7 +10,7 @@ import pytest
 from pytest_opensandbox.client.models import Snapshot
 from pytest_opensandbox.client.sandbox_opts import NetworkPolicy
 from pytest_opensandbox.errors import NotFoundError, OpenSandboxError, SandboxError, TransportError
-from pytest_opensandbox.plugin.marker import request_of
+from pytest_opensandbox.plugin.marker import resolved_request
 from pytest_opensandbox.plugin.run import RUN, Run
 from pytest_opensandbox.plugin.server import DYING_SECONDS
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
@@ -135,13 +135,14 @@ class SandboxFactory:
             setup=setup,
             put=put,
         )
-        return self._run.acquire(request)
+        run = self._run
+        return run.acquire(request.resolve(run.settings, root=run.config.rootpath))
 
 
 def _acquire(run: Run, request: pytest.FixtureRequest) -> Sandbox:
     """Return a sandbox; an error fails the test with its text alone, for no line of the test is to blame."""
     try:
-        return run.acquire(request_of(request))
+        return run.acquire(resolved_request(request, run.settings))
     except OpenSandboxError as exc:
         error = str(exc)
         if isinstance(exc, (NotFoundError, SandboxError, TransportError)):

@@ -11,6 +11,7 @@ from pytest_opensandbox.errors import ConfigError
 from pytest_opensandbox.provisioning.sandbox_request import (
     MARKER,
     MARKER_ARGUMENTS,
+    ResolvedRequest,
     SandboxRequest,
     read_markers,
     read_parameter,
@@ -21,6 +22,7 @@ _FIXTURE = "sandbox"
 _WITHOUT_PARAMETER = ("sandbox_factory", "opensandbox_client", "opensandbox_settings")
 _ID_CHARACTERS = 60
 _NO_VALUE = "NotSetType"
+_CHECKED = pytest.StashKey[tuple[SandboxRequest, ResolvedRequest]]()
 
 
 def check_items(items: Sequence[pytest.Item], settings: Settings) -> None:
@@ -34,20 +36,27 @@ def check_items(items: Sequence[pytest.Item], settings: Settings) -> None:
         parameters = dict(_own_parameters(item))
         try:
             _check_fixtures(parameters)
-            _request(item, parameters).opts(settings)
+            asked = _request(item, parameters)
+            resolved = asked.resolve(settings, root=item.config.rootpath)
+            if _FIXTURE in getattr(item, "fixturenames", ()):
+                item.stash[_CHECKED] = asked, resolved
         except ConfigError as exc:
             complaints.append(f"{item.nodeid}: {exc}")
     if complaints:
         raise pytest.UsageError(*complaints)
 
 
-def request_of(request: pytest.FixtureRequest) -> SandboxRequest:
+def resolved_request(request: pytest.FixtureRequest, settings: Settings) -> ResolvedRequest:
     """Return what a test asks for by its parameter and its markers, as they are when its sandbox is set up.
 
     Raises:
         ConfigError: a marker or the parameter breaks a rule.
     """
-    return _request(request.node, {_FIXTURE: request.param} if hasattr(request, "param") else {})
+    item = request.node
+    asked = _request(item, {_FIXTURE: request.param} if hasattr(request, "param") else {})
+    checked, resolved = item.stash.get(_CHECKED, (None, None))
+    # Another fixture may have added a marker since the collection.
+    return resolved if resolved and asked == checked else asked.resolve(settings, root=request.config.rootpath)
 
 
 def parameter_id(value: object, argname: str) -> str | None:

@@ -17,7 +17,7 @@ from pytest_opensandbox.errors import ConfigError, OpenSandboxError, ServerStart
 from pytest_opensandbox.plugin.run_records import remember
 from pytest_opensandbox.plugin.server import RunServer
 from pytest_opensandbox.plugin.signals import Signals
-from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
+from pytest_opensandbox.provisioning.sandbox_request import ResolvedRequest
 from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.tracking import RunTags, SetupTally, Tally
 from pytest_opensandbox.settings.settings import Settings
@@ -177,20 +177,18 @@ class Run:
             with suppress(ServerStartError):
                 self.server.client()
 
-    def acquire(self, request: SandboxRequest) -> Sandbox:
+    def acquire(self, request: ResolvedRequest) -> Sandbox:
         """Create a sandbox; one that a test's own body asks for is released with that test.
 
         Raises:
-            ConfigError: the request, or a hook's change to it, breaks a rule.
+            ConfigError: a hook's change to the request breaks a rule.
             ServerStartError: no server can be started or reached.
             OpenSandboxError: the server refuses, or the sandbox does not become ready.
         """
         self.check_server()
-        opts = self._changed_by_hooks(request.opts(self.settings))
-        setup = request.sandbox_setup(self.settings, root=self.config.rootpath)
-        timeout = request.command_timeout(self.settings)
+        request = replace(request, opts=self._changed_by_hooks(request.opts))
         try:
-            sandbox = self._started().acquire(opts, setup, command_timeout=timeout, test=self._nodeid)
+            sandbox = self._started().acquire(request, test=self._nodeid)
         except OpenSandboxError:
             self.check_server()
             raise

@@ -12,7 +12,7 @@ from typing import Protocol
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, TransportError
-from pytest_opensandbox.provisioning.setup import SandboxSetup
+from pytest_opensandbox.provisioning.sandbox_request import ResolvedRequest
 from pytest_opensandbox.provisioning.setup_cache import SetupCache
 from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
@@ -107,15 +107,11 @@ class Provisioner:
         setups = self._setups.tally + SetupTally(has_snapshots=ledger.has_snapshots)
         return Tally(created=len(created), deleted=len(created) - len(left), left=left, setups=setups)
 
-    def acquire(
-        self, opts: SandboxOpts, setup: SandboxSetup, *, command_timeout: float | None = None, test: str = ""
-    ) -> Sandbox:
+    def acquire(self, request: ResolvedRequest, *, test: str = "") -> Sandbox:
         """Return a sandbox that is ready, with the setup done.
 
         Args:
-            opts: what to create.
-            setup: what is done in it before it is returned; it may be empty.
-            command_timeout: time limit of a command that names none; seconds, None for no limit.
+            request: what to create, and what is done in it.
             test: name of the test that asks, kept as a label.
 
         Raises:
@@ -123,8 +119,10 @@ class Provisioner:
             ConfigError: a file of the setup cannot be read.
             OpenSandboxError: the server refuses, the sandbox does not become ready, or the setup fails.
         """
-        launch = partial(self._launch, command_timeout=command_timeout, test=test)
-        return self._setups.acquire(opts, setup, launch, scope=self._server.scope) if setup else launch(opts)
+        launch = partial(self._launch, command_timeout=request.command_timeout, test=test)
+        if not request.setup:
+            return launch(request.opts)
+        return self._setups.acquire(request.opts, request.setup, launch, scope=self._server.scope)
 
     def release(self, sandbox: Sandbox) -> bool:
         """Delete a sandbox and take it off the list; one that cannot be deleted now is left to the sweep.
@@ -145,7 +143,7 @@ class Provisioner:
         """Stop renewing leases; deletes nothing."""
         self._lifecycle.close()
 
-    def _launch(self, opts: SandboxOpts, *, command_timeout: float | None, test: str, image: str = "") -> Sandbox:
+    def _launch(self, opts: SandboxOpts, *, command_timeout: float, test: str, image: str = "") -> Sandbox:
         # A server that ended by itself is started again here, before anything is asked of it.
         self._server.client()
         self._server.check_image(opts)

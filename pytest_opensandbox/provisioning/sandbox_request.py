@@ -36,6 +36,18 @@ _DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResolvedRequest:
+    """A request to which the options of the run have been applied."""
+
+    opts: SandboxOpts
+    """What the server is asked for."""
+    setup: SandboxSetup
+    """What is done in the sandbox before the test gets it."""
+    command_timeout: float
+    """Time limit of a command that names none; seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxRequest:
     """The request for one sandbox; None leaves a value to the options.
 
@@ -73,6 +85,22 @@ class SandboxRequest:
             _check_pool(self.pool)
             if self.pool and self._is_particular:
                 raise ConfigError("pool", "stand without image, snapshot, resources and network", self.pool)
+
+    def resolve(self, settings: Settings, *, root: Path) -> ResolvedRequest:
+        """Return the request with the options of the run where it leaves a value open.
+
+        Args:
+            settings: the options.
+            root: what relative paths are relative to.
+
+        Raises:
+            ConfigError: a value breaks a rule of the server.
+        """
+        return ResolvedRequest(
+            opts=self.opts(settings),
+            setup=self.sandbox_setup(settings, root=root),
+            command_timeout=settings.command_timeout_seconds if self.timeout is None else float(self.timeout),
+        )
 
     def opts(self, settings: Settings) -> SandboxOpts:
         """Return the options of the create, with those of the run where the request has none.
@@ -118,10 +146,6 @@ class SandboxRequest:
     def _is_particular(self) -> bool:
         """Whether it asks for what a sandbox from a pool cannot have."""
         return any(asked is not None for asked in (self.image, self.snapshot, self.resources, self.network))
-
-    def command_timeout(self, settings: Settings) -> float:
-        """Return the time limit of a command that names none; seconds."""
-        return settings.command_timeout_seconds if self.timeout is None else float(self.timeout)
 
 
 def read_markers(marks: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> SandboxRequest:

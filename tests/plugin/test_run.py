@@ -9,7 +9,7 @@ import pytest
 
 from pytest_opensandbox.errors import SandboxClosedError, ServerStartError, TransportError
 from pytest_opensandbox.plugin.fixtures import SandboxFactory
-from pytest_opensandbox.plugin.marker import check_items, request_of
+from pytest_opensandbox.plugin.marker import check_items, resolved_request
 from pytest_opensandbox.plugin.run import Run
 from pytest_opensandbox.provisioning.sandbox_request import SandboxRequest
 from pytest_opensandbox.sandbox.tracking import Tally
@@ -71,7 +71,7 @@ def on_closed(pytestconfig):
 def test_what_is_open_is_closed_the_newest_first(run, on_closed):
     closed = []
     on_closed(closed.append)
-    sandboxes = [run.acquire(SandboxRequest()) for _ in range(2)]
+    sandboxes = [acquire(run) for _ in range(2)]
 
     run.release_all()
 
@@ -81,7 +81,7 @@ def test_what_is_open_is_closed_the_newest_first(run, on_closed):
 def test_the_hook_is_told_once_of_a_sandbox_that_a_test_closes_itself(run, on_closed):
     closed = []
     on_closed(closed.append)
-    sandbox = run.acquire(SandboxRequest())
+    sandbox = acquire(run)
 
     sandbox.close()
     run.release_closed()
@@ -91,7 +91,7 @@ def test_the_hook_is_told_once_of_a_sandbox_that_a_test_closes_itself(run, on_cl
 
 
 def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
-    sandbox = run.acquire(SandboxRequest())
+    sandbox = acquire(run)
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "delete_sandbox", lambda _: raise_error())
         run.release(sandbox)
@@ -106,7 +106,7 @@ def test_what_cannot_be_deleted_now_is_left_to_the_sweep(run, monkeypatch):
 def test_a_hook_that_fails_for_a_closed_sandbox_is_reported(run, on_closed):
     """Its author could not know otherwise, even where the error is one of ours."""
     on_closed(lambda sandbox: sandbox.run("true"))
-    sandbox = run.acquire(SandboxRequest())
+    sandbox = acquire(run)
 
     with pytest.raises(SandboxClosedError):
         run.release(sandbox)
@@ -117,9 +117,9 @@ def test_a_hook_that_fails_for_a_closed_sandbox_is_reported(run, on_closed):
 @FORKS
 def test_a_fork_ends_what_it_has_made_and_nothing_of_its_parents(run):
     """A child of a test may come to pytest's end before its parent does, which still needs sandboxes and server."""
-    sandbox = run.acquire(SandboxRequest())
+    sandbox = acquire(run)
 
-    went_well = in_a_fork(lambda: (run.acquire(SandboxRequest()), run.release(sandbox), run.finish()))
+    went_well = in_a_fork(lambda: (acquire(run), run.release(sandbox), run.finish()))
 
     alive = [found.id for found in run.client().list_sandboxes()]
     assert went_well
@@ -133,7 +133,7 @@ def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_sandbox", lambda opts: asked.append(opts) or raise_error())
         with pytest.raises(ServerStartError):
-            run.acquire(SandboxRequest())
+            acquire(run)
     late = Timer(0.3, client.create_sandbox, asked)
     late.start()
 
@@ -144,10 +144,10 @@ def test_what_a_create_makes_after_its_answer_was_lost_is_swept(run, monkeypatch
 
 
 def test_a_test_has_used_what_it_made_or_ran_a_command_in(run, request):
-    idle, busy = run.acquire(SandboxRequest()), run.acquire(SandboxRequest())
+    idle, busy = acquire(run), acquire(run)
 
     with run.test(request.node):
-        fresh = run.acquire(SandboxRequest())
+        fresh = acquire(run)
         busy.run("true")
         used = run.used_by_test()
 
@@ -160,9 +160,9 @@ def test_one_that_a_tests_own_body_makes_ends_with_that_test(run, request, monke
     monkeypatch.setattr(request.node, "addfinalizer", finalizers.append)
 
     with run.test(request.node), run.part(body=True):
-        in_body = run.acquire(SandboxRequest())
+        in_body = acquire(run)
         with run.part(body=False):
-            in_fixture = run.acquire(SandboxRequest())
+            in_fixture = acquire(run)
     for finalize in finalizers:
         finalize()
 
@@ -177,32 +177,54 @@ def test_a_marker_that_breaks_a_rule_is_a_usage_error_that_names_the_test(run, r
         check_items([request.node], run.settings)
 
 
-def test_a_test_without_a_marker_asks_for_what_the_options_say(request):
-    assert request_of(request) == SandboxRequest()
+def test_a_test_without_a_marker_asks_for_what_the_options_say(run, request):
+    asked = SandboxRequest().resolve(run.settings, root=request.config.rootpath)
+
+    assert resolved_request(request, run.settings) == asked
+
+
+@pytest.mark.sandbox(env={"A": "1"})
+def test_what_was_checked_at_collection_is_not_built_again(sandbox, request, opensandbox_settings):
+    first, second = (resolved_request(request, opensandbox_settings) for _ in range(2))
+
+    assert first is second
+    assert first.opts.env == {"A": "1"}
+
+
+def test_a_marker_that_is_added_after_the_collection_counts(run, request):
+    check_items([request.node], run.settings)
+    request.node.add_marker(pytest.mark.sandbox(env={"A": "1"}))
+
+    assert resolved_request(request, run.settings).opts.env == {"A": "1"}
 
 
 def test_a_server_that_is_not_there_is_waited_for_once(nowhere):
     with pytest.raises(ServerStartError, match="is an OpenSandbox server running there"):
-        nowhere.acquire(SandboxRequest())
+        acquire(nowhere)
 
     with pytest.raises(ServerStartError, match="see its first error"):
-        nowhere.acquire(SandboxRequest())
+        acquire(nowhere)
 
     nowhere.finish()
     assert not nowhere.tally.used
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(run, monkeypatch):
-    first = run.acquire(SandboxRequest())
+    first = acquire(run)
     with monkeypatch.context() as patch:
         patch.setattr(run.client(), "create_sandbox", lambda _: raise_error())
         with pytest.raises(TransportError):
-            run.acquire(SandboxRequest())
+            acquire(run)
 
-    second = run.acquire(SandboxRequest())
+    second = acquire(run)
 
     assert first.run("true").ok
     assert second.run("true").ok
+
+
+def acquire(run):
+    """Return a sandbox as the options describe it."""
+    return run.acquire(SandboxRequest().resolve(run.settings, root=run.config.rootpath))
 
 
 def raise_error():

@@ -4,12 +4,15 @@ import pytest
 
 from pytest_opensandbox import NotFoundError, SandboxOpts, ServerStartError
 from pytest_opensandbox.provisioning.provisioner import Provisioner
+from pytest_opensandbox.provisioning.sandbox_request import ResolvedRequest
 from pytest_opensandbox.provisioning.setup import SandboxSetup
 from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.tracking import RunTags, Tally
 from tests.forks import FORKS, in_a_fork
 
-NO_SETUP = SandboxSetup()
+
+def request_for(**opts):
+    return ResolvedRequest(opts=SandboxOpts(**opts), setup=SandboxSetup(), command_timeout=60)
 
 
 class Server:
@@ -49,12 +52,12 @@ def provisioner(opensandbox_client, opensandbox_settings):
 
 
 @pytest.fixture
-def opts(opensandbox_settings):
-    return SandboxOpts(image=opensandbox_settings.image)
+def plain_request(opensandbox_settings):
+    return request_for(image=opensandbox_settings.image)
 
 
-def test_a_sandbox_is_open_until_it_is_released(provisioner, opts, opensandbox_client):
-    sandbox = provisioner.acquire(opts, NO_SETUP)
+def test_a_sandbox_is_open_until_it_is_released(provisioner, plain_request, opensandbox_client):
+    sandbox = provisioner.acquire(plain_request)
     before = provisioner.open
 
     was_open = provisioner.release(sandbox)
@@ -65,14 +68,14 @@ def test_a_sandbox_is_open_until_it_is_released(provisioner, opts, opensandbox_c
         opensandbox_client.get_sandbox(sandbox.id)
 
 
-def test_only_the_first_release_counts(provisioner, opts):
-    sandbox = provisioner.acquire(opts, NO_SETUP)
+def test_only_the_first_release_counts(provisioner, plain_request):
+    sandbox = provisioner.acquire(plain_request)
 
     assert [provisioner.release(sandbox), provisioner.release(sandbox)] == [True, False]
 
 
-def test_a_sandbox_that_was_closed_by_hand_is_released_all_the_same(provisioner, opts):
-    sandbox = provisioner.acquire(opts, NO_SETUP)
+def test_a_sandbox_that_was_closed_by_hand_is_released_all_the_same(provisioner, plain_request):
+    sandbox = provisioner.acquire(plain_request)
 
     sandbox.close()
 
@@ -81,8 +84,8 @@ def test_a_sandbox_that_was_closed_by_hand_is_released_all_the_same(provisioner,
 
 
 @FORKS
-def test_a_fork_releases_no_sandbox_of_its_parent(provisioner, opts):
-    sandbox = provisioner.acquire(opts, NO_SETUP)
+def test_a_fork_releases_no_sandbox_of_its_parent(provisioner, plain_request):
+    sandbox = provisioner.acquire(plain_request)
 
     def check():
         assert provisioner.open == []
@@ -95,11 +98,11 @@ def test_a_fork_releases_no_sandbox_of_its_parent(provisioner, opts):
 
 def test_a_failed_create_raises_what_the_server_explains(provisioner):
     with pytest.raises(ServerStartError, match="explained, first: True"):
-        provisioner.acquire(SandboxOpts(snapshot_id="no-such-snapshot"), NO_SETUP)
+        provisioner.acquire(request_for(snapshot_id="no-such-snapshot"))
 
     assert provisioner.tally == Tally()
 
 
 def test_an_image_that_was_refused_before_is_not_asked_for(provisioner):
     with pytest.raises(ServerStartError, match="refused before"):
-        provisioner.acquire(SandboxOpts(image="refused"), NO_SETUP)
+        provisioner.acquire(request_for(image="refused"))

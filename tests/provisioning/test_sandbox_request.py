@@ -15,6 +15,10 @@ SETTINGS = read_settings(
 )
 
 
+def resolve(asked):
+    return asked.resolve(SETTINGS, root=Path("/root"))
+
+
 def marker(*positional, **named):
     return positional, named
 
@@ -24,7 +28,7 @@ def test_an_empty_request_is_what_the_options_say():
 
     assert (opts.image, opts.resource_limits, opts.timeout) == ("base:1", {"cpu": "1"}, 90)
     assert (opts.env, opts.network_policy, opts.snapshot_id) == ({}, None, None)
-    assert SandboxRequest().command_timeout(SETTINGS) == 7
+    assert resolve(SandboxRequest()).command_timeout == 7
 
 
 def test_a_request_beats_the_options():
@@ -34,7 +38,7 @@ def test_a_request_beats_the_options():
 
     assert (opts.image, opts.env, opts.resource_limits) == ("other:2", {"A": "1"}, {"memory": "1Gi"})
     assert opts.network_policy == NetworkPolicy()
-    assert asked.command_timeout(SETTINGS) == 3
+    assert resolve(asked).command_timeout == 3
 
 
 def test_empty_resources_of_a_request_are_no_limits():
