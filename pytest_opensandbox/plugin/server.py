@@ -55,7 +55,7 @@ class ServerFailure:
     """``time.monotonic()`` when it was noticed: each sandbox that was created earlier has ended with it."""
     ending: str
     """How it ended, such as ``was killed by SIGKILL``."""
-    last_words: str
+    stderr_tail: str
     """The end of its standard error, or ""."""
 
     @property
@@ -64,7 +64,7 @@ class ServerFailure:
         lines = [
             f"The embedded server of this test {self.ending}, and its sandboxes ended with it.",
             "The next test that needs a sandbox gets a new server.",
-            f"Its last words: {self.last_words or 'none'}",
+            f"The end of its standard error: {self.stderr_tail or 'nothing'}",
         ]
         return "\n".join(lines + ([_MEMORY] if "SIGKILL" in self.ending else []))
 
@@ -104,7 +104,7 @@ class RunServer:
         self._run_id = run_id
         self._worker_id = worker_id
         self._process = os.getpid()
-        self._given = server or {}
+        self._shared = server or {}
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._server: ServerProcess | None = None
@@ -112,7 +112,7 @@ class RunServer:
         """The embedded servers that ended by themselves, in order."""
         self.left_sandboxes = False
         """Whether our server reported, by its exit status, that a sandbox did not end."""
-        self._refusal = self._given.get(_REFUSAL, "")
+        self._refusal = self._shared.get(_REFUSAL, "")
         self._images = RefusedImages()
 
     @property
@@ -139,12 +139,12 @@ class RunServer:
         """Return the client; the first call starts the server where that is ours to do.
 
         Raises:
-            ServerStartError: it does not start, or an earlier call has found that no sandbox can be had.
+            ServerStartError: it does not start, or an earlier call has found that no sandbox can be created.
         """
         with self._lock:
             if self._refusal:
-                place = "the summary" if self._given else "its first error"
-                raise ServerStartError(f"no sandbox can be had in this run, see {place}: {self._refusal}")
+                place = "the summary" if self._shared else "its first error"
+                raise ServerStartError(f"no sandbox can be created in this run, see {place}: {self._refusal}")
             if self._client is None:
                 self._client = self._open()
             elif self.is_down:
@@ -220,7 +220,7 @@ class RunServer:
             is_first: whether the run has had no sandbox so far.
 
         Returns:
-            A ``ServerStartError`` where no sandbox can be had at all, else the error itself.
+            A ``ServerStartError`` where no sandbox can be created at all, else the error itself.
         """
         if isinstance(error, (AuthError, TransportError)):
             self.find_failure(within=DYING_SECONDS)
@@ -251,21 +251,21 @@ class RunServer:
         from pytest_opensandbox.client.client import Client
 
         url, key = self.settings.url, self.settings.api_key
-        if self._given:
-            url, key = _read(Path(self._given[_FILE]))
+        if self._shared:
+            url, key = _read_server_file(Path(self._shared[_FILE]))
         elif url in (EMBEDDED, DOCKER):
             self._server = self._start()
             url, key = self._server.url, masked(self._server.api_key)
             if self.settings.url == EMBEDDED:
-                _pass_on(self._server.stderr_tail())
+                _warn_of_limits(self._server.stderr_tail())
         client = Client(
             url,
             key,
             use_server_proxy=self.settings.server_proxy,
             ca_bundle=self.settings.ca_bundle or None,
-            watched=bool(self._server or self._given),
+            watched=bool(self._server or self._shared),
         )
-        if self._server is None and not self._given:
+        if self._server is None and not self._shared:
             self._check(client)
         return client
 
@@ -310,11 +310,12 @@ class RunServer:
             return image_advice(error)
         if self._server is not None:
             state = "is running" if self._server.is_running else "has ended"
-            return f"The server of this run {state}; its last words: {self._server.stderr_tail() or 'none'}"
+            tail = self._server.stderr_tail() or "nothing"
+            return f"The server of this run {state}; the end of its standard error: {tail}"
         if isinstance(error, AuthError):
             known = "the key that it holds is none of this server's" if self.settings.api_key else "it is not set"
             return f"The key comes from the environment only: check {API_KEY_ENV} ({known})."
-        if self._given:
+        if self._shared:
             return "It was started for this run by the controller of its workers, and seems to have ended."
         place = self.settings.place_of("url")
         if isinstance(error, ApiError) and has_no_route(error):
@@ -343,7 +344,7 @@ def has_no_route(error: ApiError) -> bool:
     return error.status in _NO_ROUTE_STATUSES and not error.code
 
 
-def _read(path: Path) -> tuple[str, MaskedKey]:
+def _read_server_file(path: Path) -> tuple[str, MaskedKey]:
     """Return the url and the key from the file that the controller's server wrote for its workers."""
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -352,7 +353,7 @@ def _read(path: Path) -> tuple[str, MaskedKey]:
         raise ServerStartError(f"the server that this run's controller started has gone: {error}") from None
 
 
-def _pass_on(notes: str) -> None:
+def _warn_of_limits(notes: str) -> None:
     """Warn about what the embedded server cannot do on this machine; the run goes on, also with -W error."""
     if notes.strip():
         with suppress(OpenSandboxWarning):

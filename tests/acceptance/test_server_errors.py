@@ -37,7 +37,7 @@ def test_a_server_that_is_not_there_is_explained_once(pytester):
             f"opensandbox: * (GET {url}*",
             f"The url {url} comes from --opensandbox-url: is an OpenSandbox server running there?*",
             "*ERROR at setup of test_second*",
-            f"opensandbox: no sandbox can be had in this run, see its first error: * (GET {url}*",
+            f"opensandbox: no sandbox can be created in this run, see its first error: * (GET {url}*",
         ]
     )
     assert result.stdout.str().count("is an OpenSandbox server running there?") == 1
@@ -80,7 +80,7 @@ def test_a_url_without_a_server_is_reported_once_with_its_source(pytester, monke
     result.stdout.fnmatch_lines(
         [
             f"The url {server.url}/api comes from OPEN_SANDBOX_DOMAIN, and no OpenSandbox server is there: write http*",
-            "opensandbox: no sandbox can be had in this run, see its first error: *",
+            "opensandbox: no sandbox can be created in this run, see its first error: *",
         ]
     )
 
@@ -170,7 +170,7 @@ def test_docker_without_its_extra_is_explained_once_for_all_workers(pytester, wi
 
     result.assert_outcomes(passed=1, errors=2, failed=1)
     result.stdout.fnmatch_lines(
-        ["opensandbox: no sandbox can be had in this run, see the summary: *", "*= opensandbox =*"]
+        ["opensandbox: no sandbox can be created in this run, see the summary: *", "*= opensandbox =*"]
     )
     assert result.stdout.str().count("--opensandbox-url can be:") == 1
 
