@@ -1,4 +1,4 @@
 """The options, their parsing, and the frozen ``Settings``.
 
-What the options do belongs in the package that uses them.
+The effect of an option belongs in the package that uses it.
 """

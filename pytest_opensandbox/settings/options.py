@@ -319,7 +319,7 @@ OPTIONS: tuple[Option, ...] = (
         default_text=EXAMPLE_IMAGE,
         parse=parse_image,
         metavar="IMAGE",
-        help="Image of what guards the network of a sandbox with a network policy where the url is docker.",
+        help="Image of the egress sidecar of a sandbox with a network policy where the url is docker.",
     ),
     Option(
         field="signals",

@@ -1,4 +1,4 @@
-"""Settings: which place wins, what is refused, what is never shown."""
+"""The settings of a run: which place wins, what is refused, and what is never shown."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ VALUES = {
         str(Path(__file__).parents[1] / "conftest.py"),
     ),
 }
-RULES = {"image": "host"}  # what stands where a rule, not a text, is the default
+RULES = {"image": "host"}  # the options whose default is a rule and no text
 
 
 def settings(*, flags=None, environ=None, inis=None, project=""):
@@ -39,7 +39,7 @@ def settings(*, flags=None, environ=None, inis=None, project=""):
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_a_flag_beats_the_environment_which_beats_ini_which_beats_the_default(option):
+def test_a_flag_beats_the_environment_ini_and_the_default(option):
     flag, variable, ini = VALUES[option.name]
     given = {"flags": {option.name: flag}, "environ": {option.env: variable}, "inis": {option.name: ini}}
 
@@ -67,7 +67,7 @@ def test_a_falsy_flag_still_beats_ini():
     assert found.sources["resources"] == found.sources["server_proxy"] == "flag"
 
 
-def test_an_empty_flag_is_judged_not_skipped():
+def test_an_empty_flag_is_parsed_and_not_skipped():
     with pytest.raises(ConfigError, match="--opensandbox-image must be an image reference"):
         settings(flags={"image": ""}, inis={"image": "python:3.12"})
 
@@ -83,18 +83,28 @@ def test_an_empty_variable_counts_as_not_set():
 @pytest.mark.parametrize(
     ("environ", "url"),
     [
-        pytest.param({"OPEN_SANDBOX_DOMAIN": "box:8080"}, "http://box:8080", id="http where nothing is said"),
         pytest.param(
-            {"OPEN_SANDBOX_DOMAIN": "box:8080", "OPEN_SANDBOX_PROTOCOL": "https"}, "https://box:8080", id="protocol"
+            {"OPEN_SANDBOX_DOMAIN": "example.org:8080"},
+            "http://example.org:8080",
+            id="http where nothing is said",
         ),
         pytest.param(
-            {"OPEN_SANDBOX_DOMAIN": "http://box", "OPEN_SANDBOX_PROTOCOL": "https"}, "http://box", id="scheme wins"
+            {"OPEN_SANDBOX_DOMAIN": "example.org:8080", "OPEN_SANDBOX_PROTOCOL": "https"},
+            "https://example.org:8080",
+            id="protocol",
         ),
         pytest.param(
-            {"OPEN_SANDBOX_DOMAIN": "box:8080", "OPEN_SANDBOX_PROTOCOL": "HTTPS"}, "https://box:8080", id="any case"
+            {"OPEN_SANDBOX_DOMAIN": "http://example.org", "OPEN_SANDBOX_PROTOCOL": "https"},
+            "http://example.org",
+            id="scheme wins",
+        ),
+        pytest.param(
+            {"OPEN_SANDBOX_DOMAIN": "example.org:8080", "OPEN_SANDBOX_PROTOCOL": "HTTPS"},
+            "https://example.org:8080",
+            id="any case",
         ),
         pytest.param({"OPEN_SANDBOX_DOMAIN": "[::1]:8080"}, "http://[::1]:8080", id="IPv6"),
-        pytest.param({"OPEN_SANDBOX_DOMAIN": "box:8080/v1/"}, "http://box:8080/v1", id="with v1"),
+        pytest.param({"OPEN_SANDBOX_DOMAIN": "example.org:8080/v1/"}, "http://example.org:8080/v1", id="with v1"),
         pytest.param({"OPEN_SANDBOX_DOMAIN": "embedded"}, "embedded", id="embedded"),
         pytest.param({"OPEN_SANDBOX_DOMAIN": "docker"}, "docker", id="docker"),
     ],
@@ -110,11 +120,12 @@ def test_a_file_with_certificates_must_exist(tmp_path):
 
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(ConfigError, match="OPEN_SANDBOX_PROTOCOL must be http or https; got 'ftp'"):
-        settings(environ={"OPEN_SANDBOX_DOMAIN": "box", "OPEN_SANDBOX_PROTOCOL": "ftp"})
+        settings(environ={"OPEN_SANDBOX_DOMAIN": "example.org", "OPEN_SANDBOX_PROTOCOL": "ftp"})
 
 
 @pytest.mark.parametrize(
-    ("url", "image"), [("embedded", "host"), ("docker", "python:3.12-slim"), ("http://box", "python:3.12-slim")]
+    ("url", "image"),
+    [("embedded", "host"), ("docker", "python:3.12-slim"), ("http://example.org", "python:3.12-slim")],
 )
 def test_the_default_image_is_one_that_the_server_has(url, image):
     found = settings(flags={"url": url})
@@ -131,7 +142,7 @@ def test_the_default_image_is_one_that_the_server_has(url, image):
         pytest.param({"inis": {"lease": "5"}}, "opensandbox_lease", id="ini key"),
     ],
 )
-def test_a_bad_text_is_named_by_the_place_it_came_from(given, name):
+def test_a_bad_value_is_named_by_its_place(given, name):
     with pytest.raises(ConfigError) as caught:
         settings(**given)
 
@@ -145,7 +156,7 @@ def test_a_limit_that_the_server_would_refuse_is_refused_here():
 
 def test_a_password_in_a_url_is_not_repeated():
     with pytest.raises(ConfigError) as caught:
-        settings(flags={"url": "http://me:hunter2@box"})
+        settings(flags={"url": "http://me:hunter2@example.org"})
 
     assert "hunter2" not in str(caught.value)
 
@@ -157,7 +168,7 @@ def test_the_key_comes_from_the_environment_and_is_not_shown():
     assert "hunter2" not in f"{found!r} {found} {found.api_key!r}"
 
 
-def test_a_key_that_no_header_can_carry_is_refused_without_showing_it():
+def test_a_key_that_no_header_can_carry_is_refused_unseen():
     with pytest.raises(ConfigError, match="OPEN_SANDBOX_API_KEY must be printable ASCII") as caught:
         settings(environ={"OPEN_SANDBOX_API_KEY": "hunter2\n"})
 
@@ -167,3 +178,11 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it():
 def test_the_project_becomes_a_legal_label():
     assert settings(project="my project/ü").project.startswith("my-project-")
     assert settings(project="plain").project == "plain"
+
+
+def test_the_place_of_a_value_is_its_flag_variable_or_ini_key():
+    found = settings(flags={"image": "a:1"}, environ={"OPENSANDBOX_LEASE": "61"}, inis={"pool": "fast"})
+
+    places = [found.place_of(name) for name in ("image", "lease", "pool", "url")]
+
+    assert places == ["--opensandbox-image", "OPENSANDBOX_LEASE", "opensandbox_pool", "default"]
