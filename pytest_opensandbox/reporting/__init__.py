@@ -1,4 +1,4 @@
 """What the user sees: header, failure sections, summary and terminal.
 
-What is counted and recorded belongs in ``sandbox``.
+The records behind them belong in ``sandbox``.
 """

@@ -1,6 +1,6 @@
-"""Escapes what a sandbox wrote where pytest itself shows it: in the comparison of an assertion, and in a report.
+"""Escaping and masking of text that pytest itself shows: the comparison of an assertion, and a test's report.
 
-The texts that a test holds stay as they are; only what is shown of them changes.
+The texts in a test stay as they are; only what is shown of them changes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_opensandbox.text import escape, without_hidden
 
-# What pytest and pygments colour with; it can change colours and nothing else.
+# The sequences by which pytest and pygments colour; they can change colours and nothing else.
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 _ESCAPED_KEY = "opensandbox_escaped"
@@ -21,7 +21,7 @@ Explain = Callable[..., list[Any]]
 
 
 class _Shown(str):
-    """A text as it is shown, with the repr of the text that it stands for."""
+    """An escaped text, with the repr of the original text."""
 
     __slots__ = ("_repr",)
     _repr: str
@@ -31,35 +31,35 @@ class _Shown(str):
 
 
 def explained(explain: Explain, config: Any, op: str, left: object, right: object) -> list[str] | None:
-    """Return how pytest compares two values of which one could steer a terminal, as it would with that escaped.
+    """Return pytest's comparison of two values with the text escaped that could steer a terminal.
 
     Args:
-        explain: asks all plugins how they would show a comparison.
+        explain: pytest's hook, which asks all plugins for an explanation.
         config: pytest's configuration.
         op: such as ``==`` or ``not in``.
         left: the first value.
         right: the second value.
 
     Returns:
-        Lines, or None where nothing needs to be escaped, or no plugin has anything to say.
+        Lines, or None where nothing needs to be escaped, or no plugin explains the comparison.
     """
     if not (_can_steer(left) or _can_steer(right)):
         return None
     shown = [_shown(value, visible) for value in (left, right)]
     if left != right and shown[0] == shown[1]:
-        # One of them has an escape where the other one has the text of that escape.
+        # One has a control character where the other has the text of its escape.
         shown = [_shown(value, lambda text: visible(text.replace("\\", "\\\\"))) for value in (left, right)]
     return next(filter(None, explain(config=config, op=op, left=shown[0], right=shown[1])), None)
 
 
 def escape_report(report: Any, *, coloured: bool) -> None:
-    """Escape what could steer a terminal in the traceback, the message and the reason that a report shows.
+    """Escape the traceback, the message and the reason in a report, so that they cannot steer a terminal.
 
-    What a test has printed itself is shown as it was printed.
+    The output that the test printed itself stays as it is.
 
     Args:
         report: a test's report, changed in place.
-        coloured: whether pytest has coloured parts of it already.
+        coloured: whether pytest has already coloured parts of the report.
     """
     change = _visible_but_colours if coloured else visible
     report.longrepr = with_texts(report.longrepr, change)
@@ -69,15 +69,15 @@ def escape_report(report: Any, *, coloured: bool) -> None:
 
 
 def escape_subtest(report: Any) -> None:
-    """Escape the message of a subtest, which its report gets after ``escape_report`` has changed what it is made of."""
+    """Escape the message of a subtest, which its report gets only after ``escape_report``."""
     context = getattr(report, "context", None)
     message = getattr(context, "msg", None)
     if getattr(report, _ESCAPED_KEY, False) and isinstance(message, str):
-        object.__setattr__(context, "msg", visible(message))  # it is frozen
+        object.__setattr__(context, "msg", visible(message))  # the context is frozen
 
 
 def visible(text: str) -> str:
-    """Return a text with each control character escaped, also one that belongs to the end of a line."""
+    """Return a text with each control character escaped, also the carriage return of a line end."""
     return escape(text.replace("\r\n", "\\r\n"))
 
 
@@ -98,22 +98,22 @@ def _visible_but_colours(text: str) -> str:
 
 
 def mask_report(report: Any) -> None:
-    """Replace secrets in what pytest shows and writes of a test.
+    """Replace secrets in a test's report.
 
     Args:
-        report: a test's report; its captured output, and the lines of its traceback, are changed in place.
+        report: the report; its captured output and its traceback are changed in place.
     """
     report.sections = with_texts(report.sections, without_hidden)
     report.longrepr = with_texts(report.longrepr, without_hidden)
 
 
 def with_texts(value: Any, change: Callable[[str], str], *, seen: set[int] | None = None) -> Any:
-    """Return a part of a report with each of its texts changed; objects that hold texts are changed in place, once.
+    """Return a part of a report with each text changed; objects that hold texts are changed in place, once.
 
     Args:
-        value: text, a list or tuple, or what pytest has made of an exception.
-        change: returns what is to stand for a text.
-        seen: ids of the objects that were changed already.
+        value: text, a list or tuple, or pytest's representation of an exception.
+        change: returns the new text for a text.
+        seen: ids of the objects that are changed already.
     """
     seen = set() if seen is None else seen
     if isinstance(value, str):

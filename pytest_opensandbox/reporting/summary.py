@@ -37,8 +37,8 @@ def summary_lines(
     """Return the lines of the terminal summary with their colours; none where no sandbox was used.
 
     Args:
-        tally: what became of the run's sandboxes.
-        sweep: the command that deletes what is left; "" where none can.
+        tally: the counts of the run's sandboxes.
+        sweep: the command that deletes what is left; "" where no command can.
         lease_seconds: how long what is left may live on.
         crashed: names of the workers that died.
         unreported: names of those that were stopped before they could report all.
@@ -60,7 +60,7 @@ def summary_lines(
     lines += [(escape(failure), {"yellow": True}) for failure in tally.failures[:_FAILURES_SHOWN]]
     if len(tally.failures) > _FAILURES_SHOWN:
         lines.append((f"and {len(tally.failures) - _FAILURES_SHOWN} more embedded servers", {"yellow": True}))
-    lines += _of_setups(tally.setups)
+    lines += _setup_lines(tally.setups)
     if sweep and (tally.left or tally.setups.left):
         lines.append((escape(f"to delete them now: {sweep}"), {}))
     if error:
@@ -69,11 +69,11 @@ def summary_lines(
 
 
 def warn_of_leaks(left: Sequence[str], *, sweep: str, lease_seconds: int) -> None:
-    """Warn of sandboxes that nobody could delete; never more than a warning, for no test is to blame.
+    """Warn of sandboxes that could not be deleted; never an error, because no test is to blame.
 
     Args:
         left: their ids.
-        sweep: the command that deletes them; "" where none can.
+        sweep: the command that deletes them; "" where no command can.
         lease_seconds: how long they may live on.
     """
     if sweep:
@@ -81,24 +81,24 @@ def warn_of_leaks(left: Sequence[str], *, sweep: str, lease_seconds: int) -> Non
         text += f"; to delete them now: {sweep}"
     else:
         text = f"{_UNENDED}: {', '.join(left)}"
-    # With -W error a warning raises, and would end the run with an internal error; the summary tells it in any case.
+    # With -W error a warning raises, which would end the run with an internal error; the summary shows it anyway.
     with suppress(LeakWarning):
         warnings.warn(LeakWarning(escape(text)), stacklevel=2)
 
 
 def warn_of_snapshots(left: Sequence[str], *, sweep: str) -> None:
-    """Warn of snapshots that nobody could delete, in the same way.
+    """Warn of snapshots that could not be deleted, in the same way.
 
     Args:
         left: their ids and names.
         sweep: the command that deletes them.
     """
     with suppress(LeakWarning):
-        warnings.warn(LeakWarning(escape(f"{_of_snapshots(left)}; to delete them now: {sweep}")), stacklevel=2)
+        warnings.warn(LeakWarning(escape(f"{_left_snapshots(left)}; to delete them now: {sweep}")), stacklevel=2)
 
 
-def _of_setups(setups: SetupTally) -> Iterator[tuple[str, Markup]]:
-    """Yield what was prepared, what could not be, and which snapshots stay."""
+def _setup_lines(setups: SetupTally) -> Iterator[tuple[str, Markup]]:
+    """Yield how many setups were kept or repeated, and which snapshots are left."""
     if setups.built:
         restored = counted(setups.restored, "sandbox", "sandboxes")
         yield f"setup: {setups.built} prepared and kept in {setups.seconds:.1f} s, {restored} restored", {}
@@ -107,11 +107,11 @@ def _of_setups(setups: SetupTally) -> Iterator[tuple[str, Markup]]:
         text = f"setup: run anew in {repeated}, {setups.repeated_seconds:.1f} s in all, for want of snapshots: {why}"
         yield escape(text), {"yellow": True}
     if setups.left:
-        yield escape(_of_snapshots(setups.left)), {"red": True}
+        yield escape(_left_snapshots(setups.left)), {"red": True}
 
 
-def _of_snapshots(left: Sequence[str]) -> str:
-    return f"snapshots stay on the server until somebody deletes them: {', '.join(left)}"
+def _left_snapshots(left: Sequence[str]) -> str:
+    return f"snapshots stay on the server until they are deleted by hand: {', '.join(left)}"
 
 
 def _end_of_lease(lease_seconds: int) -> str:

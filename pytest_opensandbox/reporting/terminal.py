@@ -1,4 +1,4 @@
-"""The way to the user's terminal while a test runs and its output is captured."""
+"""Lines on the user's terminal while a test runs and pytest captures its output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pytest_opensandbox.text import escape
 
 
 class Terminal:
-    """Writes lines to the standard error that this process began with; what pytest captures is put in its place later.
+    """Writes lines to the standard error of the process's start, before pytest redirects it to capture output.
 
-    As a plugin it also shows what xdist's workers hand up.
+    As a plugin of a controller it also writes the lines of xdist's workers.
 
     Args:
-        plugins: pytest's, among which the reporter is found once there is one; None for no reporter.
+        plugins: pytest's plugins, with the terminal reporter once pytest has made it; None for no reporter.
     """
 
     def __init__(self, plugins: pytest.PytestPluginManager | None = None) -> None:
@@ -27,11 +27,11 @@ class Terminal:
         self._plugins = plugins
 
     def notify(self, text: str, item: pytest.Item | None) -> None:
-        """Write a line of its own, whatever pytest has written on the present one; safe to call from any thread.
+        """Write a line, also where pytest has begun one; safe to call from any thread.
 
         Args:
-            text: what the test waits for.
-            item: the test, None outside a test.
+            text: the thing that the test waits for.
+            item: the test; None outside a test.
         """
         self._write(text, item.nodeid if item is not None else "")
 
@@ -43,13 +43,13 @@ class Terminal:
 
     @pytest.hookimpl(trylast=True)
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, nodeid: str) -> None:
-        """Show at once what a worker has handed up, and keep it out of the summary, where the wait is long over."""
+        """Show a worker's line at once, and remove it from the warnings summary, which comes after the wait."""
         if isinstance(warning_message.message, SlowSandboxWarning):
             self._write(str(warning_message.message), nodeid)
-            self._take_back(str(warning_message.message))
+            self._unlist(str(warning_message.message))
 
-    def _take_back(self, text: str) -> None:
-        """Remove from the reporter's list what it has just taken in: a line that was shown is not shown again."""
+    def _unlist(self, text: str) -> None:
+        """Remove the warning that the reporter has just listed, so that it is not shown again."""
         reporter = self._plugins.get_plugin("terminalreporter") if self._plugins is not None else None
         listed = reporter.stats.get("warnings", []) if reporter is not None else []
         if listed and text in listed[-1].message:
@@ -57,21 +57,21 @@ class Terminal:
 
     def _write(self, text: str, nodeid: str) -> None:
         where = f"{nodeid}: " if nodeid else ""
-        # A terminal that has gone away is no trouble of the test's.
+        # A closed terminal must not fail the test.
         with suppress(OSError):
             os.write(self._fd, f"\nopensandbox: {escape(where + text)}\n".encode())
 
 
 def notify_controller(config: pytest.Config, text: str, item: pytest.Item | None) -> None:
-    """Tell the controller of this worker that a test waits.
+    """Report to the controller of this worker that a test waits.
 
-    A worker has no terminal. A recorded warning is the one thing of its own that xdist carries to the controller
-    while a test runs. No setting turns it into an error, and the controller's terminal shows it once.
+    A worker has no terminal. xdist sends recorded warnings to the controller while a test runs, and nothing else that
+    a plugin can add. No setting turns such a warning into an error, and the controller's terminal shows it once.
 
     Args:
         config: the worker's.
-        text: what it waits for.
-        item: the test that waits, None outside a test.
+        text: the thing that the test waits for.
+        item: the test that waits; None outside a test.
     """
     path, line, _ = item.location if item is not None else ("", None, "")
     message = warnings.WarningMessage(SlowSandboxWarning(text), SlowSandboxWarning, path, (line or 0) + 1)
@@ -81,15 +81,15 @@ def notify_controller(config: pytest.Config, text: str, item: pytest.Item | None
         "nodeid": item.nodeid if item is not None else "",
         "location": None,
     }
-    # A controller that has gone away is no trouble of the test's.
+    # A controller that has ended must not fail the test.
     with suppress(OSError):
         config.hook.pytest_warning_recorded.call_historic(kwargs=recorded)
 
 
 def _standard_error() -> int:
-    """Return a descriptor of our own, -1 where there is no standard error."""
+    """Return a duplicate of the descriptor of standard error, -1 where there is none."""
     for stream in (sys.stderr, sys.__stderr__):
-        # Something that only looks like a file has none, as inside another pytest.
+        # A stream that is no file has no descriptor, as inside another pytest.
         with suppress(AttributeError, OSError, ValueError):
             return os.dup(stream.fileno())  # type: ignore[union-attr]  # None is suppressed with the rest
     return -1

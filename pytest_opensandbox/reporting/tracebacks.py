@@ -10,10 +10,10 @@ import pytest
 
 
 def hide_own_frames(call: pytest.CallInfo[None]) -> None:
-    """End a traceback at the user's line that called this package, without our frames and those of libraries below."""
+    """Remove this package's frames from a traceback, and those of libraries that this package called."""
     if call.excinfo is None:
         return
-    # What caused an error of ours was raised in our frames; of that its text is enough.
+    # The cause of one of our errors was raised in our frames; its text is enough.
     for cause in _causes(call.excinfo.value):
         cause.__traceback__ = _shortened_trace(cause.__traceback__)
     shortened = _shortened_trace(call.excinfo.tb)
@@ -32,11 +32,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _shortened_trace(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without our frames, itself where it has none, and None where it has no others."""
+    """Return a traceback without our frames: itself where it has none, None where it has no others."""
     kept = list(_links_of_users(trace))
     if len(kept) == len(list(_links(trace))):
         return trace
-    # pytest rebuilds a traceback that has been filtered from its raw links, so the links themselves are made anew.
+    # pytest rebuilds a filtered traceback from its raw links, so the links themselves are created anew.
     shortened = None
     for link in reversed(kept):
         shortened = TracebackType(shortened, link.tb_frame, link.tb_lasti, link.tb_lineno)
@@ -50,7 +50,7 @@ def _links(trace: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _links_of_users(trace: TracebackType | None) -> Iterator[TracebackType]:
-    """Yield the links but those of this package and, behind the first of these, of libraries; callbacks stay."""
+    """Yield the links but those of this package and of libraries called by it; the user's callbacks stay."""
     libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     is_behind = False
     for link in _links(trace):

@@ -148,6 +148,6 @@ def test_a_snapshot_that_cannot_be_deleted_is_named_without_failing(pytester, se
         client.delete_snapshot(left.id)
     result.assert_outcomes(passed=4)
     assert result.ret == pytest.ExitCode.OK
-    named = f"snapshots stay on the server until somebody deletes them: {left.id} ({left.name})"
+    named = f"snapshots stay on the server until they are deleted by hand: {left.id} ({left.name})"
     result.stdout.fnmatch_lines([named, "the sweep stopped early: *not yours*"])
     assert result.stdout.str().count(f"LeakWarning: {named}") == 1

@@ -82,7 +82,7 @@ def test_a_summary_names_the_workers_that_died_and_why_a_sweep_stopped():
         pytest.param(
             SetupTally(left=("p1 (a)", "p2 (b)")),
             [
-                ("snapshots stay on the server until somebody deletes them: p1 (a), p2 (b)", {"red": True}),
+                ("snapshots stay on the server until they are deleted by hand: p1 (a), p2 (b)", {"red": True}),
                 (f"to delete them now: {SWEEP}", {}),
             ],
             id="snapshots left",
