@@ -55,17 +55,13 @@ class Bench:
 
     Args:
         server: the server that all sandboxes live on.
+        timeouts: of the client that goes through the proxy.
     """
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess, timeouts: Timeouts = SHORT_TIMEOUTS) -> None:
         self.proxy = FaultyProxy(server.url)
         """Between the two."""
-        self.client = Client(
-            self.proxy.url,
-            server.api_key,
-            use_server_proxy=True,
-            timeouts=SHORT_TIMEOUTS,
-        )
+        self.client = Client(self.proxy.url, server.api_key, use_server_proxy=True, timeouts=timeouts)
         """Goes through the proxy, to the server and to the agents."""
         self.truth = Client(server.url, server.api_key)
         """Goes to the server itself."""

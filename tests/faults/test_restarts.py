@@ -7,7 +7,8 @@ import pytest
 from pytest_opensandbox import CommandLostError, SandboxGoneError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.servers.server_process import start_embedded
-from tests.faults.bench import Bench
+from pytest_opensandbox.transport.timeouts import Timeouts
+from tests.faults.bench import CREATE_SECONDS, REQUEST_SECONDS, Bench
 from tests.faults.faults import reset_at_once, well
 from tests.faults.proxy import Plan
 
@@ -18,7 +19,7 @@ RENEWALS = "^POST .*/renew"
 def fragile(tmp_path):
     """A bench of its own, whose server may be stopped; ``restart`` puts another in its place."""
     servers = [start_embedded()]
-    bench = Bench(servers[0])
+    bench = Bench(servers[0], Timeouts(request_seconds=REQUEST_SECONDS, create_seconds=CREATE_SECONDS))
     bench.begin(0, tmp_path)
 
     def restart():
