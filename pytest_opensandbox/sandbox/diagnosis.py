@@ -45,7 +45,7 @@ def diagnose(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
         endpoint: the last known address of the agent.
     """
 
-    def look() -> tuple[SandboxGoneError | None] | None:
+    def ask() -> tuple[SandboxGoneError | None] | None:
         try:
             sandbox = client.get_sandbox(endpoint.sandbox_id)
         except NotFoundError:
@@ -61,7 +61,7 @@ def diagnose(client: Client, endpoint: Endpoint) -> SandboxGoneError | None:
         with time_limit(client.timeouts.diagnosis_seconds):
             # The server may report Running for a moment after the sandbox has ended.
             budget = client.timeouts.noticing_seconds
-            return poll_until_ready(look, budget_seconds=budget, on_timeout=give_up, timeouts=client.timeouts)[0]
+            return poll_until_ready(ask, budget_seconds=budget, on_timeout=give_up, timeouts=client.timeouts)[0]
     except OpenSandboxError:
         return None
 

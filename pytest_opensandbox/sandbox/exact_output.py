@@ -264,7 +264,7 @@ def _ending(outer: CommandResult, reported: int | None) -> dict[str, Any]:
     It writes none for SIGINT and SIGPIPE, so those stay the exit codes 130 and 141.
     """
     if reported is None and outer.exit_code == 0:
-        raise _lost(outer, "the shell around it was ended before it could tell how the command ended")
+        raise _lost(outer, "the shell around it was ended before it could report how the command ended")
     exit_code = outer.exit_code if reported is None else reported
     if outer.signal or exit_code <= 128 or not outer.stderr_bytes:
         return {"exit_code": exit_code}

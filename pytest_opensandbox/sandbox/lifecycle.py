@@ -194,7 +194,7 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
     """
     settled = time.monotonic() + (client.timeouts.settling_seconds if settling is None else settling)
 
-    def look() -> list[SandboxResponse] | None:
+    def ask() -> list[SandboxResponse] | None:
         try:
             found = client.list_sandboxes(label)
         except (ApiError, TransportError) as exc:
@@ -204,12 +204,12 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
         return found if found or time.monotonic() >= settled else None
 
     def give_up(waited_seconds: float, attempts: int) -> Exception:
-        return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {counted(attempts, 'look')}")
+        return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {counted(attempts, 'try', 'tries')}")
 
     try:
         seconds = client.timeouts.lost_create_seconds
         with time_limit(seconds):
-            return poll_until_ready(look, budget_seconds=seconds, on_timeout=give_up, timeouts=client.timeouts)
+            return poll_until_ready(ask, budget_seconds=seconds, on_timeout=give_up, timeouts=client.timeouts)
     except OpenSandboxError:
         return []
 
