@@ -13,6 +13,7 @@ SUITE = """
     import logging, os, pathlib, pickle, warnings
 
     from pytest_opensandbox import Client
+    from pytest_opensandbox.plugin.run import RUN
 
     pathlib.Path(os.environ["SHOWN"]).mkdir(exist_ok=True)
 
@@ -20,10 +21,10 @@ SUITE = """
         pathlib.Path(os.environ["SHOWN"], f"{name}-{os.getpid()}").write_text(text)
 
     def test_what_fails_with_everything_in_reach(sandbox, opensandbox_client, opensandbox_settings, request):
-        settings, client, transport = opensandbox_settings, opensandbox_client, opensandbox_client._transport
-        run = next(iter(request.config.stash._storage.values()))
+        settings, client, run = opensandbox_settings, opensandbox_client, request.config.stash[RUN]
+        parts_of_client = list(vars(client).values())
         environment = sandbox.run("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null || true").stdout
-        note("reprs", repr([settings, client, transport, sandbox, run, vars(client), sandbox.history]))
+        note("reprs", repr([settings, client, parts_of_client, sandbox, run, sandbox.history]))
         warnings.warn(UserWarning(repr(settings)))
         logging.getLogger("test").debug("settings: %s", settings)
         sandbox.run("env; false", check=True)
