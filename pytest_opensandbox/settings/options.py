@@ -100,21 +100,6 @@ class Option:
         """The default in words."""
         return self.default_text or str(self.default)
 
-    def read(self, value: object) -> Any:
-        """Turn what a user wrote into a value.
-
-        Args:
-            value: text, or a number, a boolean, a list or a table of a TOML file.
-
-        Raises:
-            ValueError: it breaks the option's rule; the text follows "must".
-        """
-        if not isinstance(value, (list, dict)):
-            return self.parse(str(value))
-        if not self.takes_lists:
-            raise ValueError("be one value, not a list or a table")
-        return self.parse(value)
-
     def shown(self, value: object) -> str:
         """Return a value as the header shows it."""
         return self.show(value) or "none"

@@ -159,8 +159,11 @@ def _environment_text(option: Option, environ: Mapping[str, str]) -> str:
 
 
 def _read(option: Option, value: object, source: str) -> Any:
+    is_list = isinstance(value, (list, dict))
     try:
-        return option.read(value)
+        if is_list and not option.takes_lists:
+            raise ValueError("be one value, not a list or a table")
+        return option.parse(value if is_list else str(value))
     except ValueError as exc:
         shown = "***" if "@" in str(value) else value
         raise ConfigError(option.place(source), str(exc), shown) from None

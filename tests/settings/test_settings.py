@@ -186,3 +186,24 @@ def test_the_place_of_a_value_is_its_flag_variable_or_ini_key():
     places = [found.place_of(name) for name in ("image", "lease", "pool", "url")]
 
     assert places == ["--opensandbox-image", "OPENSANDBOX_LEASE", "opensandbox_pool", "default"]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_only_some_options_take_the_lists_of_toml(option):
+    if option.takes_lists:
+        assert settings(inis={option.name: []}).sources[option.name] == "ini"
+    else:
+        with pytest.raises(ConfigError, match=f"^{option.ini} must be one value, not a list or a table"):
+            settings(inis={option.name: ["a"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "result"),
+    [
+        pytest.param("lease", 90, "lease_seconds", 90, id="number"),
+        pytest.param("ready_timeout", 0.5, "ready_timeout_seconds", 0.5, id="fraction"),
+        pytest.param("signals", False, "signals", False, id="boolean"),
+    ],
+)
+def test_numbers_and_booleans_of_toml_are_read(name, value, field, result):
+    assert getattr(settings(inis={name: value}), field) == result
