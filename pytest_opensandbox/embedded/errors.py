@@ -10,7 +10,7 @@ class StartError(Exception):
     """The server cannot run on this machine.
 
     Attributes:
-        cause: what is likely behind it.
+        cause: the likely cause.
     """
 
     def __init__(self, message: str, cause: str) -> None:
@@ -23,7 +23,7 @@ class RefusedError(Exception):
 
     Attributes:
         status: HTTP status.
-        body: what is sent as JSON.
+        body: the JSON object to send.
     """
 
     def __init__(self, status: int, body: Mapping[str, object]) -> None:

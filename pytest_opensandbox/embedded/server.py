@@ -89,7 +89,7 @@ class EmbeddedServer:
 
         Args:
             listener: bound to a loopback port.
-            api_key: what requests must carry.
+            api_key: required of requests.
         """
         from pytest_opensandbox.embedded.api.http import serve
         from pytest_opensandbox.embedded.runtime.sandbox_process import LaunchContext  # lazily, these are slow to load

@@ -93,7 +93,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     Waitress stores a body, on disk if it is long, before it calls the application.
 
     Args:
-        connection: what it arrives on.
+        connection: that it arrives on.
         adj: waitress's settings.
     """
 

@@ -58,7 +58,7 @@ def log_text(record: SandboxRecord, *, tail: int, since: str | None = None) -> s
 
     Args:
         record: the sandbox.
-        tail: how many lines at most.
+        tail: number of lines, at most.
         since: leave out what is older than this, such as ``10m``.
     """
     return record.process.log.text(tail=tail, since=_moment(since)) or NO_LOGS

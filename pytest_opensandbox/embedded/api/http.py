@@ -37,7 +37,7 @@ def serve(listener: socket.socket, registry: SandboxRegistry, api_key: str) -> N
     Args:
         listener: bound to a loopback port.
         registry: the sandboxes.
-        api_key: what every request but health and version must carry.
+        api_key: required of every request but health and version.
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
     authenticator = Authenticator(api_key, registry.find_secret)

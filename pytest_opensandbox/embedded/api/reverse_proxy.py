@@ -43,7 +43,7 @@ class _Body:
 
     Args:
         connection: closed with the body.
-        response: where the bytes come from.
+        response: from the agent.
         first: bytes that were read already.
     """
 
@@ -80,7 +80,7 @@ def forward(
     """Answer a WSGI request with the response of a port in a sandbox.
 
     Args:
-        registry: where the sandbox is looked up.
+        registry: the sandboxes.
         environ: the request, with ``REQUEST_URI`` as it was on the wire.
         start_response: as WSGI has it.
 
@@ -123,7 +123,7 @@ class _Lines:
     """The lines of a head, up to a limit.
 
     Args:
-        file: where they come from.
+        file: to read them from.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

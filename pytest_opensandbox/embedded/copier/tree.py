@@ -69,7 +69,7 @@ class Tree:
         fixed: paths at which a sandbox has mounts or links of its own. They are not kept, and what is above them is
             kept only where it is a directory: a link there would lead the mounts of a restored sandbox astray.
         is_overlay: whether deletions are marked in it as overlays mark them.
-        budget: how much there may be.
+        budget: the limits of the copy.
         keeps_owners: whether the copy is to have the owners of what is copied.
     """
 

@@ -85,7 +85,7 @@ def agent_options(host: HostFiles, *, is_copy_on_write: bool) -> Iterator[str]:
     """Yield the options that put the agent, and what ``dpkg`` knows, into a sandbox.
 
     Args:
-        host: what it sees of this machine.
+        host: the host's files that it sees.
         is_copy_on_write: whether there are overlays.
     """
     files = host.agent_files

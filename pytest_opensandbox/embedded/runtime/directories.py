@@ -33,7 +33,7 @@ class RuntimeDirectory:
         parent: where to create it; None for the user's own runtime directory, or the one for temporary files.
 
     Attributes:
-        path: where it is.
+        path: of the directory.
         layer: the layer over the host's system directories.
     """
 

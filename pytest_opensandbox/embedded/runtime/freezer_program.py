@@ -72,7 +72,7 @@ def stop_all(proc: int, *, deadline: float, own: int | None) -> list[tuple[int, 
 
     Args:
         proc: descriptor of the sandbox's /proc.
-        deadline: how long to try; ``time.monotonic()`` seconds.
+        deadline: end of the attempts; ``time.monotonic()`` seconds.
         own: this process's number there; None where it is not in the sandbox's own namespace.
 
     Returns:

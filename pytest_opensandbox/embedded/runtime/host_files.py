@@ -65,9 +65,9 @@ class HostFiles:
     """Directories that appear empty, absolute."""
     interpreter: Interpreter
     copier: str = str(Path(__file__).parents[1] / "copier")
-    """Where the program that copies a snapshot's files lies."""
+    """Directory of the copier."""
     agent_files: AgentFiles | None = None
-    """How overlays show the agent; None where each of its parts is bound."""
+    """The agent's files behind overlays; None where each part is bound."""
 
 
 def find_host_files(*, has_own_users: bool = False) -> HostFiles:

@@ -31,7 +31,7 @@ class IdRange:
 
     Attributes:
         first: the host's id of user 0 and group 0 in the sandbox.
-        count: how many there are.
+        count: number of ids.
     """
 
     first: int

@@ -1,4 +1,4 @@
-"""How much memory, how many processes and how many files a sandbox and the server may use."""
+"""Limits of memory, processes and open files, of a sandbox and of the server."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def usable_bytes(proc: Path = Path("/proc")) -> int:
     """Return how much memory this process and its children may use together.
 
     Args:
-        proc: where the kernel's view of processes is.
+        proc: directory of the process file system.
 
     Source: Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst of Linux.
     """

@@ -47,7 +47,7 @@ class Log:
         """Return the last lines, oldest first, each with the time when it was complete.
 
         Args:
-            tail: how many at most.
+            tail: number of lines, at most.
             since: leave out what is older.
         """
         with self._lock:

@@ -110,7 +110,7 @@ def overlay_options(name: str, place: str, layers: Sequence[Path]) -> Iterator[s
 
     Args:
         name: of the upper directory.
-        place: where the overlay appears in the sandbox.
+        place: path of the overlay in the sandbox.
         layers: of snapshots, lowest first; those without this directory are left out.
     """
     for index, path in enumerate(layers):

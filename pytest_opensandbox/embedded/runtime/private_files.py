@@ -17,7 +17,7 @@ class PrivateFileSearch:
     """A search for private files, in a process of its own, so that the server starts meanwhile.
 
     Args:
-        directories: where to look.
+        directories: to search.
         special: whether sockets and pipes are looked for as well.
     """
 

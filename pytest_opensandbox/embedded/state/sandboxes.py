@@ -139,7 +139,7 @@ class SandboxRegistry:
     """All sandboxes, newest last.
 
     Args:
-        context: what the start of a sandbox needs.
+        context: everything that the start of a sandbox needs.
         notes: lines for the log of every sandbox.
 
     Attributes:

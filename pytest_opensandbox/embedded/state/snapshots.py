@@ -80,7 +80,7 @@ class SnapshotRegistry:
     """All snapshots, newest last; no directory or thread exists before the first.
 
     Args:
-        context: what the start of a sandbox needs.
+        context: everything that the start of a sandbox needs.
     """
 
     def __init__(self, context: LaunchContext) -> None:
