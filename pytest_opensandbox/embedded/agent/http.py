@@ -273,8 +273,9 @@ def timestamp(nanoseconds: int) -> str:
 
 
 def reason(error: OSError) -> str:
-    """Return why a system call failed, after the name of the file that it was about."""
+    """Return why a system call failed, in lower case as ExecD does, after the name of the file that it was about."""
     text = error.strerror or str(error)
+    text = text[:1].lower() + text[1:]
     return text if error.filename is None else f"{error.filename}: {text}"
 
 

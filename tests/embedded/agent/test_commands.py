@@ -68,7 +68,7 @@ def test_a_program_that_does_not_exist_is_an_error_without_exit_code(agent: Agen
     found = events(agent.post("/command", json={"argv": ["no-such-program"]}).content)
 
     assert [event["type"] for event in found] == ["init", "error"]
-    assert found[-1]["error"]["evalue"] == "no-such-program: No such file or directory"
+    assert found[-1]["error"]["evalue"] == "no-such-program: no such file or directory"
     assert agent.get(f"/command/status/{found[0]['text']}").status_code == 404
 
 

@@ -148,7 +148,7 @@ def test_a_file_that_is_written_in_part_is_refused(tmp_path) -> None:
     with running_agent(under=("prlimit", "--fsize=100000")) as agent:
         answer = upload(agent, form(metadata(path), file(b"x" * 150_000)))
 
-    assert (answer.status_code, answer.json()) == (500, {"code": "RUNTIME_ERROR", "message": f"{path}: File too large"})
+    assert (answer.status_code, answer.json()) == (500, {"code": "RUNTIME_ERROR", "message": f"{path}: file too large"})
 
 
 def test_lines_of_a_large_file_are_streamed(agent: Agent, tmp_path) -> None:
