@@ -1,35 +1,35 @@
 """Every exception and warning of the package, and the facts that each one carries.
 
 OpenSandboxError
-├── ConfigError                    a value that somebody typed: field, rule
-├── ServerStartError               the server process for ``embedded`` or ``docker`` did not come up
-├── TransportError                 no answer: method, url, timed_out, unsent
-├── ApiError                       an answer, not 2xx: status, code, message, request_id
+├── ConfigError                    a value that breaks a rule: field, rule
+├── ServerStartError               the server process for ``embedded`` or ``docker`` did not start
+├── TransportError                 no response: method, url, timed_out, unsent
+├── ApiError                       a response that is not 2xx: status, code, message, request_id
 │   ├── AuthError                  401, 403
 │   ├── NotFoundError              404
 │   └── ConflictError              409
-├── ProtocolError                  2xx, but not what the specification promises
+├── ProtocolError                  a 2xx response that breaks the specification
 ├── FileTooLargeError              more bytes than the caller allowed: path, size_bytes, max_bytes
-├── UnsafeArchiveError             a tree from a sandbox that would have written outside its target: member
+├── UnsafeArchiveError             an archive from a sandbox that is not safe to extract: member
 ├── SandboxError                   about one sandbox: sandbox_id
 │   ├── SandboxFailedError         went to Failed or Terminated while waiting: state, reason, message, logs
 │   ├── ReadyTimeoutError          also a TimeoutError: waited_seconds, attempts, last_state
 │   ├── CommandError               did not exit with 0: command, exit_code, stdout, stderr
 │   │   ├── CommandTimeoutError    also a TimeoutError: timeout_seconds
 │   │   ├── CommandStartError      never ran: no shell, an identity that cannot be taken
-│   │   └── SetupError             a setup did not exit with 0: source, why, repeated
-│   ├── CommandLostError           the answer ended before the command did: command_id
-│   ├── SharedAgentError           another sandbox's agent answers in its place: other_id
-│   ├── SandboxGoneError           it ended while it was used: why, state, logs
-│   ├── SnapshotFailedError        never became Ready: snapshot_id, state, reason, message
-│   ├── PauseError                 paused and yet used, or not to be paused: state
+│   │   └── SetupError             a setup command did not exit with 0: source, why, repeated
+│   ├── CommandLostError           the response ended before the command did: command_id
+│   ├── SharedAgentError           the agent of another sandbox responds: other_id
+│   ├── SandboxGoneError           ended while it was used: why, state, logs
+│   ├── SnapshotFailedError        a snapshot did not become Ready: snapshot_id, state, reason, message
+│   ├── PauseError                 used while paused, or did not become paused: state
 │   └── SandboxClosedError         used after close()
 └── SweepError                     could not delete: sandbox_ids
 
 OpenSandboxWarning (a UserWarning)
-├── LeakWarning                    something may still be running
-├── SlowSandboxWarning             a test waits for its sandbox; how an xdist worker says so
-└── SkippedFileWarning             a device, socket or FIFO that a copy leaves out
+├── LeakWarning                    sandboxes may still be running
+├── SlowSandboxWarning             a test waits for its sandbox; an xdist worker tells its controller
+└── SkippedFileWarning             a device, socket or FIFO that was not copied
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from pytest_opensandbox.text import Printable, brief, counted, section, tail
 Command = str | Sequence[str]
 
 TIME_LIMIT = "its time limit"
-"""How the words end that say of a setup that its time was up."""
+"""The end of a ``SetupError.why`` whose setup was stopped by its time limit."""
 
 _GONE_ADVICE = {
-    "expired": "a run renews its sandboxes as long as it can reach the server; raise --opensandbox-lease if it cannot",
-    "deleted": "look for another client, a sweep of this run, or a server that was restarted and keeps no sandboxes",
-    "crashed": "look for a command that ended every process, as `kill -9 -1` does, and in its log for what ended the"
-    " first one; where memory ran out, give it more with resources=",
+    "expired": "a run renews its sandboxes while it can reach the server; raise --opensandbox-lease if it cannot",
+    "deleted": "look for another client, a sweep of this run, or a server that lost its sandboxes in a restart",
+    "crashed": "look for a command that killed every process, as `kill -9 -1` does, and in the log for the end of the"
+    " first process; where memory ran out, raise the limit with resources=",
 }
 
 
@@ -64,11 +64,11 @@ class OpenSandboxError(Printable, Exception):
 
 
 class ConfigError(OpenSandboxError, ValueError):
-    """A value that breaks a rule, mostly found before anything is sent.
+    """A value that breaks a rule; mostly found before anything is sent.
 
     Attributes:
         field: the option, argument or key that holds the value.
-        rule: what the value must be, as a phrase that follows "must".
+        rule: the rule, as a phrase that follows "must".
     """
 
     def __init__(self, field: str, rule: str, value: object = None) -> None:
@@ -77,16 +77,16 @@ class ConfigError(OpenSandboxError, ValueError):
 
 
 class ServerStartError(OpenSandboxError):
-    """A server that was to be started for this run did not come up; the text says what to use instead."""
+    """The server process for this run did not start; the text says what to use instead."""
 
 
 class TransportError(OpenSandboxError):
-    """No answer came: refused, reset, timed out or cut in the middle.
+    """No complete response: the connection was refused, reset or cut, or timed out.
 
     Attributes:
         method, url: the request, without credentials.
-        timed_out: whether the time for it was used up, so that the same again would take as long.
-        unsent: whether no attempt got as far as a connection, so that the other side certainly did nothing.
+        timed_out: whether a time limit passed, so that a retry would take as long again.
+        unsent: whether no attempt got a connection, so that the server certainly did nothing.
     """
 
     def __init__(self, message: str, *, method: str, url: str, timed_out: bool = False, unsent: bool = False) -> None:
@@ -95,7 +95,7 @@ class TransportError(OpenSandboxError):
 
 
 class ApiError(OpenSandboxError):
-    """The server or the agent answered, and the answer is not a success.
+    """The server or the agent sent a response that is not 2xx.
 
     Attributes:
         status: HTTP status, 300 … 599.
@@ -103,7 +103,7 @@ class ApiError(OpenSandboxError):
         message: the server's text, at most 2,000 characters.
         request_id: value of ``X-Request-ID``, or "".
         method, url: the request, without credentials.
-        retry_after_seconds: what the server asked to wait, or None.
+        retry_after_seconds: how long the server asks to wait, or None.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class ApiError(OpenSandboxError):
     ) -> None:
         self.status, self.code, self.message, self.request_id = status, code, message, request_id
         self.method, self.url, self.retry_after_seconds = method, url, retry_after_seconds
-        # The reason first: a terminal's summary shows the beginning.
+        # The message comes first, because pytest's summary shows the beginning.
         facts = (f"{status} {code}".rstrip(), f"{method} {url}".strip(), request_id and f"request {request_id}")
         super().__init__(f"{message or 'no message'} ({', '.join(fact for fact in facts if fact)})")
 
 
 class AuthError(ApiError):
-    """401 or 403: the key is missing, wrong or not allowed; no retry helps, another key may."""
+    """401 or 403: the key is missing, wrong or not allowed; another key may help, a retry does not."""
 
 
 class NotFoundError(ApiError):
@@ -133,11 +133,11 @@ class NotFoundError(ApiError):
 
 
 class ConflictError(ApiError):
-    """409: not possible in the present state."""
+    """409: the operation is not possible in the current state."""
 
 
 class ProtocolError(OpenSandboxError):
-    """A success whose content is not what the specification promises."""
+    """A 2xx response whose content breaks the specification."""
 
 
 class FileTooLargeError(OpenSandboxError):
@@ -154,7 +154,7 @@ class FileTooLargeError(OpenSandboxError):
 
 
 class UnsafeArchiveError(OpenSandboxError):
-    """A tree from a sandbox is refused for what it would touch or cost; ``member`` is the name in its archive."""
+    """An archive from a sandbox is refused as unsafe or too large; ``member`` is the name of the entry in it."""
 
     def __init__(self, member: str, why: str) -> None:
         self.member = member
@@ -162,7 +162,7 @@ class UnsafeArchiveError(OpenSandboxError):
 
 
 class SandboxError(OpenSandboxError):
-    """About one sandbox; ``sandbox_id`` is the server's id, "" where only an endpoint is known."""
+    """An error about one sandbox; ``sandbox_id`` is its id, "" where only an endpoint is known."""
 
     def __init__(self, message: str, *, sandbox_id: str = "") -> None:
         self.sandbox_id = sandbox_id
@@ -170,11 +170,11 @@ class SandboxError(OpenSandboxError):
 
 
 class SandboxFailedError(SandboxError):
-    """The sandbox ended while somebody waited for it.
+    """The sandbox ended before it became ready.
 
     Attributes:
         state: ``Failed``, ``Terminated`` or another final state.
-        reason, message: the server's word, such as ``CONTAINER_EXITED_ERROR``, and its sentence.
+        reason, message: the server's code, such as ``CONTAINER_EXITED_ERROR``, and its text.
         logs: the last lines of the sandbox's own log, or "".
     """
 
@@ -189,8 +189,8 @@ class ReadyTimeoutError(SandboxError, TimeoutError):
     """The sandbox was not ready in time.
 
     Attributes:
-        waited_seconds, attempts: how long we waited, and how many times we looked.
-        last_state: the lifecycle state at the last look, or "".
+        waited_seconds, attempts: the length of the wait, and the number of polls.
+        last_state: the lifecycle state at the last poll, or "".
     """
 
     def __init__(
@@ -198,9 +198,9 @@ class ReadyTimeoutError(SandboxError, TimeoutError):
     ) -> None:
         self.waited_seconds, self.attempts, self.last_state = waited_seconds, attempts, last_state
         text = (
-            f"sandbox {sandbox_id} was not ready after {waited_seconds:.1f} s and {counted(attempts, 'look')}"
+            f"sandbox {sandbox_id} was not ready after {waited_seconds:.1f} s and {counted(attempts, 'poll')}"
             f" (last state {last_state or 'unknown'}{'; ' + last_error if last_error else ''});"
-            " raise --opensandbox-ready-timeout if its image needs longer"
+            " raise --opensandbox-ready-timeout if the image needs longer"
         )
         super().__init__(text, sandbox_id=sandbox_id)
 
@@ -230,13 +230,13 @@ class CommandError(SandboxError):
 
 
 class CommandTimeoutError(CommandError, TimeoutError):
-    """A command was ended after its ``timeout_seconds``; stdout and stderr hold what it had written."""
+    """A command was killed after its ``timeout_seconds``; stdout and stderr hold its output so far."""
 
     def __init__(
         self, command: Command, *, timeout_seconds: float, stdout: str = "", stderr: str = "", sandbox_id: str = ""
     ) -> None:
         self.timeout_seconds = timeout_seconds
-        advice = "give it more with timeout=, or redirect the output of what it leaves running"
+        advice = "raise timeout=, or redirect the output of processes that it leaves running"
         why = f"was ended after {timeout_seconds:g} s, its time limit: {advice}"
         super().__init__(command, exit_code=-9, stdout=stdout, stderr=stderr, sandbox_id=sandbox_id, outcome=why)
 
@@ -249,12 +249,12 @@ class CommandStartError(CommandError):
 
 
 class SetupError(CommandError):
-    """A setup did not exit with 0, so that there is no sandbox for those who ask for it; it is not run again.
+    """A setup command did not exit with 0. It is not run again, so every test that needs it fails.
 
     Attributes:
         source: the image, snapshot or pool that the sandbox was made from.
         why: how the command ended, in words.
-        repeated: whether the story was told before, so that the message leaves out the output.
+        repeated: whether an earlier error had the output, so that the text of this one leaves it out.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class SetupError(CommandError):
 
 
 class CommandLostError(SandboxError):
-    """How a command ended is not known, and it is not run again; ``command_id`` is the agent's, "" if none arrived."""
+    """The end of a command is not known, and it is not run again; ``command_id`` is the agent's, or ""."""
 
     def __init__(self, message: str, *, command_id: str = "", sandbox_id: str = "") -> None:
         self.command_id = command_id
@@ -292,27 +292,27 @@ class CommandLostError(SandboxError):
 
 
 class SharedAgentError(SandboxError):
-    """The agent of another sandbox answers in place of this one's, so nothing can be isolated.
+    """The agent of another sandbox responds instead of this one's, so nothing is isolated.
 
     Attributes:
-        other_id: the sandbox that answers.
+        other_id: the sandbox whose agent responds.
     """
 
     def __init__(self, sandbox_id: str, *, other_id: str) -> None:
         self.other_id = other_id
         text = (
-            f"sandbox {sandbox_id} is answered by the agent of sandbox {other_id}: on Docker's host network all"
+            f"requests to sandbox {sandbox_id} reach the agent of sandbox {other_id}: on Docker's host network all"
             ' sandboxes share one agent; set network_mode = "bridge" under [docker] in the server\'s configuration'
         )
         super().__init__(text, sandbox_id=sandbox_id)
 
 
 class SandboxGoneError(SandboxError):
-    """A sandbox ended while somebody used it, so that nothing can be done in it any more.
+    """A sandbox ended while it was used.
 
     Attributes:
-        why: what became of it, such as ``expired``, ``deleted by someone`` or ``crashed: exit 137, out of memory``.
-        state: the server's last word, ``Failed`` for example; "" where it does not know the sandbox any more.
+        why: how it ended, such as ``expired``, ``deleted by someone`` or ``crashed: exit 137, out of memory``.
+        state: the last state, such as ``Failed``; "" where the server no longer knows the sandbox.
         logs: the last lines of the sandbox's own log, or "".
     """
 
@@ -324,12 +324,12 @@ class SandboxGoneError(SandboxError):
 
 
 class SnapshotFailedError(SandboxError):
-    """A snapshot was begun and did not become ready.
+    """A snapshot did not become ready.
 
     Attributes:
-        snapshot_id: the server's id, "" where it did not begin.
-        state: ``Failed``, or the last one seen when its time was up.
-        reason, message: the server's word, such as ``snapshot_runtime_failed``, and its sentence; "" for none.
+        snapshot_id: the server's id, "" where the server refused to begin.
+        state: ``Failed``, or the last state before the time limit.
+        reason, message: the server's code, such as ``snapshot_runtime_failed``, and its text; "" for none.
     """
 
     def __init__(
@@ -339,13 +339,13 @@ class SnapshotFailedError(SandboxError):
         why = ": ".join(part for part in (reason, message) if part) or "the server gives no reason"
         text = (
             f"snapshot {snapshot_id or '(without an id)'} of sandbox {sandbox_id} is {state}, not Ready ({why}):"
-            " look at the server's log, and at the room on its disk"
+            " look at the server's log and at the free space on its disk"
         )
         super().__init__(text, sandbox_id=sandbox_id)
 
 
 class PauseError(SandboxError):
-    """A sandbox is paused where it must run, or does not become paused; ``state`` is the server's last word."""
+    """A sandbox was used while it was paused, or did not become paused; ``state`` is its last state."""
 
     def __init__(self, sandbox_id: str, why: str, *, state: str) -> None:
         self.state = state
@@ -353,20 +353,20 @@ class PauseError(SandboxError):
 
 
 class SandboxClosedError(SandboxError):
-    """A handle was used after its sandbox had been deleted."""
+    """A ``Sandbox`` was used after it was closed."""
 
     def __init__(self, sandbox_id: str) -> None:
-        advice = "one from a test's own body ends with that test, make longer-lived ones in a fixture"
+        advice = "a sandbox from a test's own body ends with that test, make longer-lived ones in a fixture"
         super().__init__(f"sandbox {sandbox_id} is closed; {advice}", sandbox_id=sandbox_id)
 
 
 class SweepError(OpenSandboxError):
-    """Sandboxes that could not be deleted; ``sandbox_ids`` are theirs, in the order of the listing."""
+    """A sweep could not delete some sandboxes; ``sandbox_ids`` are their ids, in the order of the listing."""
 
     def __init__(self, sandbox_ids: Sequence[str], why: str) -> None:
         self.sandbox_ids = tuple(sandbox_ids)
         count, ids = counted(len(self.sandbox_ids), "sandbox", "sandboxes"), ", ".join(self.sandbox_ids)
-        end = "its lease ends it" if len(self.sandbox_ids) == 1 else "their lease ends them"
+        end = "its lease will end it" if len(self.sandbox_ids) == 1 else "their leases will end them"
         super().__init__(f"{count} could not be deleted ({why}), {end}: {ids}")
 
 
@@ -375,19 +375,19 @@ class OpenSandboxWarning(Printable, UserWarning):
 
 
 class LeakWarning(OpenSandboxWarning):
-    """Sandboxes may still be running after the run; the text names them and says when their lease ends."""
+    """Sandboxes may still be running after the run; the text names them and the end of their lease."""
 
 
 class SlowSandboxWarning(OpenSandboxWarning):
-    """A test waits for its sandbox longer than usual; how a worker of xdist tells the controller, never raised."""
+    """A test waits for its sandbox longer than usual. An xdist worker sends it to the controller; it is not raised."""
 
 
 class SkippedFileWarning(OpenSandboxWarning):
-    """A device, socket or FIFO that a copy leaves out."""
+    """A device, socket or FIFO was not copied."""
 
 
 def _setup_advice(why: str, exit_code: int, stderr: str) -> str:
-    """Return the one thing that helps against this failure of a setup, as far as it shows."""
+    """Return advice for a setup that failed in this way."""
     if why.endswith(TIME_LIMIT):
         return "give it more time with --opensandbox-setup-timeout"
     if "no such file or directory" in stderr.lower():
@@ -395,5 +395,5 @@ def _setup_advice(why: str, exit_code: int, stderr: str) -> str:
     return {
         137: "it may have run out of memory: raise the limit with resources= or --opensandbox-resources",
         126: "make the program executable with chmod, or name its interpreter before it",
-        127: "the image lacks the program: install it in the setup, or choose an image that has it",
+        127: "the image lacks the program: install it in the setup, or choose another image",
     }.get(137 if exit_code == -9 else exit_code, 'try the command in a sandbox without a setup (setup="")')

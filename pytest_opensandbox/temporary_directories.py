@@ -1,4 +1,4 @@
-"""Directories for temporary files that a later run removes where nothing could, because their owners were killed."""
+"""Temporary directories that a later run removes if the process that uses them was killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# The embedded server has directories of its own of this form, and removes abandoned ones of either kind.
+# The embedded server uses this form of names, too, and removes abandoned directories of both programs.
 _PREFIX = "pytest-opensandbox-"
 _LOCK = "lock"
 _KINDS = ("setups", "docker")
@@ -23,33 +23,34 @@ def temporary_directory(kind: str, name: str) -> Path:
 
     Args:
         kind: what it is for, ``setups`` or ``docker``.
-        name: one that nobody can guess.
+        name: a random name, not guessable.
     """
     return Path(tempfile.gettempdir()) / f"{_PREFIX}{kind}-{name}"
 
 
 def hold(path: Path) -> int:
-    """Make a directory that only this user can enter, unless it is there, and keep others from removing it.
+    """Make a directory for this user only, unless it exists, and lock it against removal.
 
     Returns:
-        A descriptor. The kernel closes it, too, when this process is killed, and with it the directory is abandoned.
+        The descriptor of the lock. When this process is killed, the kernel closes it; then others may remove the
+        directory.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory cannot be made.
     """
     while True:
         os.makedirs(path, mode=0o700, exist_ok=True)
         lock = _open_lock(path, os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_SH)
         with suppress(OSError):
-            # Another run may have removed it between these two steps.
+            # Another run may have removed the directory between these two steps.
             if os.path.samestat(os.fstat(lock), (path / _LOCK).lstat()):
                 return lock
         os.close(lock)
 
 
 def remove_unheld(path: Path) -> None:
-    """Remove a directory that nobody holds; nothing happens where somebody does, or where it is gone."""
+    """Remove a directory that no process holds; do nothing where one holds it, or where it is gone."""
     with suppress(OSError):
         lock = _open_lock(path)
         try:
@@ -60,7 +61,7 @@ def remove_unheld(path: Path) -> None:
 
 
 def remove_abandoned() -> None:
-    """Remove what killed runs of this user have left among the temporary files."""
+    """Remove the directories of killed runs of this user."""
     for kind in _KINDS:
         for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{kind}-*"):
             with suppress(OSError):

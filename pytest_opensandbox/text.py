@@ -1,4 +1,4 @@
-"""Text made fit to be shown: it may come out of a sandbox, and terminals obey some of it; or it may be secret."""
+"""Escaping, shortening and masking of text that is shown."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import os
 from collections.abc import Iterable
 
 TAIL_CHARACTERS = 2_000
-"""Most that an error shows of a longer text, its end."""
+"""Longest end of a text that an error shows."""
 
 SHORTEST_SECRET = 6
-"""What is shorter is no secret, and would be found in any text; characters."""
+"""Shorter values are not masked, because they occur in any text; characters."""
 
 _BRIEF_CHARACTERS = 500
-# Besides printable characters: the spaces of all scripts, and what joins letters and the parts of an emoji.
+# The spaces of all scripts, and the joiners of letters and of the parts of an emoji.
 _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-_SHOWN_AS_THEY_ARE = frozenset(f"\n\t{_SPACES}\u200c\u200d")
-_REMEMBERED_CHARACTERS = 8192
+_UNESCAPED = frozenset(f"\n\t{_SPACES}\u200c\u200d")
+_CACHED_CHARACTERS = 8192
 
 
-# Not in the stash of a pytest session: log records of the HTTP library know of none, and the client needs no pytest.
+# A global, because the HTTP library's log records are filtered outside of any pytest session.
 _hidden: set[str] = set()
 _hidden_in_errors: set[str] = set()
 
 
-class _ShownCharacters(dict[int, str]):
-    """How each character is shown; those seen first are remembered, which makes a long text twenty times as fast."""
+class _EscapedCharacters(dict[int, str]):
+    """The escaped form of each character, cached: that makes a long text twenty times as fast."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
-        shown = char if char.isprintable() or char in _SHOWN_AS_THEY_ARE else char.encode("unicode_escape").decode()
-        if len(self) < _REMEMBERED_CHARACTERS:
+        shown = char if char.isprintable() or char in _UNESCAPED else char.encode("unicode_escape").decode()
+        if len(self) < _CACHED_CHARACTERS:
             self[code] = shown
         return shown
 
 
-_SHOWN = _ShownCharacters()
+_ESCAPED = _EscapedCharacters()
 
 
 class Printable:
-    """Makes an exception's text unable to steer a terminal or to hold a secret; stands before its other bases."""
+    """A base of exceptions whose text is escaped and holds no secret; it must be the first base."""
 
     def __str__(self) -> str:
         return escape(_without_secrets(super().__str__()))
@@ -48,7 +48,7 @@ class Printable:
 
 
 class MaskedText(str):
-    """Text whose repr hides it, because ``pytest -l`` prints the variables of every frame."""
+    """Text with a repr that masks it, because ``pytest -l`` prints the variables of every frame."""
 
     __slots__ = ()
 
@@ -62,7 +62,8 @@ class MaskedText(str):
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """Return ``text`` without these secrets, the longest first, since one may be part of another."""
+    """Return the text with these secrets masked."""
+    # The longest comes first, because one secret may be part of another.
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "***")
@@ -70,17 +71,17 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
 
 
 def hide(secret: str, *, everywhere: bool = True) -> None:
-    """Replace a secret from now on, in this process.
+    """Mask a secret from now on, in this process.
 
     Args:
-        secret: what is shown as ``***``.
-        everywhere: by ``without_hidden``, too, and not in the texts of our own errors alone.
+        secret: text to show as ``***``.
+        everywhere: mask it in ``without_hidden``, too, not only in the errors of this package.
     """
     (_hidden if everywhere else _hidden_in_errors).add(str(secret))
 
 
 def without_hidden(text: str) -> str:
-    """Return ``text`` without the secrets that ``hide`` was given: for text that other libraries make."""
+    """Return the text of another library with the secrets masked that were given to ``hide``."""
     return redacted(text, _hidden) if _hidden else text
 
 
@@ -89,12 +90,12 @@ def _without_secrets(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Return the text with every character that could steer a terminal or break XML written as ``\x1b`` and the like.
+    r"""Return the text with characters escaped, such as ``\x1b``, that control a terminal or break XML.
 
     Line breaks, tabs, spaces and joiners stay; control and other format characters (the bidirectional ones among
     them), surrogates and unassigned code points are escaped.
     """
-    return text.replace("\r\n", "\n").translate(_SHOWN)
+    return text.replace("\r\n", "\n").translate(_ESCAPED)
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -109,18 +110,18 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def os_reason(error: OSError, place: str = "") -> str:
-    """Return what the system refused, and for which file: many of its errors name none.
+    """Return the reason of a system error, and the file.
 
     Args:
-        error: the system's.
-        place: what was to be read or written, for an error that does not say.
+        error: the error.
+        place: the file, for an error that does not name it.
     """
     file = error.filename or place
     return f"{error.strerror or error}{f': {os.fsdecode(file)}' if isinstance(file, (str, bytes)) and file else ''}"
 
 
 def brief(value: object) -> str:
-    """Return the repr of a value, without its middle where nobody would read it."""
+    """Return the repr of a value; a long one without its middle."""
     text = repr(value)
     if len(text) <= _BRIEF_CHARACTERS:
         return text

@@ -48,9 +48,9 @@ def test_a_transport_error_says_what_was_asked_of_whom():
     [
         pytest.param(errors.FileTooLargeError("/x", size_bytes=9, max_bytes=8), "raise max_bytes", id="too large"),
         pytest.param(errors.UnsafeArchiveError("a", "it climbs"), "remove it or get single files", id="unsafe"),
-        pytest.param(errors.CommandTimeoutError("x", timeout_seconds=1), "more with timeout=", id="command timeout"),
+        pytest.param(errors.CommandTimeoutError("x", timeout_seconds=1), "raise timeout=", id="command timeout"),
         pytest.param(errors.SandboxClosedError("s1"), "make longer-lived ones in a fixture", id="closed"),
-        pytest.param(errors.SweepError(["s1"], "no answer"), "its lease ends it", id="sweep"),
+        pytest.param(errors.SweepError(["s1"], "no answer"), "its lease will end it", id="sweep"),
     ],
 )
 def test_an_error_says_what_to_do_next(error, advice):
@@ -79,7 +79,7 @@ def test_an_answer_that_is_not_of_a_request_says_so_without_one():
 def test_a_ready_timeout_says_how_long_how_often_and_what_to_do():
     text = str(errors.ReadyTimeoutError(sandbox_id="s1", waited_seconds=60, attempts=70, last_state="Pending"))
 
-    assert "s1 was not ready after 60.0 s and 70 looks (last state Pending)" in text
+    assert "s1 was not ready after 60.0 s and 70 polls (last state Pending)" in text
     assert "--opensandbox-ready-timeout" in text
 
 

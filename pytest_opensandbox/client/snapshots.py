@@ -89,7 +89,7 @@ class SnapshotsAPI:
             return snapshot if snapshot.state in _FINAL_STATES else None
 
         def time_is_up(waited: float, attempts: int) -> SnapshotFailedError:
-            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'look')}")
+            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'poll')}")
 
         with time_limit(timeout + _LAST_ANSWER_SECONDS):
             ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)

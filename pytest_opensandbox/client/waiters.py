@@ -229,5 +229,5 @@ class PauseWait:
     def _timeout_error(self, waited: float, attempts: int) -> PauseError:
         facts = [f"last state {self._last.state or 'unknown'}", self._last.why, self._last_error]
         said = "; ".join(filter(None, facts))
-        why = f"was not paused after {waited:.1f} s and {counted(attempts, 'look')} ({said}); raise timeout="
+        why = f"was not paused after {waited:.1f} s and {counted(attempts, 'poll')} ({said}); raise timeout="
         return PauseError(self._sandbox_id, why, state=self._last.state)

@@ -62,7 +62,7 @@ def test_check_raises_a_timeout_that_is_a_timeout_error():
 
     assert isinstance(caught.value, CommandTimeoutError)
     assert (caught.value.stdout, caught.value.timeout_seconds) == ("part", 1.5)
-    assert "give it more with timeout=" in str(caught.value)
+    assert "raise timeout=" in str(caught.value)
 
 
 def test_a_repr_is_short_and_says_what_matters():

@@ -47,6 +47,6 @@ def test_a_sandbox_that_is_gone_is_told():
 
 def test_a_used_up_budget_says_what_came_last():
     with pytest.raises(
-        PauseError, match=r"was not paused after .* looks? \(last state Pausing; PAUSING\); raise timeout"
+        PauseError, match=r"was not paused after .* polls? \(last state Pausing; PAUSING\); raise timeout"
     ):
         wait(*[state("Pausing", reason="PAUSING")] * 50, timeout=0.2)

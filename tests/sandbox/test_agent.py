@@ -160,7 +160,7 @@ def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(sandbox_at):
 
 def test_an_agent_that_really_is_shared_is_refused(sandbox_at):
     server = OneSandboxServer(command=[refused_as("s2")])
-    answered = pytest.raises(SharedAgentError, match="sandbox s1 is answered by the agent of sandbox s2")
+    answered = pytest.raises(SharedAgentError, match="requests to sandbox s1 reach the agent of sandbox s2")
     with serving(server=server), answered as caught:
         sandbox_at(server, f"{server.url}/agent").run("true")
 

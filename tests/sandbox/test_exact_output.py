@@ -141,7 +141,7 @@ def test_a_child_with_redirected_output_is_not_waited_for(shared_sandbox):
 
 
 def test_the_error_says_what_to_do_about_what_is_left_running(shared_sandbox):
-    with pytest.raises(CommandTimeoutError, match="redirect the output of what it leaves running") as caught:
+    with pytest.raises(CommandTimeoutError, match="redirect the output of processes that it leaves running") as caught:
         shared_sandbox.run("echo left behind; cd / && sleep 31.75 >/dev/null 2>&1 &", timeout=1)
 
     assert caught.value.stdout == "left behind\n"

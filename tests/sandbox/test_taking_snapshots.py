@@ -60,7 +60,7 @@ def test_a_snapshot_that_failed_says_why_and_is_deleted():
 def test_a_snapshot_that_takes_too_long_says_how_long():
     server = SnapshotServer(states=[{"state": "Creating"}] * 100)
 
-    with pytest.raises(SnapshotFailedError, match=r"is Creating, not Ready \(not ready after 0\.\d s and \d+ looks?\)"):
+    with pytest.raises(SnapshotFailedError, match=r"is Creating, not Ready \(not ready after 0\.\d s and \d+ polls?\)"):
         kept(server, timeout=0.2)
 
 
