@@ -143,9 +143,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Call the hook for the sandboxes that fixtures closed by themselves."""
+    """Look whether the server still runs, and call the hook for the sandboxes that fixtures closed by themselves."""
+    run = item.config.stash[RUN]
+    run.check_server()
     result = yield
-    item.config.stash[RUN].release_closed()
+    run.release_closed()
     return result
 
 

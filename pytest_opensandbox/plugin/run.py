@@ -204,7 +204,9 @@ class Run:
 
     def release(self, sandbox: Sandbox) -> None:
         """Delete one sandbox and call the hook, once; what cannot be deleted now is left to the sweep."""
-        self.check_server()
+        if self._item is None:
+            # While a test runs, its teardown has looked already.
+            self.check_server()
         if self._provisioner is not None and self._provisioner.release(sandbox):
             self.hook.pytest_opensandbox_closed(config=self.config, sandbox=sandbox)
 
