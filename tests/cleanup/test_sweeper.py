@@ -71,8 +71,8 @@ def test_a_key_that_is_refused_ends_the_sweep_at_once():
 
 def test_sandboxes_are_deleted_side_by_side():
     meeting = threading.Barrier(3, timeout=20)
-    everybody = Reply(200, [_Meeting(meeting)], framing="chunked")
-    replies = (listing("a", "b", "c"), everybody, everybody, everybody, EMPTY, EMPTY)
+    deleted = Reply(200, [_Meeting(meeting)], framing="chunked")
+    replies = (listing("a", "b", "c"), deleted, deleted, deleted, EMPTY, EMPTY)
     with serving(*replies) as server, Client(server.url) as client:
         report = SandboxTarget(client, run_id="run").sweep()
 
