@@ -82,6 +82,7 @@ def test_a_server_that_dies_in_a_create_condemns_nobody_else(pytester):
     result.stdout.fnmatch_lines(["*- embedded server -*", "opensandbox: 1 created, 1 deleted, 0 swept, 0 left"])
 
 
+@pytest.mark.thorough
 def test_a_server_that_ends_slowly_fails_one_test_only(pytester, monkeypatch):
     """After SIGTERM the server still answers for a moment: a sandbox is created, and ends with the others."""
     pytester.makepyfile(
@@ -133,6 +134,7 @@ def test_a_server_that_ends_slowly_fails_one_test_only(pytester, monkeypatch):
     )
 
 
+@pytest.mark.thorough
 def test_what_outlives_a_test_is_created_anew_or_named(pytester):
     """The snapshot of a setup and a session's sandbox end with their server; the client goes on with the new server."""
     pytester.makepyfile(f"""{KILLER}
@@ -201,6 +203,7 @@ def test_a_server_that_lives_is_no_excuse(pytester, server):
     result.stdout.no_fnmatch_line("*embedded server*")
 
 
+@pytest.mark.thorough
 def test_a_sandbox_that_does_not_end_is_counted_as_left(pytester, monkeypatch):
     # The server's own process. One that cannot be killed is rare, and the plugin waits ten seconds for each.
     pytester.makepyfile(

@@ -9,6 +9,7 @@ EXAMPLES = Path(__file__).parents[2] / "conftest_examples"
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_an_example_passes_and_leaves_nothing(pytester, folder):
     shutil.copytree(folder, pytester.path, dirs_exist_ok=True)
@@ -23,6 +24,7 @@ def test_an_example_passes_and_leaves_nothing(pytester, folder):
 NO_GUARD = ("-k", "not reaches_nobody")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_an_example_passes_on_any_server(pytester, server, folder):
     shutil.copytree(folder, pytester.path, dirs_exist_ok=True)

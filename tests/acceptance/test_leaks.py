@@ -154,6 +154,7 @@ def record(opensandbox_settings):
     return lambda name, way, text: TABLE.record(name, f"{opensandbox_settings.url}, {way}", text)
 
 
+@pytest.mark.thorough
 def test_the_lease_ends_what_no_code_of_the_plugin_can_delete(end, look, record, server, pytester):
     """All fatal endings wait for their leases together, in real time; a sandbox without a lease would run for ever.
 

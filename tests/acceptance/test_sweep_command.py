@@ -158,6 +158,7 @@ def test_a_run_is_swept_on_its_server_although_a_variable_differs(sweep, run_by_
     assert (alive(run_by_flag[1]), result.ret) == ([], 0)
 
 
+@pytest.mark.thorough
 def test_a_known_run_that_left_nothing_is_good_news(sweep, run_by_flag):
     sweep("--run", "last")
 
@@ -174,6 +175,7 @@ def test_the_key_is_not_kept_with_the_place_of_a_run(pytester, server, run_by_fl
     assert server.api_key.encode() not in cached
 
 
+@pytest.mark.thorough
 def test_the_printed_command_works_in_another_directory(pytester, server, alive, monkeypatch):
     monkeypatch.delenv("OPEN_SANDBOX_DOMAIN")
     pytester.makeconftest("""

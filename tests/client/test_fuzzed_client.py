@@ -16,6 +16,8 @@ from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.transport.retry import time_limit
 from tests.scripted_servers import Reply, as_json, serving
 
+pytestmark = pytest.mark.thorough
+
 OPTS = SandboxOpts(image="a", timeout=60)
 SHORT = 0.2
 

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.errors import FileTooLargeError, ProtocolError, UnsafeArchiveError
 from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
+
+pytestmark = pytest.mark.thorough
 
 MAX_BYTES = 100_000
 TYPES = [bytes([code]) for code in range(256)]

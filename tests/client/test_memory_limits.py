@@ -13,6 +13,8 @@ from pytest_opensandbox.errors import ApiError, ProtocolError
 from pytest_opensandbox.transport.response import JsonLimitError, read_json
 from tests.scripted_servers import Reply, as_json, serving
 
+pytestmark = pytest.mark.thorough
+
 JSON = {"Content-Type": "application/json"}
 MEBIBYTE = 1024 * 1024
 MOST_MEBIBYTES = 350

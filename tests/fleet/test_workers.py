@@ -10,6 +10,8 @@ from pytest_opensandbox.sandbox.tracking import RunTags
 from tests.fleet.model import Delay, Pool
 from tests.fleet.server import API_KEY
 
+pytestmark = pytest.mark.thorough
+
 SUITE = """
     import pytest
 

@@ -14,6 +14,8 @@ from pytest_opensandbox.sandbox.archive_limits import ArchiveBudget
 from pytest_opensandbox.sandbox.archives import extract_tree
 from tests.sandbox.tars import entry, padded
 
+pytestmark = pytest.mark.thorough
+
 LIMIT = 10**9
 END = bytes(1024)
 

@@ -21,6 +21,8 @@ from pytest_opensandbox.sandbox.archives import extract_tree
 from tests.sandbox.tars import padded
 from tests.sandbox.trees import tree_state
 
+pytestmark = pytest.mark.thorough
+
 NOBODY = 65534
 LIMIT = 1_000_000
 GNU_TAR = (

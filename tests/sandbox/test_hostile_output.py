@@ -7,6 +7,8 @@ import pytest
 from pytest_opensandbox.errors import FileTooLargeError, OpenSandboxError, UnsafeArchiveError
 from pytest_opensandbox.settings.options import EMBEDDED
 
+pytestmark = pytest.mark.thorough
+
 CAP = 16 * 1024 * 1024
 SWAP = """cd /workspace/swap && while :; do
 rm -rf entry; ln -s ../../../../outside entry; rm -f entry; mkdir entry; touch entry/file; done"""

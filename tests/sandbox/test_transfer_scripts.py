@@ -13,6 +13,8 @@ import pytest
 from pytest_opensandbox.sandbox.archives import pack_tree
 from pytest_opensandbox.sandbox.transfer_scripts import PACK_TREE, PLACE_FILE, UNPACK_TREE
 
+pytestmark = pytest.mark.thorough
+
 NOBODY = 65534
 APPLETS = ("sh", "tar", "mv", "rm", "mkdir", "chmod", "cat", "readlink", "ls")
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]

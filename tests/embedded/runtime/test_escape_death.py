@@ -8,6 +8,8 @@ import pytest
 
 from tests.embedded.machine import USERS, is_alive, running_server, wait_until
 
+pytestmark = pytest.mark.thorough
+
 LIVE_ON = "nohup setsid sh -c 'sleep 1000; true' > /dev/null 2>&1 &"
 # Traces process 1 of its namespace, and makes it call prctl(PR_SET_PDEATHSIG, 0), which cancels what bubblewrap set.
 FORGET = """

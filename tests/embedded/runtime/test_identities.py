@@ -17,6 +17,8 @@ from pytest_opensandbox.embedded.runtime.private_mounts import PrivateMounts
 from tests.embedded.machine import AS_ROOT, is_alive, running_server, wait_until
 from tests.embedded.state.test_snapshots import restore, take
 
+pytestmark = pytest.mark.thorough
+
 SERVED_BY_ROOT = pytest.mark.skipif(not AS_ROOT, reason="only root can give a sandbox users of its own")
 
 

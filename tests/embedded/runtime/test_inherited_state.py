@@ -10,6 +10,8 @@ import pytest
 
 from tests.embedded.machine import AS_ROOT, running_server
 
+pytestmark = pytest.mark.thorough
+
 MIB = 1 << 20
 IGNORED = (
     signal.SIGHUP,

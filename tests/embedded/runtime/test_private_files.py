@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[3]
 SECRET = "a-secret-of-the-host"
 DEEP = "a/b/c/d/e/f/g/h"
 
-pytestmark = pytest.mark.skipif(not AS_ROOT, reason="takes the right to write below /usr and /opt")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(not AS_ROOT, reason="takes the right to write below /usr and /opt"),
+]
 
 
 @pytest.fixture(params=["/opt", "/usr/share", "/usr/local/lib"])

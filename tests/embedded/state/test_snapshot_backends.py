@@ -15,6 +15,8 @@ from pytest_opensandbox import CommandStartError
 from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, Machine, process_state, running_server, wait_until
 from tests.embedded.state.test_snapshots import restore, take
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[3]
 WHEEL = """from pathlib import Path
 def bwrap_path():

@@ -18,6 +18,8 @@ from pytest_opensandbox.embedded.runtime.snapshot_files import BOOT
 from tests.embedded.machine import AS_ROOT, CAPABILITIES, USERS, running_server
 from tests.embedded.state.test_snapshots import places, restore, take
 
+pytestmark = pytest.mark.thorough
+
 SECRET = "a-secret-of-the-host"
 
 
