@@ -157,9 +157,9 @@ def test_the_fixtures_explain_themselves(pytester):
     result.stdout.fnmatch_lines(
         [
             "sandbox -- *",
-            "    A fresh, isolated sandbox for this test: ready when the test starts, gone after it.",
+            "    A fresh, isolated sandbox for this test: ready when the test starts, deleted after it.",
             "sandbox_factory [[]session scope[]] -- *",
-            "    A callable that makes further sandboxes*",
+            "    A callable that creates further sandboxes*",
             "opensandbox_client [[]session scope[]] -- *",
             "    The ``Client`` for this run's server*",
             "opensandbox_settings [[]session scope[]] -- *",
