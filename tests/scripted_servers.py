@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
@@ -275,3 +276,10 @@ def as_events(*events: dict[str, object] | Piece, **how: Any) -> Reply:
     """Return a reply whose body is an event stream as the agent frames it."""
     pieces = [event if not isinstance(event, dict) else json.dumps(event).encode() + b"\n\n" for event in events]
     return Reply(200, pieces, {"Content-Type": "text/event-stream"}, **{"framing": "chunked", **how})
+
+
+def unused_port() -> int:
+    """Return a loopback port on which no server listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

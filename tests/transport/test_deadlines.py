@@ -1,4 +1,4 @@
-"""A time limit holds for everything that is asked in its block, and for nothing else."""
+"""A time limit holds for every request of its block, and for nothing else."""
 
 import threading
 from math import inf

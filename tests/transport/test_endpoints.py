@@ -20,7 +20,7 @@ from pytest_opensandbox.transport.endpoints import (
 )
 from tests.scripted_servers import Reply, as_json, serving
 
-TOKEN = "t0ken-that-nobody-may-see"
+TOKEN = "t0ken-that-no-message-may-show"
 BOX = "75180da3-7dcb-4e06-8e5e-aeeb75dd4a46"
 
 
@@ -168,7 +168,7 @@ def test_a_server_is_the_same_with_and_without_v1(given, root):
         pytest.param("http://h#x", "fragment", id="fragment"),
     ],
 )
-def test_what_is_no_server_is_refused_with_the_rule_and_without_the_password(given, rule):
+def test_an_invalid_server_url_is_refused_without_showing_the_password(given, rule):
     with pytest.raises(ConfigError, match=rule) as caught:
         server_root(given)
 

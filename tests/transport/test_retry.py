@@ -23,7 +23,7 @@ from pytest_opensandbox.transport.timeouts import Timeouts
 
 
 class Naps:
-    """Notes how long somebody wanted to sleep, and does not."""
+    """Records the lengths of sleeps instead of sleeping."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -274,7 +274,7 @@ def test_a_port_race_is_run_three_times_with_jitter():
     assert len(set(naps.seconds)) == 2
 
 
-def test_a_server_without_room_is_asked_for_as_long_as_the_budget_lasts():
+def test_a_full_server_is_asked_until_the_budget_is_used_up():
     call = Script(ApiError(429, retry_after_seconds=0.01))
 
     with pytest.raises(ApiError, match="429"):
