@@ -64,7 +64,7 @@ class Settings:
     project: str
     """Name of the project under test, as a legal label value."""
     ca_bundle: str = ""
-    """File with the certificates to trust, "" for the usual ones."""
+    """File with the certificates to trust, "" for those of REQUESTS_CA_BUNDLE or of requests."""
     docker_host: str = ""
     """Address of the Docker engine where DOCKER_HOST names one, else ""."""
     api_key: MaskedKey | None = None

@@ -2,7 +2,7 @@
 
 Names, order of events, limits and answers are those of opensandbox-server 1.1.1 and of the controller's pool and pause
 documents. The delays are assumptions, not measurements: they are what a small cluster with the image on its nodes may
-take, and the tables that are made of them say so.
+take, and the tables made of them name them as such.
 """
 
 from __future__ import annotations

@@ -135,6 +135,8 @@ class Fleet:
         self.cluster = Cluster(model)
         self._requests = iter(range(10**9))
         self._lock = threading.Lock()
+        self.gateway_headers: list[Any] = []
+        """Headers of each request that went through the gateway."""
         self._http = LoopbackServer(("127.0.0.1", 0), type("RequestHandler", (RequestHandler,), {"fleet": self}))
         self.host = f"127.0.0.1:{self._http.server_port}"
         self.url = f"http://{self.host}"
@@ -233,6 +235,7 @@ class Fleet:
 
     def resolve(self, path: str, headers: Any) -> tuple[SimulatedSandbox, str, str]:
         """Return the sandbox, the port and the path behind them that a request to the gateway is for."""
+        self.gateway_headers.append(headers)
         named = headers.get(INGRESS_HEADER)
         found = _ROUTE.fullmatch(named) if named else _ROUTE.search(path.replace("/proxy/", "/"))
         if found is None:

@@ -228,17 +228,14 @@ def test_a_closed_sandbox_is_neither_paused_nor_resumed(start, lifecycle_of, poo
             use()
 
 
-def test_the_key_goes_to_the_server_and_not_to_the_gateway(start, lifecycle_of, pooled, monkeypatch):
+def test_the_key_goes_to_the_server_and_not_to_the_gateway(start, lifecycle_of, pooled):
     fleet = start()
-    seen = []
-    resolve = fleet.resolve
-    monkeypatch.setattr(fleet, "resolve", lambda path, headers: seen.append(headers) or resolve(path, headers))
 
     with Sandbox.launch(lifecycle_of(fleet), pooled) as sandbox:
         sandbox.run("true")
 
-    assert {headers[INGRESS_HEADER] for headers in seen} == {f"{sandbox.id}-44772"}
-    assert not any(KEY_HEADER in headers for headers in seen)
+    assert {headers[INGRESS_HEADER] for headers in fleet.gateway_headers} == {f"{sandbox.id}-44772"}
+    assert not any(KEY_HEADER in headers for headers in fleet.gateway_headers)
 
 
 def _without(endpoint, name):

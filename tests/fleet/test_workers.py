@@ -1,4 +1,4 @@
-"""Many workers on one cluster: nothing leaks, a full pool is survived, and the summary says what happened."""
+"""Many workers on one cluster: no leaks, also with a full pool, and a summary with the counts."""
 
 import threading
 

@@ -10,8 +10,8 @@ from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
 SWEEP = "python -m pytest_opensandbox sweep --run r1 --opensandbox-url=http://sandbox.example.org"
 
 
-def test_the_summary_says_whose_sandboxes_it_may_not_have_counted():
-    """After Ctrl-C xdist hears nobody; the sweep has deleted what there was, but numbers must not seem complete."""
+def test_the_summary_names_workers_without_complete_counts():
+    """After Ctrl-C xdist drops the workers' reports: the sweep has deleted all, but the counts are incomplete."""
     lines = summary_lines(Tally(created=1, deleted=1), sweep=SWEEP, lease_seconds=60, unreported=["gw0", "gw1"])
 
     assert lines == [

@@ -53,6 +53,6 @@ def test_a_process_without_standard_error_has_a_terminal_that_is_silent(monkeypa
     monkeypatch.setattr("sys.__stderr__", None)
     before = len(os.listdir("/proc/self/fd"))
 
-    Terminal().notify("nobody hears", None)
+    Terminal().notify("not shown", None)
 
     assert len(os.listdir("/proc/self/fd")) == before

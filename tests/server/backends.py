@@ -37,7 +37,7 @@ BOTH_WAYS = "tests/client/test_official_sdk.py"
 # our code can run, with workers, on one of the backends. `tox run -e reliability` has all of them.
 WORST_LEAKS = ("-k", "not test_nothing_is_left or (not without and (sig or exit or kind))")
 NO_LEAKS = (f"--ignore={ROOT / 'tests/acceptance/test_leaks.py'}",)
-# By file: the runs of one test's variants have the same project, by which sandboxes on a shared engine are told apart.
+# By file: the runs of one test's variants have the same project, which distinguishes sandboxes on a shared engine.
 # More than there are processors, because most of the time is waiting for the engine.
 WORKERS = ("-n4", "--dist=loadfile")
 LAST = str(ROOT / "tests/server/test_nothing_is_left.py")

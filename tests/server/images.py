@@ -94,10 +94,10 @@ def _agent() -> bytes:
 
 
 def _add_text(tar: tarfile.TarFile, name: str, text: str, *, mode: int) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = len(text.encode()), mode, time.time()  # a zip knows no 1970
-    tar.addfile(member, io.BytesIO(text.encode()))
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(text.encode()), mode, time.time()  # a zip knows no 1970
+    tar.addfile(entry, io.BytesIO(text.encode()))
 
 
-def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if "__pycache__" in member.name else member
+def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "__pycache__" in entry.name else entry

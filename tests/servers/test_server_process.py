@@ -1,4 +1,4 @@
-"""A server process of our own: it starts, it ends with us, and when it cannot start it says what to do."""
+"""A server process: it starts, it ends with its owner, and its start errors name the remedy."""
 
 import json
 import os

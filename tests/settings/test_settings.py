@@ -86,7 +86,7 @@ def test_an_empty_variable_counts_as_not_set():
         pytest.param(
             {"OPEN_SANDBOX_DOMAIN": "example.org:8080"},
             "http://example.org:8080",
-            id="http where nothing is said",
+            id="http by default",
         ),
         pytest.param(
             {"OPEN_SANDBOX_DOMAIN": "example.org:8080", "OPEN_SANDBOX_PROTOCOL": "https"},
