@@ -28,7 +28,7 @@ OpenSandboxError
 
 OpenSandboxWarning (a UserWarning)
 ├── LeakWarning                    sandboxes may still be running
-├── SlowSandboxWarning             a test waits for its sandbox; an xdist worker tells its controller
+├── SlowSandboxWarning             a test waits for its sandbox; sent from an xdist worker
 └── SkippedFileWarning             a device, socket or FIFO that was not copied
 """
 

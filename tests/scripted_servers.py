@@ -1,4 +1,4 @@
-"""Small real HTTP servers that answer as a test tells them: from a script, or from recorded traffic."""
+"""Small real HTTP servers whose responses come from a test's script or from recorded traffic."""
 
 from __future__ import annotations
 
@@ -220,12 +220,12 @@ class OneSandboxServer(Server):
 
     def usual(self, route: str, seen: Seen) -> Reply:
         """Return what a server answers that is well."""
-        box = {"id": "s1", "status": {"state": "Running"}}
+        sandbox = {"id": "s1", "status": {"state": "Running"}}
         proxied = ("use_server_proxy", "true") in seen.query
         address = f"{self.public_host}/v1/sandboxes/s1/proxy/44772" if proxied else f"127.0.0.1:{self.port}/agent"
         replies = {
-            "create": as_json(box, 202),
-            "state": as_json(box),
+            "create": as_json(sandbox, 202),
+            "state": as_json(sandbox),
             "endpoint": as_json({"endpoint": address}),
             "list": as_json({"items": [], "pagination": {"hasNextPage": False}}),
             "delete": Reply(204),

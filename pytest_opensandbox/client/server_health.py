@@ -1,4 +1,4 @@
-"""Whether a server answers at all, asked while it takes its time for something else."""
+"""Health checks of a server, also while it takes long to create a sandbox."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.transport import Transport
 
 MISSED_PROBES = 4
-"""How many times in a row it may say nothing of its health."""
+"""Failed health checks in a row after which a create is given up."""
 
 
 class Health:
-    """Asks one server for its health.
+    """The health of one server.
 
     Args:
-        transport: asks the server.
-        watched: whether it is asked while a create takes its time. Servers before 1.1 do not answer meanwhile.
+        transport: sends the requests.
+        watched: whether to check the health during a create. Servers before 1.1 do not respond meanwhile.
     """
 
     def __init__(self, transport: Transport, *, watched: bool = False) -> None:
@@ -27,10 +27,10 @@ class Health:
         self._missed = 0
 
     def check(self, timeout: float) -> None:
-        """Return if the server answers anything at all.
+        """Return if the server responds, with whatever status.
 
         Raises:
-            TransportError: nothing, or not in time.
+            TransportError: no response, or none in time.
 
         Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
         """
@@ -41,10 +41,10 @@ class Health:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Give up what is asked for in the block when the server has stopped answering anything.
+        """Give up the request in the block when the server no longer responds to health checks.
 
         Raises:
-            TransportError: it has; ``unsent`` where it had before, so that nothing was asked for.
+            TransportError: it does not; ``unsent`` where it did not before the block, so that nothing was sent.
         """
         if not self._watched:
             yield
@@ -73,5 +73,5 @@ class Health:
 
 
 def _silent(error: TransportError, *, unsent: bool = False) -> TransportError:
-    why = "the server does not answer any more, not even when it is asked for its health"
+    why = "the server no longer responds, not even to a health check"
     return TransportError(why, method=error.method, url=error.url, timed_out=True, unsent=unsent)

@@ -104,7 +104,7 @@ def own_proxy_url(url: str, root: str, *, opened_by: Iterable[str] = ()) -> str:
 
 
 def is_own_proxy(url: str, root: str) -> bool:
-    """Tell whether a URL is the lifecycle server's own proxy to a sandbox, which requires the key.
+    """Return whether a URL is the lifecycle server's own proxy to a sandbox, which requires the key.
 
     Args:
         url: of the request.
@@ -120,7 +120,7 @@ def is_own_proxy(url: str, root: str) -> bool:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether a URL leads to this machine, so that no proxy of the environment applies."""
+    """Return whether a URL leads to this machine, so that no proxy of the environment applies."""
     parts = _split(url)
     host = "" if parts is None else parts.hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
@@ -180,7 +180,7 @@ def _shown(url: str) -> str:
 
 
 def is_reserved_header(name: str) -> bool:
-    """Tell whether a header controls HTTP itself, so that no endpoint may set it.
+    """Return whether a header controls HTTP itself, so that no endpoint may set it.
 
     Such a header changes where a message ends or who receives it.
 

@@ -92,12 +92,12 @@ def with_advice(error: ApiError, advice: str) -> ApiError:
 
 
 def is_transient(error: ApiError | TransportError) -> bool:
-    """Tell whether the same request about a sandbox may succeed later."""
+    """Return whether the same request about a sandbox may succeed later."""
     return isinstance(error, TransportError) or error.status in _TRANSIENT_STATUSES or lacks_address(error)
 
 
 def lacks_address(error: Exception) -> bool:
-    """Tell whether a sandbox exists and has no address now, as while Kubernetes moves it."""
+    """Return whether a sandbox exists and has no address now, as while Kubernetes moves it."""
     return isinstance(error, ApiError) and error.code.endswith(_NO_ADDRESS)
 
 
@@ -186,12 +186,12 @@ def _clean(text: str) -> str:
 
 
 def is_stale(error: Exception) -> bool:
-    """Tell whether the server closed a kept connection, perhaps before the request arrived."""
+    """Return whether the server closed a kept connection, perhaps before the request arrived."""
     return isinstance(root_cause(error), _STALE)
 
 
 def is_unsent(error: Exception) -> bool:
-    """Tell whether no connection was made, so that the server cannot have done anything."""
+    """Return whether no connection was made, so that the server cannot have done anything."""
     if isinstance(error, requests.ConnectTimeout):
         return True
     reason = getattr(error.args[0], "reason", None) if error.args else None

@@ -22,7 +22,7 @@ from pytest_opensandbox.transport.sockets import FAILURES, TooSlowError, has_mor
 MAX_BODY_BYTES = 1024 * 1024
 """Most bytes of a body that is not a file, a stream of events or a listing."""
 MAX_VALUES = 10_000
-"""Most values in a response: objects, lists and their members."""
+"""Most values in a response: objects, lists and the values in them."""
 MAX_DEPTH = 100
 """Deepest nesting of lists and objects."""
 
@@ -136,7 +136,7 @@ class Response:
         Args:
             needed: whether an empty body is refused.
             max_bytes: longest body.
-            max_values: most objects, lists and members.
+            max_values: most objects, lists and values in them.
 
         Raises:
             ProtocolError: not JSON, or above a limit.
@@ -172,7 +172,7 @@ def read_json(body: bytes, *, max_values: int = MAX_VALUES, errors: str = "stric
 
     Args:
         body: the text.
-        max_values: most objects, lists and members.
+        max_values: most objects, lists and values in them.
         errors: how to decode bytes that are not UTF-8, as for ``bytes.decode``.
 
     Raises:

@@ -255,7 +255,7 @@ def _is_port_race(error: BaseException | None) -> bool:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Tell whether a retry may help; a call that used up its time would take as long again, three times."""
+    """Return whether a retry may help; a call that used up its time would take as long again, three times."""
     if isinstance(error, TransportError):
         return not error.timed_out
     return isinstance(error, ApiError) and (

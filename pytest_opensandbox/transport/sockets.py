@@ -284,7 +284,7 @@ POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 def has_more(raw: Any) -> bool:
-    """Tell whether bytes follow the body of a response that was read to its end.
+    """Return whether bytes follow the body of a response that was read to its end.
 
     Args:
         raw: the response as urllib3 has it.

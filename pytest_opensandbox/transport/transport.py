@@ -59,7 +59,7 @@ class Transport:
         base_url: the server, with or without ``/v1``.
         api_key: its key, None where it needs none.
         trust_env: whether to use the environment's proxies and certificates.
-        ca_bundle: file with the certificates to trust, None for the usual ones.
+        ca_bundle: file with the trusted certificates, None for the usual ones.
         timeouts: the lengths of all waits.
 
     Raises:

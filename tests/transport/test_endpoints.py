@@ -21,19 +21,23 @@ from pytest_opensandbox.transport.endpoints import (
 from tests.scripted_servers import Reply, as_json, serving
 
 TOKEN = "t0ken-that-no-message-may-show"
-BOX = "75180da3-7dcb-4e06-8e5e-aeeb75dd4a46"
+SANDBOX_ID = "75180da3-7dcb-4e06-8e5e-aeeb75dd4a46"
 
 
 def read(endpoint: str, headers=None, *, root: str = "https://api.example.org", port: int = 8000, **how) -> Endpoint:
-    return read_endpoint({"endpoint": endpoint, "headers": headers}, sandbox_id=BOX, port=port, root=root, **how)
+    return read_endpoint({"endpoint": endpoint, "headers": headers}, sandbox_id=SANDBOX_ID, port=port, root=root, **how)
 
 
 @pytest.mark.parametrize(
     ("address", "url"),
     [
         pytest.param("gateway.example.org", "https://gateway.example.org", id="gateway by header"),
-        pytest.param(f"gw.example.org/x/{BOX}/8000", f"https://gw.example.org/x/{BOX}/8000", id="gateway by path"),
-        pytest.param(f"{BOX}-8000.boxes.example.org", f"https://{BOX}-8000.boxes.example.org", id="gateway by host"),
+        pytest.param(
+            f"gw.example.org/x/{SANDBOX_ID}/8000", f"https://gw.example.org/x/{SANDBOX_ID}/8000", id="gateway by path"
+        ),
+        pytest.param(
+            f"{SANDBOX_ID}-8000.boxes.example.org", f"https://{SANDBOX_ID}-8000.boxes.example.org", id="gateway by host"
+        ),
         pytest.param("10.1.2.3:8000", "https://10.1.2.3:8000", id="pod"),
         pytest.param("http://gateway:8080/", "http://gateway:8080", id="with a scheme of its own"),
     ],
@@ -47,13 +51,13 @@ def test_a_host_without_a_port_has_that_of_its_scheme():
 
 
 def test_headers_are_carried_and_not_shown():
-    endpoint = read("gateway", {"OpenSandbox-Ingress-To": f"{BOX}-8000", "OpenSandbox-Secure-Access": TOKEN})
+    endpoint = read("gateway", {"OpenSandbox-Ingress-To": f"{SANDBOX_ID}-8000", "OpenSandbox-Secure-Access": TOKEN})
 
     assert endpoint.headers["OpenSandbox-Secure-Access"] == TOKEN
     assert TOKEN not in repr(endpoint) + repr(endpoint.headers) + repr(vars(endpoint))
     assert repr(endpoint) == "<Endpoint https://gateway with OpenSandbox-Ingress-To, OpenSandbox-Secure-Access>"
     assert TOKEN in endpoint.secrets
-    assert f"{BOX}-8000" not in endpoint.secrets
+    assert f"{SANDBOX_ID}-8000" not in endpoint.secrets
 
 
 def test_a_secret_in_the_path_is_not_shown():
@@ -67,9 +71,9 @@ def test_a_secret_in_the_path_is_not_shown():
 @pytest.mark.parametrize(
     ("address", "headers"),
     [
-        pytest.param(f"{BOX}-8000-tgabcd-0123abcdk.boxes.example.org", None, id="host"),
-        pytest.param(f"gateway/{BOX}/8000/tgabcd/0123abcdk", None, id="path"),
-        pytest.param("gateway", {"OpenSandbox-Ingress-To": f"{BOX}-8000-tgabcd-0123abcdk"}, id="header"),
+        pytest.param(f"{SANDBOX_ID}-8000-tgabcd-0123abcdk.boxes.example.org", None, id="host"),
+        pytest.param(f"gateway/{SANDBOX_ID}/8000/tgabcd/0123abcdk", None, id="path"),
+        pytest.param("gateway", {"OpenSandbox-Ingress-To": f"{SANDBOX_ID}-8000-tgabcd-0123abcdk"}, id="header"),
     ],
 )
 def test_the_signature_of_an_address_is_found_and_not_shown(address, headers):
@@ -80,7 +84,7 @@ def test_the_signature_of_an_address_is_found_and_not_shown(address, headers):
 
 
 def test_an_address_without_a_signature_has_none():
-    assert read(f"gateway/{BOX}/8000", {"OpenSandbox-Ingress-To": f"{BOX}-8000"}).signature == ""
+    assert read(f"gateway/{SANDBOX_ID}/8000", {"OpenSandbox-Ingress-To": f"{SANDBOX_ID}-8000"}).signature == ""
 
 
 @pytest.mark.parametrize("carry", [copy.copy, copy.deepcopy, lambda found: pickle.loads(pickle.dumps(found))])
@@ -105,7 +109,7 @@ def test_a_copy_of_an_endpoint_works_and_shows_as_little(carry):
 )
 def test_what_is_no_endpoint_is_refused_without_being_shown(body):
     with serving(as_json(body)) as server, Client(server.url) as client, pytest.raises(ProtocolError) as caught:
-        client.get_endpoint(BOX, 8000)
+        client.get_endpoint(SANDBOX_ID, 8000)
 
     assert "endpoint must" in str(caught.value) or "headers of an endpoint" in str(caught.value)
     assert TOKEN not in str(caught.value)
@@ -114,7 +118,7 @@ def test_what_is_no_endpoint_is_refused_without_being_shown(body):
 def test_half_an_answer_is_refused_without_being_shown():
     half = Reply(200, b'{"endpoint": "gateway", "headers": {"X-Token": "' + TOKEN.encode())
     with serving(half) as server, Client(server.url) as client, pytest.raises(ProtocolError, match="JSON") as caught:
-        client.discover_execd(BOX)
+        client.discover_execd(SANDBOX_ID)
 
     assert TOKEN not in str(caught.value)
 
@@ -123,8 +127,8 @@ def test_a_signed_address_is_asked_for_by_the_servers_clock():
     head = {"Date": "Wed, 21 Oct 2105 07:28:00 GMT"}
     answer = as_json({"endpoint": "gateway"}, **head)
     with serving(answer, answer) as server, Client(server.url) as client:
-        client.discover_execd(BOX)
-        client.get_endpoint(BOX, 8000, signed_for=60)
+        client.discover_execd(SANDBOX_ID)
+        client.get_endpoint(SANDBOX_ID, 8000, signed_for=60)
 
     ((name, moment),) = server.seen[1].query
     assert name == "expires"
@@ -133,7 +137,7 @@ def test_a_signed_address_is_asked_for_by_the_servers_clock():
 
 def test_the_agents_port_is_not_signed():
     with serving(as_json({"endpoint": "gateway"})) as server, Client(server.url) as client:
-        client.discover_execd(BOX)
+        client.discover_execd(SANDBOX_ID)
 
     assert server.seen[0].path.endswith(f"/endpoints/{EXECD_PORT}")
     assert server.seen[0].query == []
@@ -223,8 +227,12 @@ def test_the_servers_own_proxy_may_see_the_key(url):
         pytest.param("http://api.example.org:8080/box/v1/sandboxes/abc/proxy/44772", id="another port"),
         pytest.param("https://api.example.org/box/v1/sandboxes/abc/proxy/44772", id="another scheme"),
         pytest.param("http://evil.example.org/box/v1/sandboxes/abc/proxy/44772", id="another host"),
-        pytest.param("http://api.example.org.evil.com/box/v1/sandboxes/abc/proxy/1", id="a host that begins the same"),
-        pytest.param("http://api.example.org@evil.com/box/v1/sandboxes/abc/proxy/1", id="the host as a user name"),
+        pytest.param(
+            "http://api.example.org.evil.example.org/box/v1/sandboxes/abc/proxy/1", id="a host that begins the same"
+        ),
+        pytest.param(
+            "http://api.example.org@evil.example.org/box/v1/sandboxes/abc/proxy/1", id="the host as a user name"
+        ),
         pytest.param("http://api.example.org/other/v1/sandboxes/abc/proxy/44772", id="not below the base"),
         pytest.param("http://api.example.org/boxes/v1/sandboxes/abc/proxy/44772", id="a path that begins the same"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/endpoints/44772", id="not a proxy"),

@@ -89,12 +89,12 @@ def test_waits_have_jitter_so_that_workers_do_not_ask_in_step():
 
 
 def test_a_used_up_budget_raises_what_the_caller_made_of_it():
-    look = Script(None)
+    poll = Script(None)
 
     with pytest.raises(ReadyTimeoutError) as caught:
-        poll_until_ready(look, budget_seconds=0.3, on_timeout=expired)
+        poll_until_ready(poll, budget_seconds=0.3, on_timeout=expired)
 
-    assert caught.value.attempts == look.calls > 3
+    assert caught.value.attempts == poll.calls > 3
     assert caught.value.waited_seconds > 0.15
 
 
@@ -111,16 +111,16 @@ def test_a_budget_ends_with_a_look_and_not_with_a_sleep():
 
 
 def test_what_a_look_raises_ends_the_wait_at_once():
-    look = Script(None, AuthError(401), "never")
+    poll = Script(None, AuthError(401), "never")
 
     with pytest.raises(AuthError):
-        poll_until_ready(look, budget_seconds=60, on_timeout=expired, timeouts=Timeouts(sleep=Naps()))
+        poll_until_ready(poll, budget_seconds=60, on_timeout=expired, timeouts=Timeouts(sleep=Naps()))
 
-    assert look.calls == 2
+    assert poll.calls == 2
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         pytest.param(no_answer(), id="broken connection"),
         pytest.param(ApiError(429), id="429"),
@@ -129,15 +129,15 @@ def test_what_a_look_raises_ends_the_wait_at_once():
         pytest.param(ApiError(500, code="DOCKER::SANDBOX_DELETE_FAILED"), id="failed delete"),
     ],
 )
-def test_passing_trouble_is_retried(trouble):
-    call = Script(trouble, trouble, "done")
+def test_a_transient_failure_is_retried(failure):
+    call = Script(failure, failure, "done")
 
     assert retry_idempotent(call, timeouts=Timeouts(sleep=Naps())) == "done"
     assert call.calls == 3
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         pytest.param(no_answer(timed_out=True), id="time-out, which may take as long again"),
         pytest.param(ApiError(400), id="400"),
@@ -147,10 +147,10 @@ def test_passing_trouble_is_retried(trouble):
         pytest.param(ApiError(504), id="504"),
     ],
 )
-def test_lasting_trouble_is_not_retried(trouble):
-    call = Script(trouble, "never")
+def test_a_lasting_failure_is_not_retried(failure):
+    call = Script(failure, "never")
 
-    with pytest.raises(type(trouble)):
+    with pytest.raises(type(failure)):
         retry_idempotent(call, timeouts=Timeouts(sleep=Naps()))
 
     assert call.calls == 1
@@ -211,37 +211,37 @@ def test_retry_after_is_honoured_within_reason(asked, least, most):
     assert least <= naps.seconds[0] <= most
 
 
-NO_ROOM = ApiError(429, code="KUBERNETES::POOL_CAPACITY_EXHAUSTED")
+FULL = ApiError(429, code="KUBERNETES::POOL_CAPACITY_EXHAUSTED")
 PORT_RACE = ApiError(500, code="DOCKER::SANDBOX_START_FAILED", message="Bind failed: port is already allocated")
 
 
-def create(call, *, naps=None, budget=60.0, told=None):
+def create(call, *, naps=None, budget=60.0, refusals=None):
     return retry_create(
         call,
         budget_seconds=budget,
-        before_wait=([] if told is None else told).append,
+        before_wait=([] if refusals is None else refusals).append,
         timeouts=Timeouts(sleep=naps or Naps()),
     )
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
-        pytest.param(NO_ROOM, id="no room"),
+        pytest.param(FULL, id="full"),
         pytest.param(PORT_RACE, id="a port race"),
         pytest.param(ApiError(503, code="DOCKER::INITIALIZATION_ERROR"), id="not up yet"),
-        pytest.param(ApiError(503, code="TENANT_PROVIDER_UNAVAILABLE"), id="cannot tell whose key it is"),
+        pytest.param(ApiError(503, code="TENANT_PROVIDER_UNAVAILABLE"), id="cannot identify the key"),
     ],
 )
-def test_a_create_that_made_nothing_is_repeated_and_each_wait_is_told(trouble):
-    call, told = Script(trouble, trouble, "made"), []
+def test_a_create_that_made_nothing_is_repeated_with_notice(failure):
+    call, refusals = Script(failure, failure, "made"), []
 
-    assert create(call, told=told) == "made"
-    assert (call.calls, told) == (3, [trouble, trouble])
+    assert create(call, refusals=refusals) == "made"
+    assert (call.calls, refusals) == (3, [failure, failure])
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         pytest.param(no_answer(), id="no answer"),
         pytest.param(ApiError(502), id="502"),
@@ -254,10 +254,10 @@ def test_a_create_that_made_nothing_is_repeated_and_each_wait_is_told(trouble):
         pytest.param(ApiError(403, code="KUBERNETES::QUOTA_EXCEEDED"), id="a quota, which no waiting mends"),
     ],
 )
-def test_a_create_that_may_have_made_something_is_never_repeated(trouble):
-    call = Script(trouble, "never")
+def test_a_create_that_may_have_made_something_is_never_repeated(failure):
+    call = Script(failure, "never")
 
-    with pytest.raises(type(trouble)):
+    with pytest.raises(type(failure)):
         create(call)
 
     assert call.calls == 1
@@ -283,7 +283,7 @@ def test_a_full_server_is_asked_until_the_budget_is_used_up():
     assert call.calls > 5
 
 
-# A server with a pool waits for room itself, half a minute, before it refuses and asks for as much again.
+# A server with a pool waits for a free place itself, half a minute, before it refuses and asks for as much again.
 def test_the_budget_begins_with_the_first_refusal():
     clock = iter([True, False])
 
