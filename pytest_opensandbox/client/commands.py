@@ -12,10 +12,12 @@ from pytest_opensandbox.client.event_stream import EventParser
 from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
 from pytest_opensandbox.transport.endpoints import Endpoint, path_segment
+from pytest_opensandbox.transport.failures import has_no_sandbox
 from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import time_limit
 from pytest_opensandbox.transport.transport import Transport
 
+_AGENT_ERROR = "RUNTIME_ERROR"
 _STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, however long it is
 
 
@@ -165,7 +167,8 @@ class CommandsAPI:
             Whether it was running.
 
         Raises:
-            ApiError: the agent refuses.
+            NotFoundError: no such sandbox.
+            ApiError: the agent or a server before it refuses.
             TransportError: the agent does not answer within 10 s.
 
         Source: specs/execd-api.yaml, DELETE /command.
@@ -176,10 +179,11 @@ class CommandsAPI:
             with time_limit(sum(timeout)):
                 self._transport.ask(endpoint, "DELETE", "/command", params=query, timeout=timeout).read()
         except ApiError as exc:
-            # 500 is how the agent says that it knows no such command, or that it has ended.
-            if exc.status in (404, 500):
-                return False
-            raise
+            # The agent answers 500 for a command that it does not know and for one that has ended.
+            is_answer_of_agent = exc.status == 500 and exc.code == _AGENT_ERROR
+            if not is_answer_of_agent and (exc.status != 404 or has_no_sandbox(exc)):
+                raise
+            return False
         return True
 
     def _read_to_end(self, endpoint: Endpoint | str, run: CommandRun) -> CommandResult:
@@ -225,7 +229,7 @@ class CommandsAPI:
                 timeout=(self._transport.timeouts.connect_seconds, run.read_seconds()),
             )
         except ApiError as exc:
-            if exc.status == 500 and exc.code == "RUNTIME_ERROR":
+            if exc.status == 500 and exc.code == _AGENT_ERROR:
                 raise CommandStartError(run.request.name, why=exc.message, sandbox_id=run.sandbox_id) from exc
             raise
 

@@ -19,6 +19,7 @@ from pytest_opensandbox.client.file_transfer import (
 from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.endpoints import Endpoint
+from pytest_opensandbox.transport.failures import has_no_sandbox
 from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.transport import Query, Transport
@@ -295,6 +296,8 @@ class FilesAPI:
         try:
             found = self.files_info(endpoint, sizes)
         except NotFoundError as exc:
+            if has_no_sandbox(exc):
+                raise
             raise ProtocolError(f"an upload was accepted, and a file is not there: {exc.message}") from exc
         for path, sent in sizes.items():
             info = found[path]

@@ -12,6 +12,7 @@ from pytest_opensandbox.client.sandbox_opts import SandboxOpts, check_label, che
 from pytest_opensandbox.client.server_health import Health
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.endpoints import path_segment
+from pytest_opensandbox.transport.failures import has_no_sandbox
 from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.transport import Query, Transport
@@ -234,6 +235,7 @@ class SandboxesAPI:
             Text, at most its last 65,536 characters; "" where the server has none or does not know the operation.
 
         Raises:
+            NotFoundError: no such sandbox.
             AuthError: the key is missing or wrong.
             ApiError: the server failed.
             ProtocolError: the answer is not what it says it is.
@@ -249,7 +251,7 @@ class SandboxesAPI:
                 timeouts=self._transport.timeouts,
             )
         except ApiError as exc:
-            if exc.status in _NO_DIAGNOSTICS_STATUSES:
+            if exc.status in _NO_DIAGNOSTICS_STATUSES and not has_no_sandbox(exc):
                 return ""
             raise
 

@@ -29,6 +29,7 @@ MAX_MESSAGE_CHARACTERS = 2_000
 
 # The server answers 403, but neither another key nor a retry helps.
 _QUOTA = "QUOTA_EXCEEDED"
+_NO_SANDBOX = "SANDBOX_NOT_FOUND"
 _NO_ADDRESS = "POD_IP_NOT_AVAILABLE"
 # 409: the state has changed between two requests; the next request shows the new one.
 _TRANSIENT_STATUSES = frozenset({409, 429, 502, 503, 504})
@@ -99,6 +100,11 @@ def is_transient(error: ApiError | TransportError) -> bool:
 def lacks_address(error: Exception) -> bool:
     """Return whether a sandbox exists and has no address now, as while Kubernetes moves it."""
     return isinstance(error, ApiError) and error.code.endswith(_NO_ADDRESS)
+
+
+def has_no_sandbox(error: Exception) -> bool:
+    """Tell whether the server answers that the sandbox itself does not exist, and not a file or a route."""
+    return isinstance(error, ApiError) and error.code.endswith(_NO_SANDBOX)
 
 
 def read_error(body: bytes) -> tuple[str, str]:

@@ -258,6 +258,14 @@ def test_diagnostics_are_text_or_nothing(reply, text):
     assert server.seen[0].query == [("scope", "container")]
 
 
+# It was "" without a word, as if the sandbox had written nothing.
+@pytest.mark.parametrize("runtime", ["DOCKER", "KUBERNETES", "FSB"])
+def test_diagnostics_of_a_sandbox_that_does_not_exist_are_an_error(runtime):
+    missing = as_json({"code": f"{runtime}::SANDBOX_NOT_FOUND", "message": "Sandbox s1 not found."}, 404)
+    with serving(missing) as server, Client(server.url) as client, pytest.raises(NotFoundError, match="not found"):
+        client.diagnostics("s1")
+
+
 def test_diagnostics_of_events_have_their_own_scope():
     with serving(Reply(200, b"e"), Reply(200, b"e")) as server, Client(server.url) as client:
         client.diagnostics("s1", "events")

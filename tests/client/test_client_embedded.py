@@ -57,8 +57,9 @@ def test_create_get_list_and_delete(client):
     assert client.list_sandboxes({**tag, "other": "label"}) == []
     assert client.delete_sandbox(created.id) is True
     assert client.delete_sandbox(created.id) is False
-    with pytest.raises(NotFoundError):
-        client.get_sandbox(created.id)
+    for call in (client.get_sandbox, client.diagnostics, client.pause, client.resume, client.discover_execd):
+        with pytest.raises(NotFoundError):
+            call(created.id)
 
 
 def test_a_sandbox_becomes_ready(client, box):

@@ -370,6 +370,19 @@ def test_interrupt_says_whether_there_was_something_to_end(reply, was_running):
         assert client.interrupt(server.url, "id7") is was_running
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(as_json({"code": "DOCKER::SANDBOX_NOT_FOUND", "message": "gone"}, 404), id="no such sandbox"),
+        pytest.param(as_json({"code": "DOCKER::UNKNOWN", "message": "engine is gone"}, 500), id="the server failed"),
+        pytest.param(Reply(500, b"<html>gateway</html>"), id="a gateway failed"),
+    ],
+)
+def test_interrupt_does_not_take_other_errors_for_a_command_that_has_ended(reply):
+    with serving(reply) as server, Client("http://127.0.0.1:1") as client, pytest.raises(ApiError):
+        client.interrupt(server.url, "id7")
+
+
 def test_ping_returns_or_raises():
     with serving(OK, Reply(502, b"Bad Gateway")) as server, Client("http://127.0.0.1:1") as client:
         client.ping(server.url)

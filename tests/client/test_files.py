@@ -53,6 +53,12 @@ def test_an_upload_that_was_not_written_as_sent_is_an_error(client, answer, text
         client.upload_files(server.url, [FileUpload("/a", b"abc")])
 
 
+def test_an_upload_to_a_sandbox_that_is_gone_meanwhile_says_so(client):
+    gone = as_json({"code": "DOCKER::SANDBOX_NOT_FOUND", "message": "Sandbox s1 not found."}, 404)
+    with serving(OK, gone) as server, pytest.raises(NotFoundError, match="Sandbox s1 not found"):
+        client.upload_files(server.url, [FileUpload("/a", b"abc")])
+
+
 def test_an_upload_through_a_link_is_not_compared_with_the_links_own_size(client):
     with serving(OK, info(("/a", 99), kind="symlink")) as server:
         client.upload_files(server.url, [FileUpload("/a", b"abc")])
