@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlencode
@@ -29,16 +30,25 @@ _NO_LOGS = "(no logs)"
 
 PAGE_SIZE = 200
 """Entries on a page, the most that servers give."""
-MAX_PAGES = 1_000
-"""More of them than any server can have; one that goes on is broken."""
-MAX_ENTRIES = 50_000
-"""Most entries of all pages together."""
-MAX_BYTES = 16 * 1024 * 1024
-"""Most bytes of all pages together; a sandbox with its labels has about one kilobyte."""
-MAX_PAGE_VALUES = 100_000
-"""Most values of one page."""
 
 Item = TypeVar("Item", SandboxResponse, Snapshot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingLimits:
+    """The most that is read of one listing; a server that sends more is broken."""
+
+    pages: int = 1_000
+    """More than any server can have."""
+    entries: int = 50_000
+    """Of all pages together."""
+    bytes: int = 16 * 1024 * 1024
+    """Of all pages together; a sandbox with its labels has about one kilobyte."""
+    page_values: int = 100_000
+    """JSON values of one page."""
+
+
+DEFAULT_LISTING_LIMITS = ListingLimits()
 
 
 class SandboxesAPI:
@@ -285,16 +295,24 @@ def _read_diagnostics(answer: Response) -> str:
     return "" if text.strip() == _NO_LOGS else text[-DIAGNOSTICS_CHARACTERS:]
 
 
-def read_listing(transport: Transport, path: str, query: Query, from_wire: Callable[[Any], Item]) -> list[Item]:
-    """Return all entries of a listing; a bare list is its only page.
+def read_listing(
+    transport: Transport,
+    path: str,
+    query: Query,
+    from_wire: Callable[[Any], Item],
+    *,
+    limits: ListingLimits = DEFAULT_LISTING_LIMITS,
+) -> list[Item]:
+    """Return all entries of a listing, read page by page; a bare list is its only page.
 
-    Entries move from page to page when others come and go meanwhile, so each id counts once.
+    Entries move from page to page when other clients create and delete meanwhile, so each id counts once.
 
     Args:
         transport: asks the server.
-        path: below ``/v1``.
-        query: what to list.
+        path: path below ``/v1``.
+        query: which entries to list.
         from_wire: reads one entry.
+        limits: the most that is read.
 
     Returns:
         The entries in the server's order.
@@ -302,34 +320,32 @@ def read_listing(transport: Transport, path: str, query: Query, from_wire: Calla
     Raises:
         ApiError: the server refuses.
         TransportError: no answer.
-        ProtocolError: a page is neither a list nor an object with ``items``, or they do not end, or all together are
-            more than ``MAX_ENTRIES`` or ``MAX_BYTES``.
+        ProtocolError: a page is neither a list nor an object with ``items``, or the listing exceeds ``limits``.
     """
     found: dict[str, Item] = {}
-    left = MAX_BYTES
-    for number in range(1, MAX_PAGES + 1):
-        page, size = _get_page(transport, path, query, number, left)
-        left -= size
-        items, more = _read_page(page)
+    bytes_left = limits.bytes
+    for number in range(1, limits.pages + 1):
+        params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
+        page, size = _get_page(transport, path, params, max_bytes=bytes_left, max_values=limits.page_values)
+        bytes_left -= size
+        items, has_next = _read_page(page)
         known = len(found)
-        if known + len(items) > MAX_ENTRIES:
-            raise ProtocolError(f"a listing has more than {MAX_ENTRIES:,} entries")
+        if known + len(items) > limits.entries:
+            raise ProtocolError(f"a listing has more than {limits.entries:,} entries")
         for item in map(from_wire, items):
             found.setdefault(item.id, item)
-        # A page that brings nothing new ends it too, or a broken server would keep us for ever.
-        if not more or len(found) == known:
+        # A page that brings nothing new ends the listing, too: a broken server may repeat a page for ever.
+        if not has_next or len(found) == known:
             return list(found.values())
-    raise ProtocolError(f"a listing has more than {MAX_PAGES:,} pages")
+    raise ProtocolError(f"a listing has more than {limits.pages:,} pages")
 
 
-def _get_page(transport: Transport, path: str, query: Query, number: int, max_bytes: int) -> tuple[Any, int]:
+def _get_page(transport: Transport, path: str, params: Query, *, max_bytes: int, max_values: int) -> tuple[Any, int]:
     """Return one page, and how many bytes it took."""
-    params = [*query, ("page", str(number)), ("pageSize", str(PAGE_SIZE))]
 
     def get() -> tuple[Any, int]:
         answer = transport.request("GET", path, params=params)
-        body = answer.json(max_bytes=max_bytes, max_values=MAX_PAGE_VALUES)
-        return body, answer.received
+        return answer.json(max_bytes=max_bytes, max_values=max_values), answer.received
 
     return retry_idempotent(get, timeouts=transport.timeouts)
 

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from pytest_opensandbox import Client
-from pytest_opensandbox.client import sandboxes as listings_room
+from pytest_opensandbox import Client, SandboxResponse
+from pytest_opensandbox.client.sandboxes import ListingLimits, read_listing
 from pytest_opensandbox.errors import ApiError, ProtocolError
 from pytest_opensandbox.transport.response import JsonLimitError, read_json
+from pytest_opensandbox.transport.transport import Transport
 from tests.scripted_servers import Reply, as_json, serving
 
 pytestmark = pytest.mark.thorough
@@ -198,25 +199,37 @@ def test_an_error_that_is_nested_deeper_than_any_stack_is_still_that_error(field
         client.pause("a")
 
 
-def test_a_listing_has_no_more_entries_than_are_allowed(monkeypatch):
-    monkeypatch.setattr(listings_room, "MAX_ENTRIES", 5)
+def list_all(server, limits):
+    return read_listing(Transport(server.url), "/sandboxes", (), SandboxResponse.from_wire, limits=limits)
+
+
+def test_a_listing_without_end_is_left():
+    more = {"pagination": {"hasNextPage": True}}
+    pages = [as_json({"items": [{"id": f"s{number}"}], **more}) for number in range(9)]
+
+    with serving(*pages) as server, pytest.raises(ProtocolError, match="more than 5 pages"):
+        list_all(server, ListingLimits(pages=5))
+
+    assert len(server.seen) == 5
+
+
+def test_a_listing_has_no_more_entries_than_are_allowed():
     pages = [
         as_json({"items": [{"id": f"s{number}-{item}"} for item in range(3)], "pagination": {"hasNextPage": True}})
         for number in range(9)
     ]
-    with serving(*pages) as server, Client(server.url) as client, pytest.raises(ProtocolError, match="than 5 entries"):
-        client.list_sandboxes()
+    with serving(*pages) as server, pytest.raises(ProtocolError, match="more than 5 entries"):
+        list_all(server, ListingLimits(entries=5))
 
     assert len(server.seen) == 2
 
 
-def test_the_pages_of_a_listing_share_the_bytes_that_are_allowed(monkeypatch):
-    monkeypatch.setattr(listings_room, "MAX_BYTES", 1000)
+def test_the_pages_of_a_listing_share_the_bytes_that_are_allowed():
     pages = [
         as_json({"items": [{"id": f"s{number}", "x": "y" * 300}], "pagination": {"hasNextPage": True}})
         for number in range(9)
     ]
-    with serving(*pages) as server, Client(server.url) as client, pytest.raises(ProtocolError, match="more than"):
-        client.list_sandboxes()
+    with serving(*pages) as server, pytest.raises(ProtocolError, match="more than"):
+        list_all(server, ListingLimits(bytes=1000))
 
     assert len(server.seen) == 3
