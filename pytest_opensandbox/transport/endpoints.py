@@ -103,6 +103,11 @@ def own_proxy_url(url: str, root: str, *, opened_by: Iterable[str] = ()) -> str:
     return f"{root}{first}{API_VERSION_PATH}{path[0]}" if path else url
 
 
+def is_http_url(url: str) -> bool:
+    """Tell whether a URL is one that HTTP can be spoken with: its scheme, a host, and a valid port."""
+    return _split(resolve_localhost(url)) is not None
+
+
 def is_own_proxy(url: str, root: str) -> bool:
     """Return whether a URL is the lifecycle server's own proxy to a sandbox, which requires the key.
 

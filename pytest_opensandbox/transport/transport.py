@@ -21,6 +21,7 @@ from pytest_opensandbox.transport.endpoints import (
     API_VERSION_PATH,
     Endpoint,
     checked_url,
+    is_http_url,
     is_loopback,
     is_own_proxy,
     is_reserved_header,
@@ -168,6 +169,8 @@ class Transport:
         """
         if isinstance(endpoint, str):
             endpoint = Endpoint(checked_url(endpoint))
+        if not is_http_url(endpoint.url):
+            raise ConfigError("endpoint", "have a URL with http:// or https://, a host and a valid port", endpoint)
         if reserved := [name for name in endpoint.headers if is_reserved_header(name)]:
             raise ConfigError("headers", "not control HTTP itself", reserved)
         return self.request(

@@ -383,6 +383,13 @@ def test_interrupt_does_not_take_other_errors_for_a_command_that_has_ended(reply
         client.interrupt(server.url, "id7")
 
 
+# It was a ValueError, from below the HTTP library.
+@pytest.mark.parametrize("url", ["http://[", "h", "ftp://h", "http://h:99999"])
+def test_an_endpoint_without_a_url_of_http_is_refused(url):
+    with Client("http://127.0.0.1:1") as client, pytest.raises(ConfigError, match="endpoint must have a URL"):
+        client.ping(Endpoint(url))
+
+
 def test_ping_returns_or_raises():
     with serving(OK, Reply(502, b"Bad Gateway")) as server, Client("http://127.0.0.1:1") as client:
         client.ping(server.url)
