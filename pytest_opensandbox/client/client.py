@@ -11,7 +11,6 @@ from typing import Any
 from pytest_opensandbox.client.commands import CommandsAPI
 from pytest_opensandbox.client.files import FilesAPI
 from pytest_opensandbox.client.models import EXECD_PORT, SandboxResponse
-from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.client.sandboxes import (
     LONGEST_LEASE_SECONDS,
     SandboxesAPI,
@@ -23,7 +22,7 @@ from pytest_opensandbox.client.waiters import PAUSE_SECONDS, PauseWait, Readines
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
-from pytest_opensandbox.transport.retry import one_call, retry_idempotent
+from pytest_opensandbox.transport.retry import check_seconds, one_call, retry_idempotent
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from pytest_opensandbox.transport.transport import Query, Transport
 

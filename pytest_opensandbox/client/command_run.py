@@ -13,9 +13,10 @@ from typing import Any
 from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult, read_ending
 from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.client.models import text_bytes
-from pytest_opensandbox.client.sandbox_opts import check_env, check_seconds
+from pytest_opensandbox.client.sandbox_opts import check_env
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.text import brief, tail
+from pytest_opensandbox.transport.retry import check_seconds
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
@@ -66,7 +67,8 @@ class CommandRequest:
             raise ConfigError("command", "begin with a program's name, which has no leading dash", self.command)
         check_directory(self.cwd)
         check_time_limit(self.timeout)
-        check_env(self.env or {})
+        if self.env:
+            check_env(self.env)
         for name, number in (("uid", self.uid), ("gid", self.gid)):
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
                 raise ConfigError(name, "be a number, 0 or more", number)

@@ -9,12 +9,11 @@ from typing import Literal, overload
 from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult
 from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, Callback, CommandRequest, CommandRun
 from pytest_opensandbox.client.event_stream import EventParser
-from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.errors import ApiError, CommandLostError, CommandStartError, OpenSandboxError, TransportError
 from pytest_opensandbox.transport.endpoints import Endpoint, path_segment
 from pytest_opensandbox.transport.failures import has_no_sandbox
 from pytest_opensandbox.transport.response import Response
-from pytest_opensandbox.transport.retry import time_limit
+from pytest_opensandbox.transport.retry import check_seconds, time_limit
 from pytest_opensandbox.transport.transport import Transport
 
 _AGENT_ERROR = "RUNTIME_ERROR"

@@ -17,8 +17,6 @@ POOL_EXTENSION = "poolRef"
 MIN_TIMEOUT_SECONDS = 60
 MAX_TIMEOUT_SECONDS = 86_400
 
-LONGEST_SECONDS = 366 * 86_400.0
-"""Longest time that anything can be told to wait."""
 
 _LABEL_LENGTH = 63
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -175,22 +173,6 @@ def check_label(key: str, value: str) -> None:
     if value and not _LABEL.fullmatch(value):
         rule = "be up to 63 characters of letters, digits, '-', '_', '.', alphanumeric at both ends (see label_value)"
         raise ConfigError(f"metadata[{key!r}]", rule, value)
-
-
-def check_seconds(field: str, value: float, *, most: float = LONGEST_SECONDS, rule: str = "") -> None:
-    """Refuse what is no time to wait.
-
-    Args:
-        field: the argument's name.
-        value: what a caller gave.
-        most: the longest time.
-        rule: what it must be, as a phrase that follows "must"; default the bounds.
-
-    Raises:
-        ConfigError: not a number, not more than 0, or more than ``most``.
-    """
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
-        raise ConfigError(field, rule or f"be seconds, more than 0 and at most {most:,.0f}", value)
 
 
 def check_env(env: Mapping[str, str]) -> None:

@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlencode
 
 from pytest_opensandbox.client.models import SandboxResponse, Snapshot, parse_time
-from pytest_opensandbox.client.sandbox_opts import SandboxOpts, check_label, check_seconds
+from pytest_opensandbox.client.sandbox_opts import SandboxOpts, check_label
 from pytest_opensandbox.client.server_health import Health
 from pytest_opensandbox.errors import ApiError, ConfigError, NotFoundError, ProtocolError
 from pytest_opensandbox.transport.endpoints import path_segment
 from pytest_opensandbox.transport.failures import has_no_sandbox
 from pytest_opensandbox.transport.response import Response
-from pytest_opensandbox.transport.retry import one_call, retry_idempotent, time_limit
+from pytest_opensandbox.transport.retry import check_seconds, one_call, retry_idempotent, time_limit
 from pytest_opensandbox.transport.transport import Query, Transport
 
 DIAGNOSTICS_CHARACTERS = 65_536

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pytest_opensandbox.client.models import Snapshot
-from pytest_opensandbox.client.sandbox_opts import check_seconds
 from pytest_opensandbox.client.sandboxes import read_listing
 from pytest_opensandbox.errors import NotFoundError, SnapshotFailedError
 from pytest_opensandbox.text import counted
 from pytest_opensandbox.transport.endpoints import path_segment
-from pytest_opensandbox.transport.retry import one_call, poll_until_ready, retry_idempotent, time_limit
+from pytest_opensandbox.transport.retry import check_seconds, one_call, poll_until_ready, retry_idempotent, time_limit
 from pytest_opensandbox.transport.transport import Transport
 
 SNAPSHOT_SECONDS = 900.0

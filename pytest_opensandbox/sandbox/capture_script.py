@@ -122,7 +122,8 @@ class Invocation:
         check_command(self.command)
         check_directory(self.cwd)
         check_time_limit(self.timeout)
-        check_env(self.env or {})
+        if self.env:
+            check_env(self.env)
         check_byte_limit(self.max_bytes, least=2)
 
     @property

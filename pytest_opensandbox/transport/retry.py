@@ -16,12 +16,15 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_resu
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_exponential
 
-from pytest_opensandbox.errors import ApiError, TransportError
+from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 
 RETRY_ATTEMPTS = 4
 RETRIED_STATUSES = frozenset({429, 502, 503})
 PORT_RACE_TRIES = 3
+
+LONGEST_SECONDS = 366 * 86_400.0
+"""Longest time that anything can be told to wait."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,6 +74,22 @@ _deadline: ContextVar[Deadline] = ContextVar("opensandbox_deadline", default=_NO
 def current_deadline() -> Deadline:
     """Return the deadline of the calls that this thread makes now."""
     return _deadline.get()
+
+
+def check_seconds(field: str, value: float, *, most: float = LONGEST_SECONDS, rule: str = "") -> None:
+    """Refuse what is no time to wait.
+
+    Args:
+        field: the argument's name.
+        value: what a caller gave.
+        most: the longest time.
+        rule: what it must be, as a phrase that follows "must"; default the bounds.
+
+    Raises:
+        ConfigError: not a number, not more than 0, or more than ``most``.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
+        raise ConfigError(field, rule or f"be seconds, more than 0 and at most {most:,.0f}", value)
 
 
 @contextmanager
