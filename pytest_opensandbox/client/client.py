@@ -1,4 +1,4 @@
-"""The client: the lifecycle operations of a server, and with them those of the agent in each sandbox."""
+"""The client of one server and of the agents in its sandboxes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         watched: bool = False,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        # First of all, so that no frame of ours shows the key in a traceback.
+        # The first statement, so that no frame of this package shows the key in a traceback.
         api_key = masked(api_key)
         timeouts = replace(
             timeouts,
@@ -85,8 +85,8 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         Args:
             sandbox_id: the sandbox.
             port: where a server in the sandbox speaks HTTP, on its loopback; 1 … 65,535.
-            signed_for: ask for an address that opens the port to whoever has it, for so many seconds by the server's
-                clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
+            signed_for: ask for an address that opens the port to everyone who has it, for so many seconds by the
+                server's clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
 
         Raises:
             ConfigError: ``port`` or ``signed_for`` is out of range, or the client goes through the server's own proxy.
@@ -102,11 +102,37 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query), timeouts=self._transport.timeouts)
 
     def discover_execd(self, sandbox_id: str) -> Endpoint:
-        """Return where the agent of a sandbox can be reached; raises as ``get_endpoint``."""
+        """Return the address of the agent of a sandbox.
+
+        Args:
+            sandbox_id: the sandbox.
+
+        Raises:
+            NotFoundError: no such sandbox, or it has no address yet.
+            ApiError: the server refuses.
+            ProtocolError: the answer is not an address.
+            TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}/endpoints/{port}.
+        """
         return self.get_endpoint(sandbox_id, EXECD_PORT)
 
     def wait_ready(self, sandbox_id: str, *, timeout: float = 60.0) -> SandboxResponse:
-        """Return a sandbox as soon as commands can run in it; see ``wait_ready_endpoint``."""
+        """Return a sandbox as soon as commands can run in it.
+
+        Args:
+            sandbox_id: the sandbox.
+            timeout: one budget for all requests and waits; seconds.
+
+        Raises:
+            SandboxFailedError: it ended; carries the server's reason and the end of its logs.
+            ReadyTimeoutError: the time is up; says what was wrong at the last poll.
+            AuthError: the key is missing or wrong.
+            NotFoundError: no such sandbox.
+            ApiError: the server refuses.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}, and specs/execd-api.yaml, GET /ping.
+        """
         return self.wait_ready_endpoint(sandbox_id, timeout=timeout)[0]
 
     def wait_ready_endpoint(
@@ -116,12 +142,12 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
 
         Args:
             sandbox_id: the sandbox.
-            timeout: one budget for all looks and waits; seconds.
+            timeout: one budget for all requests and waits; seconds.
             known: what ``create_sandbox`` returned, which saves a request.
 
         Raises:
             SandboxFailedError: it ended; carries the server's reason and the end of its logs.
-            ReadyTimeoutError: the time is up; says what was wrong at the last look.
+            ReadyTimeoutError: the time is up; says what was wrong at the last poll.
             AuthError: the key is missing or wrong.
             NotFoundError: no such sandbox.
             ApiError: the server refuses.
@@ -140,10 +166,10 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
 
         Args:
             sandbox_id: the sandbox.
-            timeout: one budget for all looks and waits; seconds.
+            timeout: one budget for all requests and waits; seconds.
 
         Raises:
-            PauseError: it runs again instead, or the time is up; says what the server said last.
+            PauseError: it runs again instead, or the time is up; carries the last state from the server.
             SandboxFailedError: it ended.
             NotFoundError: no such sandbox.
             ApiError: the server refuses.
@@ -156,7 +182,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         """Return the server's version.
 
         Raises:
-            ApiError: it does not say.
+            ApiError: the server refuses.
             TransportError: no answer.
 
         Source: opensandbox_server.main, GET /version; below the server's address, not below ``/v1``.
@@ -172,13 +198,13 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         return datetime.fromtimestamp(self._transport.server_time(), timezone.utc)
 
     def check_alive(self, *, timeout: float = 10.0) -> None:
-        """Return if the server answers anything at all.
+        """Return when the server answers, whatever the answer.
 
         Args:
             timeout: seconds to wait for the answer.
 
         Raises:
-            TransportError: nothing, or not in time.
+            TransportError: no answer in time.
 
         Source: opensandbox_server.main, GET /health; below the server's address, not below ``/v1``.
         """
@@ -214,7 +240,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         raise TypeError("a client holds connections and a key: make another one where it is needed")
 
     def _signing(self, seconds: float | None) -> tuple[tuple[str, str], ...]:
-        """Return what asks for a signed address."""
+        """Return the query that asks for a signed address."""
         if seconds is None:
             return ()
         check_seconds("signed_for", seconds, most=LONGEST_LEASE_SECONDS)

@@ -45,7 +45,7 @@ class CommandResult:
     command: str | Sequence[str]
     """Text for the shell, or the argument list."""
     exit_code: int
-    """0 … 255, or minus the signal number, as ``subprocess`` says it."""
+    """0 … 255, or minus the signal number, as in ``subprocess``."""
     stdout_bytes: bytes = b""
     """Standard output."""
     stderr_bytes: bytes = b""
@@ -122,11 +122,11 @@ class CommandResult:
 class BackgroundCommand(CommandResult):
     """A command that was started in the background; it runs on, so that it has neither output nor an ending yet."""
 
-    exit_code: None = None  # type: ignore[assignment]  # whoever compares it with a number is told by the type checker
+    exit_code: None = None  # type: ignore[assignment]  # the type checker shows where it is compared with a number
     """Always None: how it ends is not known yet."""
 
     def check(self) -> NoReturn:
-        """Refuse to say that all went well.
+        """Raise, because nothing is known yet about the end of the command.
 
         Raises:
             CommandLostError: always; how it ends is not known.
@@ -141,7 +141,7 @@ class BackgroundCommand(CommandResult):
 
 
 def read_ending(exit_code: int, traceback: Sequence[str]) -> tuple[int, str | None]:
-    """Return the exit code as ``subprocess`` says it, and the name of the signal that ended the command.
+    """Return the exit code in the manner of ``subprocess``, and the name of the signal that ended the command.
 
     Args:
         exit_code: the agent's number, -1 for a signal.

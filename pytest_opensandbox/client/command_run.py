@@ -1,4 +1,4 @@
-"""One command as the agent tells it: what is asked for, and events gathered into a result."""
+"""One command: the request for it, and the events of the agent gathered into a result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Callback = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CommandRequest:
-    """What is asked of the agent.
+    """The request that the agent gets.
 
     Raises:
         ConfigError: a value breaks a rule; names the field and the rule.
@@ -59,7 +59,7 @@ class CommandRequest:
     background: bool = False
     """Whether to return as soon as it was started."""
     shown_as: str | Sequence[str] | None = None
-    """What errors and the result call the command, where it is wrapped in another; None for itself."""
+    """The command that errors and the result show where another is wrapped around it; None for itself."""
 
     def __post_init__(self) -> None:
         check_command(self.command)
@@ -77,7 +77,7 @@ class CommandRequest:
 
     @property
     def name(self) -> str | Sequence[str]:
-        """What errors and the result call the command."""
+        """The command that errors and the result show."""
         return self.command if self.shown_as is None else self.shown_as
 
     def to_wire(self) -> dict[str, Any]:
@@ -117,9 +117,9 @@ class HeadTailBuffer:
     def write(self, data: bytes) -> None:
         """Add to the end."""
         self._written += len(data)
-        room = self._head_bytes - len(self._head)
-        self._head += data[:room]
-        self._tail += data[room:]
+        free = self._head_bytes - len(self._head)
+        self._head += data[:free]
+        self._tail += data[free:]
         if len(self._tail) > 2 * self._tail_bytes:
             del self._tail[: len(self._tail) - self._tail_bytes]
 
@@ -142,14 +142,14 @@ class CapturedStream:
 
     def __init__(self, max_bytes: int, callback: Callback | None) -> None:
         self.buffer = HeadTailBuffer(max_bytes)
-        """The stream, without the end of its last line, which the agent does not tell."""
+        """The stream, without the end of its last line, which the agent leaves out."""
         self.has_lines = False
-        """Whether there was a line."""
+        """Whether the agent has sent a line of it."""
         self._callback = callback
 
     def add_line(self, line: str) -> None:
-        """Add one line as the agent tells it."""
-        # An empty line is told as "\n", every other one without its end.
+        """Add one line as the agent sends it."""
+        # The agent sends an empty line as "\n", and every other one without its end.
         line = "" if line == "\n" else line
         if self.has_lines:
             self.buffer.write(b"\n")
@@ -188,7 +188,7 @@ class CommandRun:
         self.command_id = ""
         """The agent's id of the command, "" until its first event."""
         self.has_all_output = False
-        """Whether all that the agent had to tell has come, apart perhaps from how the command ended."""
+        """Whether the agent has sent all output; the event that ends the command may still be missing."""
         self._streams = {"stdout": CapturedStream(max_bytes, on_stdout), "stderr": CapturedStream(max_bytes, on_stderr)}
         self._timeouts = timeouts
         self._started = time.monotonic()
@@ -241,18 +241,18 @@ class CommandRun:
         )
 
     def lost_error(self, why: str) -> CommandLostError:
-        """Return the error for a command whose end nobody told."""
+        """Return the error for a command whose end is not known."""
         text = f"{brief(self.request.name)}: {why}"
         return CommandLostError(text, command_id=self.command_id, sandbox_id=self.sandbox_id)
 
     def background_result(self) -> BackgroundCommand:
-        """Return the result of a command in the background, which is none yet."""
+        """Return the result of a command that was started in the background; it has not ended yet."""
         return BackgroundCommand(
             self.request.name, duration=self.elapsed, sandbox_id=self.sandbox_id, command_id=self.command_id
         )
 
     def result_from_status(self, exit_code: object, error: object) -> CommandResult | None:
-        """Return the result with the ending that the agent told when it was asked; None where it may lack output.
+        """Return the result with the ending from the agent's status; None where output may be missing.
 
         Args:
             exit_code: the agent's number, -1 for a signal.
@@ -266,7 +266,7 @@ class CommandRun:
         if _INTEGER.fullmatch(error.evalue.strip()):
             return self._result(*read_ending(int(error.evalue), error.traceback))
         why = ": ".join(part for part in (error.ename, error.evalue) if part) or "the agent gives no reason"
-        # An error that follows output, or that is no event, is the agent's own trouble in the middle of a command.
+        # An error after output, or one that is no event, means that the agent itself failed during the command.
         if kind != "error" or any(stream.has_lines for stream in self._streams.values()):
             raise self.lost_error(f"the agent gave it up ({why})")
         raise CommandStartError(self.request.name, why=_with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
@@ -280,7 +280,7 @@ class CommandRun:
             stderr_bytes=self._streams["stderr"].buffer.content(),
             duration=elapsed,
             signal=signal,
-            # A time limit and an out-of-memory kill look the same on the wire; only the time tells.
+            # The agent reports a time limit and an out-of-memory kill in the same way; only the time differs.
             timed_out=signal == "SIGKILL" and limit is not None and elapsed >= limit,
             time_limit=limit,
             truncated=any(stream.buffer.truncated for stream in self._streams.values()),
@@ -305,17 +305,17 @@ def shell_text(command: str | Sequence[str]) -> str:
 
 
 def check_directory(cwd: str | None) -> None:
-    """Refuse what cannot be a working directory; which one a relative path would mean is not known here.
+    """Refuse a value that cannot be a working directory.
 
     Raises:
-        ConfigError: not absolute, or it holds NUL; None is fine, and so is what the agent makes absolute.
+        ConfigError: not absolute, or with NUL. None is allowed, and so is a path that the agent makes absolute.
     """
     if cwd is not None and (not isinstance(cwd, str) or not cwd.startswith(("/", "~", "$")) or "\0" in cwd):
         raise ConfigError("cwd", "be the absolute path of a directory in the sandbox, such as '/workspace'", cwd)
 
 
 def check_time_limit(timeout: float | None) -> None:
-    """Refuse what is no time limit.
+    """Refuse a value that is not a time limit.
 
     Raises:
         ConfigError: no number, not more than 0, or longer than a year.
@@ -325,10 +325,10 @@ def check_time_limit(timeout: float | None) -> None:
 
 
 def check_command(command: str | Sequence[str]) -> None:
-    """Refuse what no process can be given.
+    """Refuse a command that no process can get.
 
     Raises:
-        ConfigError: no text and no list of texts, nothing at all, or it holds NUL or what UTF-8 cannot write.
+        ConfigError: neither text nor a list of texts, empty, or with NUL or characters that UTF-8 cannot write.
     """
     words = [command] if isinstance(command, str) else list(command) if isinstance(command, Iterable) else []
     if not words or not words[0] or not all(isinstance(word, str) for word in words):
@@ -342,7 +342,7 @@ def check_command(command: str | Sequence[str]) -> None:
 
 
 def check_byte_limit(max_bytes: int, *, least: int) -> None:
-    """Refuse what is no number of bytes.
+    """Refuse a value that is not a number of bytes.
 
     Raises:
         ConfigError: no whole number, or less than ``least``.

@@ -1,4 +1,4 @@
-"""What the agent inside a sandbox can be asked to run."""
+"""The agent's operations on commands: run, interrupt and ping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_opensandbox.transport.retry import check_seconds, time_limit
 from pytest_opensandbox.transport.transport import Transport
 
 _AGENT_ERROR = "RUNTIME_ERROR"
-_STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, however long it is
+_STATUS_BYTES = 8 * 1024 * 1024  # the agent repeats the command, which may be long
 
 
 class CommandsAPI:
@@ -26,15 +26,15 @@ class CommandsAPI:
     _transport: Transport
 
     def ping(self, endpoint: Endpoint | str, *, timeout: float = 5.0) -> None:
-        """Return if the agent answers.
+        """Return when the agent answers.
 
         Args:
             endpoint: the agent.
-            timeout: seconds for all of it.
+            timeout: seconds for the connection and the answer together.
 
         Raises:
-            ApiError: something else answers there.
-            TransportError: nothing does.
+            ApiError: another server answers there.
+            TransportError: no answer.
 
         Source: specs/execd-api.yaml, GET /ping.
         """
@@ -106,11 +106,11 @@ class CommandsAPI:
             on_stdout: called with each line as it comes, without its end; what it raises ends the command.
             on_stderr: as ``on_stdout``.
             max_bytes: most that is kept of each stream, the middle of a longer one is left out; bytes, > 0.
-            shown_as: what errors and the result call the command, where it is wrapped in another; default itself.
+            shown_as: the command that errors and the result show where another is wrapped around it; default itself.
 
         Returns:
-            The result with ``exact=False``: the agent tells lines, not bytes. So the final newline is missing,
-            ``\r`` ends a line, and bytes that are not UTF-8 are U+FFFD. ``timed_out`` says that the limit ended it.
+            The result with ``exact=False``: the agent sends lines, not bytes. So the final newline is missing, ``\r``
+            ends a line, and bytes that are not UTF-8 are U+FFFD. ``timed_out`` says that the limit ended it.
 
         Raises:
             CommandStartError: the agent could not start it.
@@ -118,7 +118,7 @@ class CommandsAPI:
             CommandLostError: the answer ended before the command did; it is not run again.
             ApiError: the agent refuses, for example a directory that does not exist.
             TransportError: the agent does not answer.
-            ProtocolError: the agent's events are not what the specification promises.
+            ProtocolError: the agent's events break the specification.
             ConfigError: an argument breaks a rule.
 
         Source: specs/execd-api.yaml, POST /command; measured with execd 1.0.19.
@@ -233,7 +233,7 @@ class CommandsAPI:
             raise
 
     def _resolve_lost(self, endpoint: Endpoint | str, run: CommandRun, error: CommandLostError) -> CommandResult:
-        """Ask the agent what became of a command whose end it did not tell; one that still runs is ended.
+        """Ask the agent for the status of a command whose last event did not come; end the command if it still runs.
 
         Agents before 1.0.18 drop the last event of one command in a hundred. What it wrote came before that.
 
@@ -256,7 +256,7 @@ class CommandsAPI:
         raise CommandLostError(known, command_id=run.command_id, sandbox_id=run.sandbox_id) from None
 
     def _interrupt_quietly(self, endpoint: Endpoint | str, run: CommandRun) -> None:
-        """Interrupt on the way out of a failure, which must not be hidden by another."""
+        """Interrupt a command after a failure, which no second failure may hide."""
         try:
             if run.command_id:
                 with time_limit(self._transport.timeouts.ending_seconds):

@@ -1,4 +1,4 @@
-"""The agent's event stream: bytes go in as they arrive, events come out; no input or output of its own."""
+"""A parser for the agent's event stream; bytes go in as they arrive, events come out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_opensandbox.errors import ProtocolError
 from pytest_opensandbox.transport.response import read_json
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
-"""Longest line that is taken for an event; output is one event a line, and a line of 20 MB is ordinary."""
+"""Longest line that is read as an event; each line of output is one event, and a line of 20 MB is ordinary."""
 
 _DATA_FIELD = b"data:"
 _SHOWN_BYTES = 200
@@ -40,7 +40,7 @@ class Event(NamedTuple):
 class EventParser:
     """Turns bytes into events, in time that grows with the bytes and not with the way they were cut.
 
-    Events are JSON objects, one a line, bare or behind ``data:``; everything else in a stream is skipped.
+    Events are JSON objects, one per line, bare or after ``data:``; the parser skips all other lines.
     Lines end at LF only: U+2028 and its like may stand inside a JSON text.
 
     Args:
@@ -54,7 +54,7 @@ class EventParser:
 
     @property
     def is_between_events(self) -> bool:
-        """Whether all that was fed was whole events."""
+        """Whether the bytes so far end with a whole event."""
         return not self._held_bytes
 
     def feed(self, data: bytes) -> Iterator[Event]:
@@ -75,7 +75,7 @@ class EventParser:
             self._hold(rest)
 
     def finish(self) -> Iterator[Event]:
-        """Yield what a last line without an end holds; half an event is none.
+        """Yield the event of a last line without an end, unless it is only half an event.
 
         An agent that fails while it streams adds its error object without an end.
         """

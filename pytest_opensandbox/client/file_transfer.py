@@ -1,4 +1,4 @@
-"""The content of files on its way into a sandbox and out of it, and what is asked for: paths and ranges."""
+"""Uploads and downloads of file contents, and the paths and ranges in requests for files."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _content(file: FileUpload, size: int) -> Iterator[bytes]:
 
 
 class _Kept:
-    """Lends a file that its owner closes, and puts it back to where it was, so that a second try finds it whole."""
+    """A file that its owner closes; leaving the block restores its position, so that a second try reads it whole."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -172,7 +172,7 @@ class Download:
     Args:
         path: of the file, for messages.
         answer: the agent's answer, unread.
-        size: bytes that must come, -1 where nobody knows.
+        size: bytes that must come, -1 where the length is not known.
         most: bytes that were asked for, None for all that there are.
         timeouts: how slowly the bytes may come.
 
@@ -233,7 +233,7 @@ class Download:
             return b"".join(self)
 
     def close(self) -> None:
-        """Let go of the connection, also in the middle of the file."""
+        """Close the connection, also in the middle of the file."""
         self._answer.close()
 
     def __enter__(self) -> Download:
@@ -246,7 +246,7 @@ class Download:
 
 
 def _timed(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, float]]:
-    """Yield each piece with the seconds that were spent on waiting so far; what is done with the pieces is not."""
+    """Yield each piece with the seconds spent on waiting so far, without the time that the caller takes."""
     waited = 0.0
     began = time.monotonic()
     for piece in pieces:
@@ -303,17 +303,17 @@ def longest(byte_range: Sequence[int | None] | None) -> int | None:
 
 
 def check_mode(mode: int | None) -> None:
-    """Refuse what are no permission bits; whether they are in range is checked where they are sent.
+    """Refuse a mode that is not a number; its range is checked where it is sent.
 
     Raises:
-        ConfigError: no whole number; None is fine.
+        ConfigError: no whole number; None is allowed.
     """
     if mode is not None and not isinstance(mode, int):
         raise ConfigError("mode", "be permission bits, 0 to 0o777, such as 0o755", mode)
 
 
 def check_local_path(field: str, path: str | os.PathLike[str]) -> None:
-    """Refuse what names no file of this machine.
+    """Refuse a value that cannot be the path of a local file.
 
     Args:
         field: what the caller calls it, for the message.

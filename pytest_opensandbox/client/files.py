@@ -1,4 +1,4 @@
-"""What the agent inside a sandbox can be asked to do with files."""
+"""The agent's operations on files and directories."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class FilesAPI:
         Raises:
             NotFoundError: no such directory.
             ApiError: the agent refuses, for example a malformed pattern.
-            ProtocolError: the answer is not what it should be, or tells of more than 100,000 files.
+            ProtocolError: the answer is not what it should be, or lists more than 100,000 files.
             TransportError: no answer.
 
         Source: specs/execd-api.yaml, GET /files/search.
@@ -246,7 +246,7 @@ class FilesAPI:
         """
         paths = list(paths)
         for path in paths:
-            # The agent has no safety net here.
+            # The agent itself would remove it.
             if not [part for part in PurePosixPath(path).parts[1:] if part != ".."]:
                 raise ConfigError("path", "not be the root", path)
         for query in queries(paths):
@@ -262,7 +262,7 @@ class FilesAPI:
         *,
         headers: dict[str, str] | None = None,
     ) -> T:
-        """Send what may be repeated, read the answer, and repeat both where that may help."""
+        """Send an idempotent request and read its response; both are repeated after a passing failure."""
         timeout = (self._transport.timeouts.connect_seconds, self._transport.timeouts.transfer_silence_seconds)
 
         def call() -> T:
@@ -277,7 +277,7 @@ class FilesAPI:
             raise
 
     def _check_changing(self, endpoint: Endpoint | str, download: Download, *, before: int) -> None:
-        """Refuse a length that is neither a file's before nor after it was asked for, nor between them as of a log."""
+        """Refuse a length that is not between the file's lengths before and after the request, as that of a log is."""
         try:
             after = self.files_info(endpoint, [download.path])[download.path].size
             if not min(before, after) <= download.size <= max(before, after):
@@ -292,7 +292,7 @@ class FilesAPI:
             return download.size
 
     def _check_sizes(self, endpoint: Endpoint | str, sizes: dict[str, int]) -> None:
-        """Compare with what was sent; some gateways lose the end of a body and say nothing."""
+        """Compare the sizes with those that were sent; some gateways lose the end of a body without an error."""
         try:
             found = self.files_info(endpoint, sizes)
         except NotFoundError as exc:

@@ -1,4 +1,4 @@
-"""What the server and the agent answer, as frozen dataclasses."""
+"""The objects in requests and answers, as frozen dataclasses, and the checks of paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXECD_PORT = 44772
 """Port of the agent inside every sandbox."""
 
 FINAL_STATES = frozenset({"Failed", "Stopping", "Terminated"})
-"""States that no sandbox leaves for a better one; Kubernetes lists for a while what it is deleting."""
+"""States after which a sandbox never runs again; Kubernetes lists a sandbox for a while after its deletion."""
 
 _ID_CHARACTERS = 500
 _FRACTION = re.compile(r"\.(\d+)")
@@ -23,7 +23,7 @@ _FRACTION = re.compile(r"\.(\d+)")
 
 @dataclass(frozen=True)
 class SandboxResponse:
-    """What the server says of one sandbox."""
+    """One sandbox as the server describes it."""
 
     id: str
     """The server's id, opaque."""
@@ -61,7 +61,7 @@ class SandboxResponse:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether somebody has deleted it, and the server, as on Kubernetes, still lists it."""
+        """Whether it was deleted and the server, as on Kubernetes, still lists it."""
         return self.state == "Stopping"
 
     @property
@@ -93,7 +93,7 @@ class SandboxResponse:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A sandbox's file system, kept."""
+    """The kept file system of a sandbox."""
 
     id: str
     """The server's id, opaque."""
@@ -106,7 +106,7 @@ class Snapshot:
     message: str = ""
     """Sentence about the state, or ""."""
     reason: str = ""
-    """The server's word for the state, such as ``snapshot_runtime_ready``, or ""."""
+    """The server's reason code for the state, such as ``snapshot_runtime_ready``, or ""."""
     created_at: datetime | None = None
     """Time of creation, with time zone."""
 
@@ -149,7 +149,7 @@ class FileUpload:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What the agent says of one file."""
+    """One file as the agent describes it."""
 
     path: str
     """Path inside the sandbox."""
@@ -158,7 +158,7 @@ class FileInfo:
     modified_at: datetime | None = None
     """Time of the last change, with time zone."""
     type: str = ""
-    """``file``, ``directory``, ``symlink`` or ``other``; "" from agents before 1.0.18, which do not say."""
+    """``file``, ``directory``, ``symlink`` or ``other``; "" from agents before 1.0.18, which leave it out."""
     mode: int = 0
     """Permission bits."""
     owner: str = ""
@@ -262,7 +262,7 @@ def _check_id(what: str, body: Any) -> None:
 
 
 def _count(value: Any) -> int:
-    """Return a number of bytes; what JSON also allows, such as ``Infinity``, is none."""
+    """Return a number of bytes; JSON also allows ``Infinity`` and the like, which are refused."""
     if not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(value)
     return value

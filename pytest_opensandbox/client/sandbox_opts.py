@@ -1,4 +1,4 @@
-"""What a caller may ask of a new sandbox, checked before anything is sent."""
+"""The options of a new sandbox, and the rules they are checked by before they are sent."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EgressRule:
 
 @dataclass(frozen=True)
 class NetworkPolicy:
-    """What a sandbox may reach; without a policy it may reach everything."""
+    """The hosts that a sandbox may reach; without a policy it may reach all."""
 
     default_action: str = "deny"
     """``allow`` or ``deny``, for every target that no rule names."""
@@ -96,9 +96,9 @@ class SandboxOpts:
     resource_limits: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_RESOURCES))
     """``cpu`` as cores or ``500m``, ``memory`` as bytes or ``512Mi``, ``gpu`` as a count."""
     network_policy: NetworkPolicy | None = None
-    """What it may reach; None for everything."""
+    """The hosts that it may reach; None for all."""
     secure_access: bool = False
-    """Whether a gateway lets only those in who show the token of the sandbox's endpoints; on Kubernetes."""
+    """Whether a gateway admits only requests with the token of the sandbox's endpoints; on Kubernetes."""
     extensions: Mapping[str, str] = field(default_factory=dict)
     """Keys of one runtime or another, such as ``poolRef``."""
 
@@ -159,7 +159,7 @@ def label_value(text: str) -> str:
 
 
 def check_label(key: str, value: str) -> None:
-    """Refuse a metadata pair that the server would refuse.
+    """Refuse a metadata pair that breaks the server's rules.
 
     Raises:
         ConfigError: the key or the value breaks the label rules, or the key is reserved.
@@ -176,7 +176,7 @@ def check_label(key: str, value: str) -> None:
 
 
 def check_env(env: Mapping[str, str]) -> None:
-    """Refuse variables that no process can have.
+    """Refuse environment variables that no process can have.
 
     Raises:
         ConfigError: a name is empty or holds ``=`` or NUL, a value holds NUL, or one of them is no text for UTF-8.
@@ -189,10 +189,10 @@ def check_env(env: Mapping[str, str]) -> None:
 
 
 def check_resources(limits: Mapping[str, str], *, field: str = "resource_limits") -> None:
-    """Refuse limits that no server reads.
+    """Refuse resource limits that no server understands.
 
     Args:
-        limits: values by the name of what is limited.
+        limits: values by the name of the resource.
         field: what the caller calls them, for the message.
 
     Raises:
@@ -211,7 +211,7 @@ def check_resources(limits: Mapping[str, str], *, field: str = "resource_limits"
 
 
 def check_reference(value: object, *, field: str) -> None:
-    """Refuse what cannot name an image or a snapshot.
+    """Refuse a value that cannot name an image or a snapshot.
 
     Raises:
         ConfigError: no text, an empty one, or one with white space.

@@ -1,4 +1,4 @@
-"""What a server can be asked to do with sandboxes."""
+"""The lifecycle API's operations on sandboxes, and the reading of listings."""
 
 from __future__ import annotations
 
@@ -78,11 +78,14 @@ class SandboxesAPI:
         timeout = (timeouts.connect_seconds, timeouts.create_seconds)
         with time_limit(sum(timeout)), self._health.watching():
             answer = self._transport.request("POST", "/sandboxes", json=opts.to_wire(), timeout=timeout)
-            return self._noted(SandboxResponse.from_wire(answer.json()))
+            return self._note_end(SandboxResponse.from_wire(answer.json()))
 
     @one_call
     def get_sandbox(self, sandbox_id: str) -> SandboxResponse:
-        """Return what the server says of a sandbox.
+        """Return a sandbox as the server describes it.
+
+        Args:
+            sandbox_id: the sandbox.
 
         Raises:
             NotFoundError: no such sandbox, perhaps no longer.
@@ -123,6 +126,9 @@ class SandboxesAPI:
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Delete a sandbox with all that runs in it.
 
+        Args:
+            sandbox_id: the sandbox.
+
         Returns:
             Whether there was one; False where it was already gone.
 
@@ -153,7 +159,7 @@ class SandboxesAPI:
             When it will end, with time zone.
 
         Raises:
-            ConfigError: ``seconds`` are none.
+            ConfigError: ``seconds`` is out of range.
             NotFoundError: no such sandbox.
             ConflictError: it has no end, or its state forbids it.
             ApiError: the server refuses.
@@ -173,12 +179,15 @@ class SandboxesAPI:
         return self._ends[sandbox_id] or moment
 
     def known_end(self, sandbox_id: str) -> datetime | None:
-        """Return when a sandbox ends, as far as the server has told this client; None for never, or not known."""
+        """Return when a sandbox ends, according to the last answer about it; None for never, or not known."""
         return self._ends.get(sandbox_id)
 
     @one_call
     def pause(self, sandbox_id: str) -> None:
-        """Ask for a sandbox to be frozen; Kubernetes keeps its file system alone, and takes its time.
+        """Ask for a sandbox to be frozen; Kubernetes keeps its file system alone, some time after the request.
+
+        Args:
+            sandbox_id: the sandbox.
 
         Raises:
             NotFoundError: no such sandbox.
@@ -193,6 +202,9 @@ class SandboxesAPI:
     @one_call
     def resume(self, sandbox_id: str) -> None:
         """Ask for a paused sandbox to run again; see ``wait_ready_endpoint``, for its address may have changed.
+
+        Args:
+            sandbox_id: the sandbox.
 
         Raises:
             NotFoundError: no such sandbox.
@@ -210,7 +222,7 @@ class SandboxesAPI:
 
         Args:
             sandbox_id: the sandbox.
-            changes: new values; None removes a label; what is not named stays.
+            changes: new values; None removes a label; other labels stay.
 
         Raises:
             ConfigError: a label breaks the rules.
@@ -248,7 +260,7 @@ class SandboxesAPI:
             NotFoundError: no such sandbox.
             AuthError: the key is missing or wrong.
             ApiError: the server failed.
-            ProtocolError: the answer is not what it says it is.
+            ProtocolError: the answer is neither JSON of diagnostics nor text.
             TransportError: no answer.
 
         Source: specs/diagnostic-api.yml, GET /sandboxes/{sandboxId}/diagnostics/{kind}.
@@ -266,13 +278,13 @@ class SandboxesAPI:
             raise
 
     def _look_at(self, sandbox_id: str) -> SandboxResponse:
-        """Ask for a sandbox once."""
+        """Ask the server once for a sandbox."""
         answer = self._transport.request("GET", sandbox_path(sandbox_id))
-        return self._noted(SandboxResponse.from_wire(answer.json()))
+        return self._note_end(SandboxResponse.from_wire(answer.json()))
 
-    def _noted(self, box: SandboxResponse) -> SandboxResponse:
-        self._ends[box.id] = box.expires_at
-        return box
+    def _note_end(self, sandbox: SandboxResponse) -> SandboxResponse:
+        self._ends[sandbox.id] = sandbox.expires_at
+        return sandbox
 
 
 def sandbox_path(sandbox_id: str) -> str:

@@ -1,4 +1,4 @@
-"""What a server can be asked to do with snapshots."""
+"""The lifecycle API's operations on snapshots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_opensandbox.transport.retry import check_seconds, one_call, poll_unt
 from pytest_opensandbox.transport.transport import Transport
 
 SNAPSHOT_SECONDS = 900.0
-"""How long a snapshot may take; Kubernetes allows itself as much, and Docker takes its time for a large one."""
+"""How long a snapshot may take; the limit of Kubernetes, and Docker is slow with a large one."""
 
 _LAST_ANSWER_SECONDS = 0.25
 _READY = "Ready"
@@ -28,11 +28,11 @@ class SnapshotsAPI:
 
     @one_call
     def create_snapshot(self, sandbox_id: str, name: str | None = None) -> Snapshot:
-        """Begin a snapshot of a running sandbox; it is of use when its state is ``Ready``.
+        """Begin a snapshot of a running sandbox; it can be restored once its state is ``Ready``.
 
         Args:
-            sandbox_id: the source.
-            name: to find it by.
+            sandbox_id: the sandbox to take it from.
+            name: a name to find it by.
 
         Raises:
             NotFoundError: no such sandbox.
@@ -48,7 +48,10 @@ class SnapshotsAPI:
 
     @one_call
     def get_snapshot(self, snapshot_id: str) -> Snapshot:
-        """Return what the server says of a snapshot.
+        """Return a snapshot as the server describes it.
+
+        Args:
+            snapshot_id: the snapshot.
 
         Raises:
             NotFoundError: no such snapshot.
@@ -69,8 +72,8 @@ class SnapshotsAPI:
 
         Args:
             snapshot_id: the snapshot.
-            timeout: one budget for all looks and waits; seconds.
-            known: what ``create_snapshot`` returned, which says already how it is.
+            timeout: one budget for all requests and waits; seconds.
+            known: what ``create_snapshot`` returned; it saves the first request.
 
         Raises:
             SnapshotFailedError: it failed, or the time is up.
@@ -81,7 +84,7 @@ class SnapshotsAPI:
         check_seconds("timeout", timeout)
         snapshot = known or self.get_snapshot(snapshot_id)
 
-        def look() -> Snapshot | None:
+        def poll() -> Snapshot | None:
             nonlocal snapshot
             if snapshot.state not in _FINAL_STATES:
                 snapshot = self.get_snapshot(snapshot_id)
@@ -91,7 +94,7 @@ class SnapshotsAPI:
             return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'poll')}")
 
         with time_limit(timeout + _LAST_ANSWER_SECONDS):
-            ready = poll_until_ready(look, budget_seconds=timeout, on_timeout=time_is_up)
+            ready = poll_until_ready(poll, budget_seconds=timeout, on_timeout=time_is_up)
         if ready.state != _READY:
             raise _failed(ready, message=ready.message)
         return ready
@@ -99,6 +102,10 @@ class SnapshotsAPI:
     @one_call
     def list_snapshots(self, sandbox_id: str | None = None, name: str | None = None) -> list[Snapshot]:
         """Return all snapshots, or those of one sandbox, or of one name.
+
+        Args:
+            sandbox_id: the sandbox they were taken from; None for any.
+            name: their name; None for any.
 
         Raises:
             ApiError: the server refuses.
@@ -113,8 +120,11 @@ class SnapshotsAPI:
     def delete_snapshot(self, snapshot_id: str) -> bool:
         """Delete a snapshot.
 
+        Args:
+            snapshot_id: the snapshot.
+
         Returns:
-            Whether there was one.
+            Whether it existed; False where it was already gone.
 
         Raises:
             ConflictError: it is still being made, or a sandbox was made from it and runs.

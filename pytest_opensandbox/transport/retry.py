@@ -24,7 +24,7 @@ RETRIED_STATUSES = frozenset({429, 502, 503})
 PORT_RACE_TRIES = 3
 
 LONGEST_SECONDS = 366 * 86_400.0
-"""Longest time that anything can be told to wait."""
+"""Longest time limit that a caller may set."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def current_deadline() -> Deadline:
 
 
 def check_seconds(field: str, value: float, *, most: float = LONGEST_SECONDS, rule: str = "") -> None:
-    """Refuse what is no time to wait.
+    """Refuse a value that is not a time limit in seconds.
 
     Args:
         field: the argument's name.
