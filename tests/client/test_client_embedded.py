@@ -104,7 +104,7 @@ def test_a_time_limit_ends_a_command_with_its_children(client, agent):
     assert client.run_command(agent, "ps -e -o args= | grep -c '^sleep 123[4]'").stdout == "0"
 
 
-def test_lines_arrive_while_the_command_runs_and_a_raising_callback_ends_it(client, agent):
+def test_lines_arrive_in_time_and_a_callback_that_raises_ends_the_command(client, agent):
     class EnoughError(Exception):
         pass
 

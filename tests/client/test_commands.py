@@ -166,7 +166,7 @@ STREAMS_THAT_END_TOO_SOON = [
 
 # A stream that was cut must never count as exit code 0, and a command is never run twice.
 @pytest.mark.parametrize("stream", STREAMS_THAT_END_TOO_SOON)
-def test_a_stream_that_ends_too_soon_is_a_lost_command_even_if_its_exit_code_is_known(stream):
+def test_a_stream_that_ends_too_soon_is_a_lost_command(stream):
     status = as_json({"id": "id7", "running": False, "exit_code": 0})
     with serving(stream, status) as server, pytest.raises(CommandLostError, match="exited with 0") as caught:
         run(server)
@@ -295,7 +295,7 @@ def test_a_command_that_cannot_be_ended_does_not_hide_why_it_should_be():
 
 
 # The agent may not keep its time limit; the test would then hang for ever.
-def test_a_command_that_outlives_its_limit_and_the_grace_is_ended_with_its_partial_output():
+def test_a_command_that_outlives_limit_and_grace_is_ended_with_its_output():
     held = threading.Event()
     with serving(as_events(INIT, out("part"), held), OK) as server:
         with pytest.raises(CommandTimeoutError) as caught:

@@ -45,7 +45,7 @@ def test_an_upload_has_a_length_and_its_sizes_are_verified(client):
     [
         pytest.param(info(("/a", 1)), r"/a: 3 bytes were sent, 1 are there", id="short"),
         pytest.param(MISSING, "a file is not there", id="missing"),
-        pytest.param(as_json({}), "says nothing of /a", id="not told"),
+        pytest.param(as_json({}), "says nothing of /a", id="left out"),
     ],
 )
 def test_an_upload_that_was_not_written_as_sent_is_an_error(client, answer, text):
@@ -63,10 +63,14 @@ def test_an_upload_through_a_link_is_not_compared_with_the_links_own_size(client
     with serving(OK, info(("/a", 99), kind="symlink")) as server:
         client.upload_files(server.url, [FileUpload("/a", b"abc")])
 
+    assert [seen.path for seen in server.seen] == ["/files/upload", "/files/info"]
+
 
 def test_the_last_of_two_uploads_to_one_path_counts(client):
     with serving(OK, info(("/a", 1))) as server:
         client.upload_files(server.url, [FileUpload("/a", b"long"), FileUpload("/a", b"s")])
+
+    assert [seen.path for seen in server.seen] == ["/files/upload", "/files/info"]
 
 
 def test_an_upload_of_nothing_asks_nothing(client):
@@ -77,10 +81,10 @@ def test_an_upload_of_nothing_asks_nothing(client):
 
 
 @pytest.mark.parametrize(
-    "trouble", [pytest.param(Reply(503), id="503"), pytest.param(Reply(drop="before"), id="broken connection")]
+    "failure", [pytest.param(Reply(503), id="503"), pytest.param(Reply(drop="before"), id="broken connection")]
 )
-def test_an_upload_is_repeated_because_it_writes_the_same_again(client, trouble):
-    with serving(trouble, OK, info(("/a", 3))) as server:
+def test_an_upload_is_repeated_because_it_writes_the_same_again(client, failure):
+    with serving(failure, OK, info(("/a", 3))) as server:
         client.upload_files(server.url, [FileUpload("/a", b"abc")])
 
     first, second, _ = server.seen
@@ -130,7 +134,7 @@ def test_a_caller_who_knows_that_it_is_a_file_saves_a_request(client):
 @pytest.mark.parametrize(
     ("span", "header"), [((2, 6), "bytes=2-5"), ((0, 1), "bytes=0-0"), ((3, None), "bytes=3-")], ids=str
 )
-def test_a_part_is_asked_for_by_its_first_byte_and_the_byte_behind_its_last(client, span, header):
+def test_a_part_is_asked_for_by_its_first_byte_and_the_one_behind_it(client, span, header):
     part = b"part"[: None if span[1] is None else span[1] - span[0]]
     with serving(info(("/a", 9)), Reply(206, part)) as server:
         assert client.download_file(server.url, "/a", byte_range=span).read() == part
@@ -310,8 +314,8 @@ def test_a_download_can_be_left_in_the_middle(client):
     ],
 )
 def test_a_file_has_the_length_that_the_agent_has_told(client, before, promised, after, is_right):
-    looks = [info(("/a", size)) for size in (before, after) if size is not None]
-    with serving(looks[0], Reply(200, b"abc"), *looks[1:]) as server:
+    infos = [info(("/a", size)) for size in (before, after) if size is not None]
+    with serving(infos[0], Reply(200, b"abc"), *infos[1:]) as server:
         if is_right:
             assert client.download_file(server.url, "/a").read() == b"abc"
         else:

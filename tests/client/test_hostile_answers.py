@@ -197,7 +197,7 @@ def test_what_an_error_carries_stays_as_it_was():
     assert CommandError("true", exit_code=1, stdout=HOSTILE).stdout == HOSTILE
 
 
-def test_a_search_without_an_answer_is_not_taken_for_one_that_found_nothing():
+def test_a_search_without_an_answer_is_no_search_that_found_nothing():
     with serving(Reply(200)) as server, pytest.raises(ProtocolError):
         Client(server.url).search_files(server.url, "/a")
 

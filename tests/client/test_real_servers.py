@@ -133,7 +133,7 @@ def test_a_create_outlasts_the_time_of_an_ordinary_request():
         assert lifecycle.launch(IMAGE).response.id == "s1"
 
 
-def test_kubernetes_takes_its_time_with_the_state_the_address_and_the_agent():
+def test_kubernetes_is_slow_with_the_state_the_address_and_the_agent():
     no_ip = as_json({"code": "KUBERNETES::POD_IP_NOT_AVAILABLE", "message": "no address yet"}, 404)
     made = as_json({"id": "s1", "status": {"state": "Pending"}}, 202)
     server = OneSandboxServer(
@@ -145,7 +145,7 @@ def test_kubernetes_takes_its_time_with_the_state_the_address_and_the_agent():
     assert [server.calls.count(route) for route in ("create", "endpoint", "ping")] == [1, 3, 3]
 
 
-def test_an_entrypoint_that_ends_at_once_is_told_with_its_exit_code_and_log_and_deleted():
+def test_an_entrypoint_that_ends_at_once_is_shown_with_its_log_and_deleted():
     died = {"state": "Failed", "reason": "CONTAINER_EXITED_ERROR", "message": "Sandbox container exited with code 7."}
     logs = as_json({"delivery": "inline", "content": "boom\n"})
     server = OneSandboxServer(ping=[Reply(502)], state=[as_json({"id": "s1", "status": died})], logs=[logs])
@@ -238,7 +238,7 @@ def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
     assert (box.id, server.calls.count("command")) == ("s1", 1)
 
 
-def test_an_agent_with_an_address_of_its_own_is_asked_nothing_before_a_copy():
+def test_an_agent_with_an_address_of_its_own_is_not_asked_before_a_copy():
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 4}})
     server = OneSandboxServer(info=[size])
     with lifecycle_on(server) as lifecycle:
@@ -276,7 +276,7 @@ def test_headers_of_an_endpoint_go_with_every_request_to_it():
 
 # Some ingresses lose uploads without a length, and the proxy routes no HEAD.
 @pytest.mark.parametrize("named", ["", "198.51.100.7"], ids=["by the name that was asked", "by its eip"])
-def test_through_the_servers_proxy_all_goes_to_the_server_with_the_key_and_a_length(named):
+def test_with_the_servers_proxy_each_request_has_the_key_and_a_length(named):
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 100_000}})
     server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
     server.public_host = named or server.public_host

@@ -50,6 +50,8 @@ def test_a_long_node_id_keeps_its_readable_end():
 def test_legal_labels_pass(key, value):
     check_label(key, value)
 
+    assert SandboxOpts(image="x", metadata={key: value}).to_wire()["metadata"] == {key: value}
+
 
 @pytest.mark.parametrize(
     ("key", "value"),

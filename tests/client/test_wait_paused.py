@@ -20,9 +20,9 @@ def test_a_sandbox_that_still_runs_is_looked_at_until_it_is_paused():
     assert wait(state("Running"), state("Running"), state("Pausing"), state("Paused")).is_paused
 
 
-@pytest.mark.parametrize("trouble", [Reply(503), Reply(429), Reply(drop="before")], ids=str)
-def test_passing_trouble_is_waited_out(trouble):
-    assert wait(state("Pausing"), trouble, *[trouble] * bool(trouble.drop), state("Paused")).is_paused
+@pytest.mark.parametrize("failure", [Reply(503), Reply(429), Reply(drop="before")], ids=str)
+def test_a_passing_failure_is_waited_out(failure):
+    assert wait(state("Pausing"), failure, *[failure] * bool(failure.drop), state("Paused")).is_paused
 
 
 def test_a_pause_that_failed_is_told_as_soon_as_the_sandbox_runs_again():

@@ -76,7 +76,7 @@ def test_a_pending_sandbox_is_looked_at_again():
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         pytest.param(NO_IP, id="no address yet"),
         pytest.param(Reply(502), id="502"),
@@ -86,18 +86,18 @@ def test_a_pending_sandbox_is_looked_at_again():
         pytest.param(Reply(409), id="409"),
     ],
 )
-def test_passing_trouble_with_the_endpoint_is_waited_out(trouble):
-    with far(RUNNING, trouble, RUNNING, "endpoint", PONG) as server:
+def test_a_passing_failure_of_the_endpoint_is_waited_out(failure):
+    with far(RUNNING, failure, RUNNING, "endpoint", PONG) as server:
         wait(server)
 
     assert calls(server)[-1] == "/agent/ping"
 
 
-@pytest.mark.parametrize("trouble", [Reply(502), Reply(404, b"no route yet"), Reply(drop="before")], ids=str)
-def test_an_agent_that_does_not_answer_yet_is_waited_for_and_the_endpoint_is_asked_for_once(trouble):
+@pytest.mark.parametrize("failure", [Reply(502), Reply(404, b"no route yet"), Reply(drop="before")], ids=str)
+def test_a_silent_agent_is_waited_for_and_its_endpoint_is_asked_for_once(failure):
     # A dropped connection is tried once more at once, as for every GET.
-    troubles = [trouble, trouble] if trouble.drop else [trouble]
-    with far(RUNNING, "endpoint", *troubles, RUNNING, PONG) as server:
+    failures = [failure, failure] if failure.drop else [failure]
+    with far(RUNNING, "endpoint", *failures, RUNNING, PONG) as server:
         wait(server)
 
     assert calls(server).count("/endpoints/44772") == 1
@@ -130,7 +130,7 @@ def test_a_sandbox_that_stays_pending_is_told_with_the_servers_reason():
 
 
 # The server says Running of a sandbox whose entrypoint ends at once (wire: "create: entrypoint exits 1").
-def test_a_sandbox_that_dies_while_its_agent_is_awaited_is_noticed_at_the_next_look():
+def test_a_sandbox_that_ends_while_its_agent_is_awaited_is_noticed():
     died = state("Failed", reason="CONTAINER_EXITED_ERROR", message="exited with code 1")
     logs = as_json({"delivery": "inline", "content": "boom\n"})
     with far("endpoint", Reply(502), died, logs) as server, pytest.raises(SandboxFailedError) as caught:
@@ -154,7 +154,7 @@ def test_a_final_state_ends_the_wait_even_without_logs(name):
 
 
 # A container that has ended has no ports any more, and the server fails at looking for them.
-def test_a_sandbox_that_is_dead_before_its_agent_is_looked_for_is_told_as_such():
+def test_a_sandbox_that_ended_before_its_agent_was_found_has_failed():
     broken = as_json({"code": "DOCKER::NETWORK_MODE_ENDPOINT_UNAVAILABLE"}, 500)
     with (
         far(broken, state("Failed", message="exited with code 7"), Reply(404)) as server,
@@ -166,7 +166,7 @@ def test_a_sandbox_that_is_dead_before_its_agent_is_looked_for_is_told_as_such()
 
 
 # Through a proxy the ping of a dead sandbox does not fail, it hangs; and a test waits for nothing.
-def test_a_sandbox_that_dies_at_once_is_noticed_although_its_agent_is_silent():
+def test_a_sandbox_that_ends_at_once_is_noticed_though_its_agent_is_silent():
     held = threading.Event()
     silent = Reply(200, [held], framing="close")
     died = state("Failed", message="exited with code 7")

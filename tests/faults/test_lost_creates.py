@@ -52,7 +52,7 @@ def test_a_create_whose_answer_is_cut_off_is_adopted(bench, place, reset):
 
 @pytest.mark.parametrize("reset", HOW.values(), ids=HOW)
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_create_that_is_cut_off_on_its_way_is_sent_once_and_leaves_nothing_unseen(bench, place, reset):
+def test_a_create_that_is_cut_off_is_sent_once_and_leaves_nothing_unseen(bench, place, reset):
     def cut(exchange):
         exchange.pass_part(place(exchange.request))
         return exchange.reset() if reset else False
@@ -105,7 +105,7 @@ def test_a_listing_that_shows_it_a_moment_later_is_waited_for(bench):
     assert bench.swept() == []
 
 
-def test_a_server_that_is_away_for_a_moment_after_a_lost_create_is_asked_again(bench):
+def test_a_server_that_is_away_after_a_lost_create_is_asked_again(bench):
     bench.proxy.spoil(Plan(lose, matching=CREATE), Plan(lambda exchange: exchange.reset(), times=9, matching=LISTING))
 
     sandbox = bench.launch()

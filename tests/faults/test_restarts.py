@@ -48,7 +48,7 @@ def during_a_command(act):
     return Plan(fault, matching="^POST .*/command")
 
 
-def test_a_server_that_is_restarted_while_a_command_runs_has_lost_the_sandbox(fragile):
+def test_a_server_restarted_during_a_command_has_lost_the_sandbox(fragile):
     fragile.proxy.spoil(during_a_command(fragile.restart))
 
     with pytest.raises(
@@ -67,7 +67,7 @@ def test_a_server_that_stops_while_a_command_runs_has_lost_the_command(fragile):
         fragile.sandbox.run("sleep 30", timeout=60)
 
 
-def test_nobody_says_that_a_sandbox_is_gone_while_the_server_cannot_be_asked(fragile):
+def test_no_sandbox_is_called_gone_while_the_server_cannot_be_asked(fragile):
     fragile.proxy.spoil()
     fragile.proxy.refuse()
 

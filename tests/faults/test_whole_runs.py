@@ -62,7 +62,7 @@ def bad_weather(seed, *, share):
 @pytest.mark.parametrize(
     ("workers", "seed"), [pytest.param((), 1, id="one process"), pytest.param(("-n2",), 2, id="two workers")]
 )
-def test_a_run_in_bad_weather_fails_with_errors_of_ours_alone_and_leaves_nothing(pytester, weather, workers, seed):
+def test_a_run_among_faults_fails_with_our_errors_only_and_leaves_nothing(pytester, weather, workers, seed):
     weather.spoil(bad_weather(seed, share=0.1))
 
     result = pytester.runpytest_subprocess("--opensandbox-ready-timeout=20", *workers, timeout=200)

@@ -204,9 +204,12 @@ def test_where_the_server_names_no_image_only_the_same_request_is_refused():
 
 def test_another_refusal_is_about_no_image():
     found = server_for("docker")
-    found.explain(ApiError(503, message="busy"), SandboxOpts(image="a:1"), is_first=True)
+    busy = ApiError(503, message="busy")
 
+    explained = found.explain(busy, SandboxOpts(image="a:1"), is_first=True)
     found.check_image(SandboxOpts(image="a:1"))
+
+    assert explained is busy
 
 
 @pytest.mark.parametrize("url", ["embedded", "http://127.0.0.1:1"])

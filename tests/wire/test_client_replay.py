@@ -132,7 +132,7 @@ KINDS = {401: AuthError, 404: NotFoundError, 409: ConflictError}
         if entry["response"]["status"] >= 400
     ],
 )
-def test_every_recorded_error_of_the_server_has_status_message_and_request_id(entry):
+def test_every_recorded_error_has_status_message_and_request_id(entry):
     response = entry["response"]
     with serving(replay(entry)) as server, Client(server.url, "key") as client, pytest.raises(ApiError) as caught:
         client.create_sandbox(SandboxOpts(image="x"))
