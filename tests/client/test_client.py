@@ -16,7 +16,7 @@ from pytest_opensandbox.transport.transport import KEY_HEADER
 from tests.scripted_servers import Reply, as_json, serving
 
 NO_CONTENT = Reply(204)
-BOX = {"id": "s1", "status": {"state": "Running"}}
+SANDBOX = {"id": "s1", "status": {"state": "Running"}}
 AGAIN = Reply(503, headers={"Retry-After": "0"})
 
 
@@ -32,7 +32,7 @@ def test_a_create_sends_what_the_specification_asks_for_and_the_key():
         metadata={"run": "r1"},
         network_policy=NetworkPolicy.only("packages.example.org"),
     )
-    with serving(as_json(BOX, 202)) as server, Client(server.url, "k") as client:
+    with serving(as_json(SANDBOX, 202)) as server, Client(server.url, "k") as client:
         created = client.create_sandbox(opts)
 
     (seen,) = server.seen
@@ -49,11 +49,11 @@ def test_a_create_sends_what_the_specification_asks_for_and_the_key():
     assert (created.id, created.state) == ("s1", "Running")
 
 
-# There is no idempotency key: a second try could make a second sandbox that nobody knows of.
+# There is no idempotency key: a second try could make a second sandbox that no client knows of.
 @pytest.mark.parametrize("reply", [AGAIN, Reply(429), Reply(502), Reply(drop="before")], ids=str)
 def test_a_create_is_sent_once_whatever_comes_back(reply):
     with (
-        serving(reply, as_json(BOX, 202)) as server,
+        serving(reply, as_json(SANDBOX, 202)) as server,
         Client(server.url) as client,
         pytest.raises((ApiError, TransportError)),
     ):
@@ -70,7 +70,7 @@ def test_a_create_has_its_own_time():
 
 
 def test_get_reads_a_sandbox_and_quotes_its_id():
-    with serving(AGAIN, as_json(BOX)) as server, Client(f"{server.url}/v1/") as client:
+    with serving(AGAIN, as_json(SANDBOX)) as server, Client(f"{server.url}/v1/") as client:
         assert client.get_sandbox("a/b").state == "Running"
 
     assert server.seen[1].path == "/v1/sandboxes/a%2Fb"

@@ -37,15 +37,15 @@ def client(server, request):
 
 
 @pytest.fixture(scope="module")
-def box(client):
+def running(client):
     created = client.create_sandbox(SandboxOpts(image="host", metadata=LABELS, timeout=600, env={"COLOUR": "green"}))
     yield created
     client.delete_sandbox(created.id)
 
 
 @pytest.fixture(scope="module")
-def agent(client, box):
-    return client.wait_ready_endpoint(box.id, known=box)[1]
+def agent(client, running):
+    return client.wait_ready_endpoint(running.id, known=running)[1]
 
 
 def test_create_get_list_and_delete(client):
@@ -62,18 +62,18 @@ def test_create_get_list_and_delete(client):
             call(created.id)
 
 
-def test_a_sandbox_becomes_ready(client, box):
-    ready = client.wait_ready(box.id)
+def test_a_sandbox_becomes_ready(client, running):
+    ready = client.wait_ready(running.id)
 
     assert ready.is_running
     assert LABELS.items() <= ready.metadata.items()
 
 
-def test_the_agents_endpoint_is_found_and_answers(client, box):
-    endpoint = client.discover_execd(box.id)
+def test_the_agents_endpoint_is_found_and_answers(client, running):
+    endpoint = client.discover_execd(running.id)
 
     client.ping(endpoint)
-    assert endpoint == client.get_endpoint(box.id, 44772)
+    assert endpoint == client.get_endpoint(running.id, 44772)
 
 
 def test_a_command_has_output_exit_code_environment_and_directory(client, agent):
@@ -170,18 +170,18 @@ def test_a_directory_is_no_file_and_a_missing_file_is_not_found(client, agent):
         client.files_info(agent, ["/tmp/made"])
 
 
-def test_a_renewal_moves_the_end(client, box):
-    until = client.renew(box.id, 3600)
+def test_a_renewal_moves_the_end(client, running):
+    until = client.renew(running.id, 3600)
 
-    assert client.get_sandbox(box.id).expires_at == until
+    assert client.get_sandbox(running.id).expires_at == until
 
 
-def test_labels_are_changed_and_removed(client, box):
-    client.patch_metadata(box.id, {"extra": "1"})
-    assert client.get_sandbox(box.id).metadata["extra"] == "1"
+def test_labels_are_changed_and_removed(client, running):
+    client.patch_metadata(running.id, {"extra": "1"})
+    assert client.get_sandbox(running.id).metadata["extra"] == "1"
 
-    client.patch_metadata(box.id, {"extra": None})
-    assert "extra" not in client.get_sandbox(box.id).metadata
+    client.patch_metadata(running.id, {"extra": None})
+    assert "extra" not in client.get_sandbox(running.id).metadata
 
 
 def test_a_paused_sandbox_resumes(client):
@@ -196,8 +196,8 @@ def test_a_paused_sandbox_resumes(client):
     client.delete_sandbox(created.id)
 
 
-def test_diagnostics_and_version_are_text(client, box):
-    assert isinstance(client.diagnostics(box.id), str)
+def test_diagnostics_and_version_are_text(client, running):
+    assert isinstance(client.diagnostics(running.id), str)
     assert client.server_version()
 
 

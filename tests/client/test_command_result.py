@@ -81,7 +81,7 @@ def test_a_repr_is_short_and_says_what_matters():
         pytest.param(-1, ["signal: segmentation fault (core dumped)"], (-11, "SIGSEGV"), id="core dumped"),
         pytest.param(-1, ["signal: user defined signal 1"], (-10, "SIGUSR1"), id="Linux' number on any system"),
         pytest.param(-1, ["signal: signal 40"], (-1, "signal 40"), id="unknown"),
-        pytest.param(-1, [], (-1, "unknown"), id="not told"),
+        pytest.param(-1, [], (-1, "unknown"), id="no word"),
     ],
 )
 def test_an_ending_is_told_as_subprocess_tells_it(code, traceback, expected):

@@ -85,7 +85,7 @@ def test_what_is_not_asked_for_is_not_sent():
         pytest.param("command", {"command": "a\0b"}, id="NUL"),
         pytest.param("command", {"command": ["a", "\udcff"]}, id="half a surrogate pair"),
         pytest.param("cwd", {"cwd": ""}, id="no directory"),
-        pytest.param("cwd", {"cwd": "rel"}, id="relative to nobody knows what"),
+        pytest.param("cwd", {"cwd": "rel"}, id="relative"),
         pytest.param("cwd", {"cwd": Path("/w")}, id="no text"),
         pytest.param("timeout", {"timeout": "5"}, id="text for seconds"),
         pytest.param("timeout", {"timeout": 0}, id="no time"),
@@ -228,10 +228,10 @@ def test_lines_are_joined_as_they_were(lines, content):
 
 
 def test_a_callback_gets_each_line_without_its_end():
-    heard: list[str] = []
-    stream = CapturedStream(100, heard.append)
+    lines: list[str] = []
+    stream = CapturedStream(100, lines.append)
 
     for line in ("a", "\n", "b"):
         stream.add_line(line)
 
-    assert heard == ["a", "", "b"]
+    assert lines == ["a", "", "b"]

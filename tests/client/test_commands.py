@@ -1,4 +1,4 @@
-"""Commands over a real connection: when they return, what is told apart, and what is left behind."""
+"""Commands over a real connection: when they return, how endings differ, and what is left behind."""
 
 import json
 import os
@@ -76,16 +76,16 @@ def test_it_returns_at_the_terminal_event_and_closes_the_connection():
 
 def test_lines_are_handed_on_while_the_command_runs():
     held = threading.Event()
-    heard: list[str] = []
+    lines: list[str] = []
 
     def on_stdout(line: str) -> None:
-        heard.append(line)
+        lines.append(line)
         held.set()
 
     with serving(as_events(INIT, out("first"), held, out("second"), DONE)) as server:
         result = run(server, on_stdout=on_stdout)
 
-    assert heard == ["first", "second"]
+    assert lines == ["first", "second"]
     assert result.stdout == "first\nsecond"
 
 
@@ -205,7 +205,7 @@ def test_an_end_that_makes_no_sense_is_not_believed(exit_code):
     [
         pytest.param(as_json({"id": "id7", "running": True}), id="running"),
         pytest.param(as_json({"code": "x", "message": "command not found"}, 404), id="unknown"),
-        pytest.param(Reply(200, b"nonsense"), id="not told"),
+        pytest.param(Reply(200, b"nonsense"), id="no status"),
     ],
 )
 def test_a_lost_command_that_may_still_run_is_ended(stream, status):
@@ -264,11 +264,11 @@ class CtrlC:
     """Sends SIGINT to this process while the client waits for bytes, and holds the rest back until it is over."""
 
     def __init__(self) -> None:
-        self.heard = threading.Event()
+        self.printed = threading.Event()
         self.over = threading.Event()
 
     def wait(self, timeout: float) -> object:
-        self.heard.wait(timeout)
+        self.printed.wait(timeout)
         os.kill(os.getpid(), signal.SIGINT)
         return self.over.wait(timeout)
 
@@ -277,7 +277,7 @@ def test_ctrl_c_while_nothing_comes_ends_the_command():
     pressed = CtrlC()
     with serving(as_events(INIT, out("x"), pressed), OK) as server:
         with pytest.raises(KeyboardInterrupt):
-            run(server, on_stdout=lambda line: pressed.heard.set())
+            run(server, on_stdout=lambda line: pressed.printed.set())
         pressed.over.set()
 
     assert calls(server) == ["POST /command", "DELETE /command"]
@@ -312,7 +312,7 @@ def test_pings_do_not_stretch_the_deadline():
         run(server, timeout=0.05, timeouts=Timeouts(grace_seconds=0.1))
 
 
-# The agent pings every 3 s, so silence means that the connection is dead although nobody closed it.
+# The agent pings every 3 s, so silence means that the connection is dead although neither side closed it.
 def test_silence_is_a_lost_command():
     held = threading.Event()
     with serving(as_events(INIT, held), as_json({"running": True}), OK) as server:

@@ -1,4 +1,4 @@
-"""Every operation of the client, with answers that no server would give and arguments that nobody would give."""
+"""Every operation of the client, with answers that no server gives and arguments that no caller gives."""
 
 import json
 import socket
@@ -311,7 +311,7 @@ def test_a_sandbox_that_cannot_be_renewed_does_not_end_the_lease_of_others():
         def renew(self, sandbox_id, seconds):
             renewed.append(sandbox_id)
             if sandbox_id == "odd":
-                raise ValueError("nobody has thought of this")
+                raise ValueError("an unforeseen error")
 
     lease = Lease(Odd(), seconds=3600, at_once=1)
     for name in ("odd", "other"):
@@ -326,8 +326,8 @@ def test_a_sandbox_that_cannot_be_renewed_does_not_end_the_lease_of_others():
 
 @pytest.mark.parametrize("name", ["Content-Length", "host", "Transfer-Encoding", "CONNECTION", "Upgrade", "TE"])
 def test_an_endpoint_cannot_set_what_belongs_to_http(name):
-    told = as_json({"endpoint": "127.0.0.1:1", "headers": {name: "5"}})
-    with serving(told) as server, Client(server.url) as client:
+    answer = as_json({"endpoint": "127.0.0.1:1", "headers": {name: "5"}})
+    with serving(answer) as server, Client(server.url) as client:
         with pytest.raises(OpenSandboxError, match="HTTP's own"):
             client.discover_execd("a")
         with pytest.raises(OpenSandboxError, match="HTTP's own"):
@@ -362,6 +362,6 @@ def test_a_file_that_cannot_be_read_while_it_is_sent_is_named():
 
 @pytest.mark.parametrize("identifier", ["\ud800", "a\nb", "\x1b[2J", "", True, None, [], {}, 1.5, "x" * 501])
 def test_an_id_that_cannot_be_written_is_refused(identifier):
-    told = as_json({"id": identifier})
-    with serving(told) as server, Client(server.url) as client, pytest.raises(OpenSandboxError, match="with an id"):
+    answer = as_json({"id": identifier})
+    with serving(answer) as server, Client(server.url) as client, pytest.raises(OpenSandboxError, match="with an id"):
         client.get_sandbox("a")

@@ -99,7 +99,7 @@ def test_no_more_is_taken_than_the_part_that_was_asked_for(reply):
         pytest.param({"type": "stdout", "text": "again"}, id="output"),
         pytest.param({"type": "ping"}, id="pings"),
         pytest.param(INIT, id="beginnings"),
-        pytest.param({"type": "made up", "error": 5}, id="what nobody knows"),
+        pytest.param({"type": "made up", "error": 5}, id="an unknown type"),
     ],
 )
 def test_events_without_end_do_not_hold_a_command_beyond_its_limit(event):

@@ -1,4 +1,4 @@
-"""A client that nobody here wrote has the same session with every server: the official SDK."""
+"""The official SDK, a client of other authors, has the same session with every server."""
 
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ def connection(running_server, request):
 
 @pytest.fixture(scope="module")
 def sdk(connection, opensandbox_settings):
-    box = SandboxSync.create(
+    sandbox = SandboxSync.create(
         opensandbox_settings.image,
         connection_config=connection,
         timeout=timedelta(minutes=5),
@@ -34,10 +34,10 @@ def sdk(connection, opensandbox_settings):
         env={"A": "1"},
     )
     try:
-        yield box
+        yield sandbox
     finally:
-        box.kill()
-        box.close()
+        sandbox.kill()
+        sandbox.close()
 
 
 def test_the_sdk_runs_a_command(sdk):
@@ -84,10 +84,10 @@ def test_the_sdk_restores_a_snapshot(sdk, connection):
         snapshot = manager.create_snapshot(sdk.id, name="of-the-sdk").id
         assert wait_until(lambda: manager.get_snapshot(snapshot).status.state == "Ready")
         listed = manager.list_snapshots(SnapshotFilter(sandbox_id=sdk.id, name="of-the-sdk")).snapshot_infos
-        box = SandboxSync.create(snapshot_id=snapshot, connection_config=connection, timeout=timedelta(minutes=5))
-        restored = box.files.read_file("/root/kept-by-the-sdk")
-        box.kill()
-        box.close()
+        sandbox = SandboxSync.create(snapshot_id=snapshot, connection_config=connection, timeout=timedelta(minutes=5))
+        restored = sandbox.files.read_file("/root/kept-by-the-sdk")
+        sandbox.kill()
+        sandbox.close()
         manager.delete_snapshot(snapshot)
 
     assert snapshot in [info.id for info in listed]
@@ -95,10 +95,10 @@ def test_the_sdk_restores_a_snapshot(sdk, connection):
 
 
 def test_the_sdk_kills(connection, opensandbox_settings):
-    box = SandboxSync.create(opensandbox_settings.image, connection_config=connection, timeout=timedelta(minutes=5))
+    sandbox = SandboxSync.create(opensandbox_settings.image, connection_config=connection, timeout=timedelta(minutes=5))
 
-    box.kill()
+    sandbox.kill()
 
     with SandboxManagerSync.create(connection) as manager:
-        assert box.id not in [info.id for info in manager.list_sandbox_infos(SandboxFilter()).sandbox_infos]
-    box.close()
+        assert sandbox.id not in [info.id for info in manager.list_sandbox_infos(SandboxFilter()).sandbox_infos]
+    sandbox.close()

@@ -50,7 +50,7 @@ def prints(text, *, exit_code=0):
     return as_events({"type": "init", "text": "c1"}, {"type": "stdout", "text": text}, end)
 
 
-def box_on(lifecycle) -> Sandbox:
+def sandbox_on(lifecycle) -> Sandbox:
     return Sandbox.launch(lifecycle, IMAGE)
 
 
@@ -58,7 +58,7 @@ def box_on(lifecycle) -> Sandbox:
 def test_a_sandbox_takes_three_requests_and_its_first_command_one():
     server = OneSandboxServer(command=[prints("0\n1+aGkK\n2+")])
     with lifecycle_on(server) as lifecycle:
-        result = box_on(lifecycle).run("echo hi")
+        result = sandbox_on(lifecycle).run("echo hi")
 
     assert result.stdout == "hi\n"
     assert server.calls == ["create", "endpoint", "ping", "command"]
@@ -126,7 +126,7 @@ def test_a_503_that_says_nothing_is_looked_into_by_the_tag(listed, calls):
     assert ("metadata", f"pytest-opensandbox.create={tag}") in server.seen[1].query
 
 
-# Docker pulls the image inside the request; nobody may give up on it as on an ordinary one.
+# Docker pulls the image inside the request; no client may give it up like an ordinary one.
 def test_a_create_outlasts_the_time_of_an_ordinary_request():
     slow = Reply(202, [Pause(0.6), b'{"id": "s1", "status": {"state": "Running"}}'])
     with lifecycle_on(OneSandboxServer(create=[slow]), request_timeout=0.2) as lifecycle:
@@ -161,13 +161,13 @@ def test_an_entrypoint_that_ends_at_once_is_shown_with_its_log_and_deleted():
 
 
 def test_labels_of_the_image_are_not_among_the_sandboxes_own():
-    leaked = {"maintainer": "somebody", "version": "3"}
+    leaked = {"maintainer": "m", "version": "3"}
     made = as_json({"id": "s1", "status": {"state": "Running"}, "metadata": leaked}, 202)
     with lifecycle_on(OneSandboxServer(create=[made])) as lifecycle:
-        box = Sandbox.launch(lifecycle, SandboxOpts(image="a", metadata={"team": "blue"}))
+        sandbox = Sandbox.launch(lifecycle, SandboxOpts(image="a", metadata={"team": "blue"}))
 
-    assert not leaked.keys() & box.metadata.keys()
-    assert (box.metadata["team"], box.metadata[TAG_RUN]) == ("blue", "r1")
+    assert not leaked.keys() & sandbox.metadata.keys()
+    assert (sandbox.metadata["team"], sandbox.metadata[TAG_RUN]) == ("blue", "r1")
 
 
 # A lease that is computed by a clock that is an hour slow lies in the past, and the server ends the sandbox.
@@ -217,32 +217,32 @@ def test_a_sweep_deletes_more_sandboxes_than_a_page_holds():
 @pytest.mark.parametrize(
     "use",
     [
-        pytest.param(lambda box: box.run("rm -rf /"), id="run"),
-        pytest.param(lambda box: box.run("cat", input="x"), id="run with an input"),
-        pytest.param(lambda box: box.run("true", on_stdout=print), id="run with a callback"),
-        pytest.param(lambda box: box.put("text", "/tmp/x"), id="put"),
-        pytest.param(lambda box: box.get("/tmp/x"), id="get"),
+        pytest.param(lambda sandbox: sandbox.run("rm -rf /"), id="run"),
+        pytest.param(lambda sandbox: sandbox.run("cat", input="x"), id="run with an input"),
+        pytest.param(lambda sandbox: sandbox.run("true", on_stdout=print), id="run with a callback"),
+        pytest.param(lambda sandbox: sandbox.put("text", "/tmp/x"), id="put"),
+        pytest.param(lambda sandbox: sandbox.get("/tmp/x"), id="get"),
     ],
 )
 def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
     server = OneSandboxServer(command=[prints("!another-sandbox:s0", exit_code=96)])
     # Behind the server's proxy no address shows that the server uses Docker's host network.
     with lifecycle_on(server, use_server_proxy=True) as lifecycle:
-        box = box_on(lifecycle)
+        sandbox = sandbox_on(lifecycle)
         with pytest.raises(SharedAgentError, match="answered by the agent of sandbox s0: ") as caught:
-            use(box)
+            use(sandbox)
 
     assert caught.value.other_id == "s0"
     assert 'network_mode = "bridge"' in str(caught.value)
     assert not {"upload", "info"} & set(server.calls)
-    assert (box.id, server.calls.count("command")) == ("s1", 1)
+    assert (sandbox.id, server.calls.count("command")) == ("s1", 1)
 
 
 def test_an_agent_with_an_address_of_its_own_is_not_asked_before_a_copy():
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 4}})
     server = OneSandboxServer(info=[size])
     with lifecycle_on(server) as lifecycle:
-        box_on(lifecycle).put("text", "/tmp/x")
+        sandbox_on(lifecycle).put("text", "/tmp/x")
 
     assert server.calls == ["create", "endpoint", "ping", "upload", "info"]
 
@@ -264,9 +264,9 @@ def test_headers_of_an_endpoint_go_with_every_request_to_it():
     server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
     server.script["endpoint"] = [as_json({"endpoint": f"127.0.0.1:{server.port}/agent", "headers": headers})]
     with lifecycle_on(server, key="k3y") as lifecycle:
-        box = box_on(lifecycle)
-        box.run("true")
-        box.put("text", "/tmp/x")
+        sandbox = sandbox_on(lifecycle)
+        sandbox.run("true")
+        sandbox.put("text", "/tmp/x")
 
     to_agent = [seen for seen in server.seen if "/agent/" in seen.path]
     assert len(to_agent) == 4
@@ -281,9 +281,9 @@ def test_with_the_servers_proxy_each_request_has_the_key_and_a_length(named):
     server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
     server.public_host = named or server.public_host
     with lifecycle_on(server, key="k3y", use_server_proxy=True) as lifecycle:
-        box = box_on(lifecycle)
-        box.run("true")
-        box.put(b"x" * 100_000, "/tmp/x")
+        sandbox = sandbox_on(lifecycle)
+        sandbox.run("true")
+        sandbox.put(b"x" * 100_000, "/tmp/x")
 
     proxied = [seen for seen in server.seen if "/proxy/44772/" in seen.path]
     assert [re.sub(".*/", "", seen.path) for seen in proxied] == ["ping", "command", "upload", "info"]

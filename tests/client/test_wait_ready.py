@@ -103,7 +103,7 @@ def test_a_silent_agent_is_waited_for_and_its_endpoint_is_asked_for_once(failure
     assert calls(server).count("/endpoints/44772") == 1
 
 
-# Kubernetes puts a pod that it has to start anew somewhere else, and says so to whoever asks.
+# Kubernetes puts a pod that it has to start on another machine, and answers with the new address.
 def test_an_address_at_which_nobody_answers_is_asked_for_again():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -113,8 +113,8 @@ def refuse_with(status: int, *, passed_on: bool = False, retry_after: str = "") 
         if passed_on:
             exchange.answer()
         extra = f"Retry-After: {retry_after}\r\n" if retry_after else ""
-        body = '{"code": "PROXY::TROUBLE", "message": "injected"}'
-        exchange.send(f"HTTP/1.1 {status} Trouble\r\n{extra}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        body = '{"code": "PROXY::FAULT", "message": "injected"}'
+        exchange.send(f"HTTP/1.1 {status} Fault\r\n{extra}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         return True
 
     return fault

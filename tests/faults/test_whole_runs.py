@@ -1,4 +1,4 @@
-"""Whole runs of pytest in bad weather: tests pass, or fail with an error of ours; and nothing is left of them."""
+"""Whole runs of pytest among random faults: tests pass, or fail with an error of ours; and nothing is left of them."""
 
 import re
 from random import Random
@@ -36,7 +36,7 @@ NOT_OURS = re.compile(r"^E +(?!pytest_opensandbox\.)[\w.]*(?:Error|Exception|Int
 
 
 @pytest.fixture
-def weather(pytester, clean_environment, monkeypatch):
+def faulty(pytester, clean_environment, monkeypatch):
     """A proxy before a server of its own, which the environment names to the inner run."""
     server = start_embedded()
     with server, FaultyProxy(server.url) as proxy, Client(server.url, server.api_key) as truth:
@@ -49,7 +49,7 @@ def weather(pytester, clean_environment, monkeypatch):
         yield proxy
 
 
-def bad_weather(seed, *, share):
+def random_faults(seed, *, share):
     """Return a plan by which some requests meet some fault."""
     rng = Random(seed)
 
@@ -62,41 +62,41 @@ def bad_weather(seed, *, share):
 @pytest.mark.parametrize(
     ("workers", "seed"), [pytest.param((), 1, id="one process"), pytest.param(("-n2",), 2, id="two workers")]
 )
-def test_a_run_among_faults_fails_with_our_errors_only_and_leaves_nothing(pytester, weather, workers, seed):
-    weather.spoil(bad_weather(seed, share=0.1))
+def test_a_run_among_faults_fails_with_our_errors_only_and_leaves_nothing(pytester, faulty, workers, seed):
+    faulty.spoil(random_faults(seed, share=0.1))
 
     result = pytester.runpytest_subprocess("--opensandbox-ready-timeout=20", *workers, timeout=200)
-    weather.heal()
+    faulty.heal()
 
     outcomes = result.parseoutcomes()
     shown = result.stdout.str()
     assert sum(outcomes.get(word, 0) for word in ("passed", "failed", "errors")) == 6
     assert NOT_OURS.findall(shown) == []
     assert "INTERNALERROR" not in shown
-    assert left(weather, shown) == []
+    assert left(faulty, shown) == []
 
 
-def left(weather, shown):
+def left(faulty, shown):
     """Return what lives on, but for what the run itself has named as left."""
-    alive = [sandbox.id for sandbox in weather.truth.list_sandboxes({TAG_PROJECT: weather.project})]
+    alive = [sandbox.id for sandbox in faulty.truth.list_sandboxes({TAG_PROJECT: faulty.project})]
     return [sandbox for sandbox in alive if sandbox not in shown]
 
 
-def test_a_run_goes_on_when_the_server_was_restarted_in_its_middle(pytester, weather):
+def test_a_run_goes_on_when_the_server_was_restarted_in_its_middle(pytester, faulty):
     servers = []
 
     def restart(exchange):
         pieces = exchange.ask()
         exchange.send(next(pieces))
-        weather.server.stop()
+        faulty.server.stop()
         servers.append(start_embedded())
-        weather.move(servers[0].url, keys=(weather.server.api_key, servers[0].api_key))
+        faulty.move(servers[0].url, keys=(faulty.server.api_key, servers[0].api_key))
         return False
 
-    weather.spoil(Plan(restart, skip=5, matching="^POST .*/command"))
+    faulty.spoil(Plan(restart, skip=5, matching="^POST .*/command"))
 
     result = pytester.runpytest_subprocess(timeout=200)
-    weather.heal()
+    faulty.heal()
 
     with servers[0], Client(servers[0].url, servers[0].api_key) as truth:
         alive = truth.list_sandboxes()
