@@ -99,7 +99,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         """
         check_port(port)
         query = self._signing(signed_for)
-        return retry_idempotent(lambda: self._look_up(sandbox_id, port, query=query), timeouts=self._transport.timeouts)
+        return retry_idempotent(
+            lambda: self._fetch_endpoint(sandbox_id, port, query=query), timeouts=self._transport.timeouts
+        )
 
     def discover_execd(self, sandbox_id: str) -> Endpoint:
         """Return the address of the agent of a sandbox.
@@ -154,8 +156,8 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         """
         check_seconds("timeout", timeout)
         probes = ReadinessProbes(
-            state=lambda: self._look_at(sandbox_id),
-            endpoint=lambda: self._look_up(sandbox_id, EXECD_PORT),
+            state=lambda: self._fetch_sandbox(sandbox_id),
+            endpoint=lambda: self._fetch_endpoint(sandbox_id, EXECD_PORT),
             ping=lambda endpoint, seconds: self.ping(endpoint, timeout=seconds),
             logs=lambda: self.diagnostics(sandbox_id),
         )
@@ -175,7 +177,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             ApiError: the server refuses.
         """
         check_seconds("timeout", timeout)
-        return PauseWait(sandbox_id, lambda: self._look_at(sandbox_id), timeouts=self.timeouts).wait(timeout)
+        return PauseWait(sandbox_id, lambda: self._fetch_sandbox(sandbox_id), timeouts=self.timeouts).wait(timeout)
 
     @one_call
     def server_version(self) -> str:
@@ -248,7 +250,7 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
         return (("expires", str(ceil(self._transport.server_time() + seconds))),)
 
-    def _look_up(self, sandbox_id: str, port: int, *, query: Query = ()) -> Endpoint:
+    def _fetch_endpoint(self, sandbox_id: str, port: int, *, query: Query = ()) -> Endpoint:
         """Ask for an endpoint once."""
         path = f"{sandbox_path(sandbox_id)}/endpoints/{port}"
         params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)

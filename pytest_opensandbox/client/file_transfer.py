@@ -131,7 +131,7 @@ def _content(file: FileUpload, size: int) -> Iterator[bytes]:
             yield piece
 
 
-class _Kept:
+class _OpenFile:
     """A file that its owner closes; leaving the block restores its position, so that a second try reads it whole."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -145,12 +145,12 @@ class _Kept:
         self._file.seek(self._start)
 
 
-def _open(file: FileUpload) -> BinaryIO | _Kept:
+def _open(file: FileUpload) -> BinaryIO | _OpenFile:
     content = file.content
     if isinstance(content, (bytes, bytearray, memoryview)):
         return BytesIO(content)
     if not isinstance(content, Path):
-        return _Kept(content)
+        return _OpenFile(content)
     try:
         return content.open("rb")
     except OSError as exc:
@@ -208,7 +208,7 @@ class Download:
             TransportError: the connection broke.
         """
         received = 0
-        for piece, waited in _timed(self._answer.chunks()):
+        for piece, waited in _with_waits(self._answer.chunks()):
             received += len(piece)
             if waited > self._timeouts.for_transfer(received):
                 raise ProtocolError(f"{self.path}: it comes too slowly, {received:,} bytes in {waited:.0f} s")
@@ -245,7 +245,7 @@ class Download:
         self.close()
 
 
-def _timed(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, float]]:
+def _with_waits(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, float]]:
     """Yield each piece with the seconds spent on waiting so far, without the time that the caller takes."""
     waited = 0.0
     began = time.monotonic()
@@ -266,7 +266,7 @@ def check_agent_path(path: str) -> str:
     return path
 
 
-def queries(paths: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
+def path_queries(paths: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
     """Yield the paths as queries of a length that servers accept."""
     query: list[tuple[str, str]] = []
     length = 0
@@ -296,7 +296,7 @@ def range_header(byte_range: Sequence[int | None] | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
 
 
-def longest(byte_range: Sequence[int | None] | None) -> int | None:
+def range_length(byte_range: Sequence[int | None] | None) -> int | None:
     """Return how many bytes a range can have, None where it has no end."""
     start, stop = byte_range or (None, None)
     return None if start is None or stop is None else stop - start

@@ -11,9 +11,9 @@ from pytest_opensandbox.client.file_transfer import (
     Download,
     UploadBody,
     check_agent_path,
-    longest,
-    queries,
+    path_queries,
     range_header,
+    range_length,
     wire_mode,
 )
 from pytest_opensandbox.client.models import FileInfo, FileUpload, read_files
@@ -31,7 +31,7 @@ MAX_FOUND = 100_000
 MAX_SEARCH_BYTES = 32 * 1024 * 1024
 """Most that is read of the answer to a search."""
 
-VALUES_OF_FILE = 9
+VALUES_PER_FILE = 9
 """How many values describe one file, itself among them."""
 
 _NO_SUCH_FILE = ("no such file", "file not found")
@@ -116,18 +116,18 @@ class FilesAPI:
         headers = range_header(byte_range)
         info = None if known_file else self.files_info(endpoint, [path])[path]
         if info is not None and info.type in ("directory", "other"):
-            raise no_file(path, info.type)
-        answer = self._ask_again(
+            raise not_a_file_error(path, info.type)
+        answer = self._ask_with_retry(
             endpoint, "GET", "/files/download", [("path", path)], lambda answer: answer, headers=headers
         )
         if (answer.length or 0) >= _NO_FILE_BYTES or (headers and answer.status != 206):
             answer.close()
             if not headers:
-                raise no_file(path, "directory")
+                raise not_a_file_error(path, "directory")
             raise ProtocolError(f"{path}: a part was asked for, and the answer is not one (status {answer.status})")
         whole = info is not None and info.type == "file" and not headers
         size = answer.length if answer.length is not None else info.size if info and whole else -1
-        download = Download(path, answer, size=size, most=longest(byte_range), timeouts=self._transport.timeouts)
+        download = Download(path, answer, size=size, most=range_length(byte_range), timeouts=self._transport.timeouts)
         if info is not None and whole and size != info.size:
             self._check_changing(endpoint, download, before=info.size)
         return download
@@ -152,8 +152,8 @@ class FilesAPI:
         Source: specs/execd-api.yaml, GET /files/info.
         """
         found: dict[str, FileInfo] = {}
-        for query in queries(paths):
-            body = self._ask_again(endpoint, "GET", "/files/info", query, Response.json)
+        for query in path_queries(paths):
+            body = self._ask_with_retry(endpoint, "GET", "/files/info", query, Response.json)
             for _, path in query:
                 if not isinstance(body, dict) or path not in body:
                     raise ProtocolError(f"the agent says nothing of {path}, but {str(body)[:200]}")
@@ -184,8 +184,8 @@ class FilesAPI:
         check_agent_path(directory)
         query = [("path", directory), ("pattern", pattern)]
         # Nothing found is null, or an empty list, and never nothing at all.
-        read = partial(Response.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=VALUES_OF_FILE * MAX_FOUND)
-        found = list(read_files(self._ask_again(endpoint, "GET", "/files/search", query, read)))
+        read = partial(Response.json, needed=True, max_bytes=MAX_SEARCH_BYTES, max_values=VALUES_PER_FILE * MAX_FOUND)
+        found = list(read_files(self._ask_with_retry(endpoint, "GET", "/files/search", query, read)))
         if len(found) > MAX_FOUND:
             raise ProtocolError(f"a search found more than {MAX_FOUND:,} files: search in smaller directories")
         return found
@@ -204,8 +204,8 @@ class FilesAPI:
 
         Source: specs/execd-api.yaml, DELETE /files.
         """
-        for query in queries(paths):
-            self._ask_again(endpoint, "DELETE", "/files", query, Response.read)
+        for query in path_queries(paths):
+            self._ask_with_retry(endpoint, "DELETE", "/files", query, Response.read)
 
     @one_call
     def make_directories(self, endpoint: Endpoint | str, paths: Iterable[str], *, mode: int = 0o755) -> None:
@@ -249,10 +249,10 @@ class FilesAPI:
             # The agent itself would remove it.
             if not [part for part in PurePosixPath(path).parts[1:] if part != ".."]:
                 raise ConfigError("path", "not be the root", path)
-        for query in queries(paths):
-            self._ask_again(endpoint, "DELETE", "/directories", query, Response.read)
+        for query in path_queries(paths):
+            self._ask_with_retry(endpoint, "DELETE", "/directories", query, Response.read)
 
-    def _ask_again(
+    def _ask_with_retry(
         self,
         endpoint: Endpoint | str,
         method: str,
@@ -307,7 +307,7 @@ class FilesAPI:
                 raise ProtocolError(f"{path}: {sent:,} bytes were sent, {there:,} are there")
 
 
-def no_file(path: str, kind: str) -> ConfigError:
+def not_a_file_error(path: str, kind: str) -> ConfigError:
     """Return the error for a path that is none of a regular file."""
     if kind == "directory":
         return ConfigError("path", "be a file, it is a directory; use get() for trees", path)

@@ -95,7 +95,7 @@ class SandboxesAPI:
 
         Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}.
         """
-        return retry_idempotent(lambda: self._look_at(sandbox_id), timeouts=self._transport.timeouts)
+        return retry_idempotent(lambda: self._fetch_sandbox(sandbox_id), timeouts=self._transport.timeouts)
 
     @one_call
     def list_sandboxes(
@@ -277,7 +277,7 @@ class SandboxesAPI:
                 return ""
             raise
 
-    def _look_at(self, sandbox_id: str) -> SandboxResponse:
+    def _fetch_sandbox(self, sandbox_id: str) -> SandboxResponse:
         """Ask the server once for a sandbox."""
         answer = self._transport.request("GET", sandbox_path(sandbox_id))
         return self._note_end(SandboxResponse.from_wire(answer.json()))

@@ -90,11 +90,11 @@ class SnapshotsAPI:
                 snapshot = self.get_snapshot(snapshot_id)
             return snapshot if snapshot.state in _FINAL_STATES else None
 
-        def time_is_up(waited: float, attempts: int) -> SnapshotFailedError:
-            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'poll')}")
+        def timeout_error(waited: float, attempts: int) -> SnapshotFailedError:
+            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'look')}")
 
         with time_limit(timeout + _LAST_ANSWER_SECONDS):
-            ready = poll_until_ready(poll, budget_seconds=timeout, on_timeout=time_is_up)
+            ready = poll_until_ready(poll, budget_seconds=timeout, on_timeout=timeout_error)
         if ready.state != _READY:
             raise _failed(ready, message=ready.message)
         return ready

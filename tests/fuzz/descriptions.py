@@ -1,4 +1,4 @@
-"""OpenAPI descriptions of what the embedded server and its agent answer, to make requests from."""
+"""OpenAPI descriptions of the embedded server and its agent, from which requests are made."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COMMAND: Schema = {
     "properties": {
         "command": TEXT,
         "cwd": PATH,
-        # Milliseconds: what runs for longer than a request may take would find nothing more.
+        # Milliseconds: a command that runs longer than a request may take would find nothing more.
         "timeout": {"type": "integer", "minimum": 1, "maximum": 300},
         "background": {"const": False},
         "envs": LABELS,
@@ -126,7 +126,7 @@ def description(paths: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def operation(*parameters: Schema, body: Schema | None = None) -> dict[str, Any]:
-    """Return an operation with some answer or other: what counts is that there is one, and of which kind."""
+    """Return an operation that may be answered with any status; only the presence and the kind of an answer count."""
     found: dict[str, Any] = {"parameters": list(parameters), "responses": {"default": {"description": "an answer"}}}
     if body is not None:
         found["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}

@@ -69,10 +69,10 @@ def test_the_agent_answers(case, endpoint):
     try:
         response = case.call(base_url=endpoint.url, headers=dict(endpoint.headers), timeout=ANSWER_SECONDS)
     except requests.exceptions.ChunkedEncodingError:
-        # What execd does, too, where a directory is to be downloaded: it promises more than any disk has.
+        # execd does so, too, for the download of a directory: it promises more bytes than any disk has.
         assert case.path == "/files/download"
         return
 
-    # execd says 500 where others say 404 or 409; what it does not say is that it does not know what happened.
+    # execd answers 500 where others answer 404 or 409, but never with an unknown error.
     assert "the agent failed" not in response.text
     assert "Traceback" not in response.text

@@ -1,4 +1,4 @@
-"""Recorded exchanges of a real server and its agent, and what of them means something."""
+"""Recorded exchanges of a real server and its agent, and their meaningful parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEANINGFUL = frozenset(
         "transfer-encoding",
     }
 )
-"""Header fields that a client may look at; dates, server names and request ids are left out."""
+"""Header fields that mean something to a client; dates, server names and request ids do not."""
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b[0-9a-f]{32}\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
@@ -32,7 +32,7 @@ _CLOCK = frozenset({"timestamp", "execution_time"})
 
 @dataclass(frozen=True)
 class Request:
-    """What the recording client sent."""
+    """A request of the recording client."""
 
     method: str
     path: str
@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What came back, recorded or just now."""
+    """A response, recorded or new."""
 
     status: int
     headers: dict[str, str]
@@ -101,7 +101,7 @@ class Ids:
 
 
 def meaning(response: Response) -> dict[str, Any]:
-    """Return what two answers must have in common: status, meaningful headers, and the body without ids and clocks.
+    """Return what two answers must share: status, meaningful headers, and the body without ids and clocks.
 
     Events keep their order, except that standard error comes after standard output and a ping right after ``init``:
     the two streams are tailed apart, and pings come when they come.

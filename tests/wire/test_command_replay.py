@@ -86,7 +86,7 @@ def test_a_recorded_syntax_error_tells_all_of_its_lines():
     assert len(result.stderr.split("\n")) == 2
 
 
-# Played at its own pace: whether a kill was the time limit can only be told from the clock.
+# Played at the recorded pace: only the clock shows whether a kill was the time limit.
 def test_a_recorded_time_limit_is_told_from_a_kill():
     result = run_recorded(COMMANDS["timeout after 300 ms"], paced=True)
 

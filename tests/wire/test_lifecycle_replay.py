@@ -89,7 +89,7 @@ class Replay:
         self._ids = fresh
 
     def _wait_while(self, transient, exchange):
-        """Look until a state is over, as the recording client did."""
+        """Poll until a state is over, as the recording client did."""
         assert wait_until(lambda: transient not in self._send(exchange).body)
 
 
@@ -103,7 +103,7 @@ def _body_for_now(exchange, ids):
 
 
 def _comparable(exchange, answer):
-    """Return what an answer means, with what is different by design made equal."""
+    """Return the meaning of an answer, with the differences by design made equal."""
     said = meaning(answer)
     text = json.dumps(said["body"]).replace(RECORDED_IMAGE, "host")
     body = json.loads(re.sub(r"127\.0\.0\.1:\d+", "<address>", text))
