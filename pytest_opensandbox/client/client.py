@@ -88,6 +88,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             signed_for: ask for an address that opens the port to everyone who has it, for so many seconds by the
                 server's clock; needs Kubernetes with a gateway that has signing keys. None for the usual address.
 
+        Returns:
+            The URL with its scheme, and the headers that requests to it need.
+
         Raises:
             ConfigError: ``port`` or ``signed_for`` is out of range, or the client goes through the server's own proxy.
             NotFoundError: no such sandbox, or it has no address yet.
@@ -109,6 +112,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         Args:
             sandbox_id: the sandbox.
 
+        Returns:
+            The URL with its scheme, and the headers that requests to it need.
+
         Raises:
             NotFoundError: no such sandbox, or it has no address yet.
             ApiError: the server refuses.
@@ -125,6 +131,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         Args:
             sandbox_id: the sandbox.
             timeout: one budget for all requests and waits; seconds.
+
+        Returns:
+            The sandbox, in the state Running.
 
         Raises:
             SandboxFailedError: it ended; carries the server's reason and the end of its logs.
@@ -147,12 +156,17 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             timeout: one budget for all requests and waits; seconds.
             known: what ``create_sandbox`` returned, which saves a request.
 
+        Returns:
+            The sandbox, in the state Running, and its agent's endpoint.
+
         Raises:
             SandboxFailedError: it ended; carries the server's reason and the end of its logs.
             ReadyTimeoutError: the time is up; says what was wrong at the last poll.
             AuthError: the key is missing or wrong.
             NotFoundError: no such sandbox.
             ApiError: the server refuses.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}, and specs/execd-api.yaml, GET /ping.
         """
         check_seconds("timeout", timeout)
         probes = ReadinessProbes(
@@ -170,11 +184,16 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             sandbox_id: the sandbox.
             timeout: one budget for all requests and waits; seconds.
 
+        Returns:
+            The sandbox, in the state Paused.
+
         Raises:
             PauseError: it runs again instead, or the time is up; carries the last state from the server.
             SandboxFailedError: it ended.
             NotFoundError: no such sandbox.
             ApiError: the server refuses.
+
+        Source: specs/sandbox-lifecycle.yml, GET /sandboxes/{sandboxId}; docs/pause-resume.md.
         """
         check_seconds("timeout", timeout)
         return PauseWait(sandbox_id, lambda: self._fetch_sandbox(sandbox_id), timeouts=self.timeouts).wait(timeout)
@@ -182,6 +201,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
     @one_call
     def server_version(self) -> str:
         """Return the server's version.
+
+        Returns:
+            Text such as ``1.1.1``; "" where the answer has no version.
 
         Raises:
             ApiError: the server refuses.
@@ -196,7 +218,13 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         return str(answer.get("version") or "") if isinstance(answer, dict) else ""
 
     def server_time(self) -> datetime:
-        """Return the server's clock, as its last answer showed it; with time zone."""
+        """Return the server's clock, according to its last answer; sends nothing.
+
+        Returns:
+            A time in UTC, with time zone; this machine's clock where the server has not answered yet.
+
+        Source: the header ``Date`` of the server's answers.
+        """
         return datetime.fromtimestamp(self._transport.server_time(), timezone.utc)
 
     def check_alive(self, *, timeout: float = 10.0) -> None:
@@ -219,6 +247,9 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         Args:
             lifecycle_url: the new server, on the machine of the old one.
             api_key: its key.
+
+        Raises:
+            ConfigError: the URL or the key cannot be used.
         """
         self._transport.replace_server(lifecycle_url, masked(api_key))
         self._ends.clear()

@@ -87,6 +87,9 @@ class SandboxesAPI:
         Args:
             sandbox_id: the sandbox.
 
+        Returns:
+            The sandbox, whatever its state; states that this package does not know are kept as text.
+
         Raises:
             NotFoundError: no such sandbox, perhaps no longer.
             ApiError: the server refuses.
@@ -106,6 +109,9 @@ class SandboxesAPI:
         Args:
             metadata: labels; None or none of them for every sandbox.
             states: such as ``Running``; none of them for every state.
+
+        Returns:
+            The sandboxes of all pages, in the server's order.
 
         Raises:
             ApiError: the server refuses.
@@ -179,7 +185,14 @@ class SandboxesAPI:
         return self._ends[sandbox_id] or moment
 
     def known_end(self, sandbox_id: str) -> datetime | None:
-        """Return when a sandbox ends, according to the last answer about it; None for never, or not known."""
+        """Return when a sandbox ends, according to the last answer about it; sends nothing.
+
+        Args:
+            sandbox_id: the sandbox.
+
+        Returns:
+            A time with time zone; None for a sandbox that never ends, or that no answer was about.
+        """
         return self._ends.get(sandbox_id)
 
     @one_call
@@ -223,6 +236,9 @@ class SandboxesAPI:
         Args:
             sandbox_id: the sandbox.
             changes: new values; None removes a label; other labels stay.
+
+        Returns:
+            The sandbox with its new labels.
 
         Raises:
             ConfigError: a label breaks the rules.

@@ -34,6 +34,9 @@ class SnapshotsAPI:
             sandbox_id: the sandbox to take it from.
             name: a name to find it by.
 
+        Returns:
+            The snapshot, mostly in the state ``Creating``.
+
         Raises:
             NotFoundError: no such sandbox.
             ConflictError: it does not run, or this runtime cannot.
@@ -52,6 +55,9 @@ class SnapshotsAPI:
 
         Args:
             snapshot_id: the snapshot.
+
+        Returns:
+            The snapshot, whatever its state.
 
         Raises:
             NotFoundError: no such snapshot.
@@ -75,11 +81,16 @@ class SnapshotsAPI:
             timeout: one budget for all requests and waits; seconds.
             known: what ``create_snapshot`` returned; it saves the first request.
 
+        Returns:
+            The snapshot, in the state ``Ready``.
+
         Raises:
             SnapshotFailedError: it failed, or the time is up.
             NotFoundError: no such snapshot.
             ApiError: the server refuses.
             TransportError: no answer.
+
+        Source: specs/sandbox-lifecycle.yml, GET /snapshots/{snapshotId}.
         """
         check_seconds("timeout", timeout)
         snapshot = known or self.get_snapshot(snapshot_id)
@@ -91,7 +102,7 @@ class SnapshotsAPI:
             return snapshot if snapshot.state in _FINAL_STATES else None
 
         def timeout_error(waited: float, attempts: int) -> SnapshotFailedError:
-            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'look')}")
+            return _failed(snapshot, message=f"not ready after {waited:.1f} s and {counted(attempts, 'poll')}")
 
         with time_limit(timeout + _LAST_ANSWER_SECONDS):
             ready = poll_until_ready(poll, budget_seconds=timeout, on_timeout=timeout_error)
@@ -106,6 +117,9 @@ class SnapshotsAPI:
         Args:
             sandbox_id: the sandbox they were taken from; None for any.
             name: their name; None for any.
+
+        Returns:
+            The snapshots of all pages, in the server's order.
 
         Raises:
             ApiError: the server refuses.
