@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, SandboxOpts
+from pytest_opensandbox import Client, Endpoint, FileUpload, OpenSandboxError, ProtocolError, SandboxOpts
 from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.transport.retry import time_limit
 from tests.scripted_servers import Reply, as_json, serving
@@ -328,9 +328,9 @@ def test_a_sandbox_that_cannot_be_renewed_does_not_end_the_lease_of_others():
 def test_an_endpoint_cannot_set_what_belongs_to_http(name):
     answer = as_json({"endpoint": "127.0.0.1:1", "headers": {name: "5"}})
     with serving(answer) as server, Client(server.url) as client:
-        with pytest.raises(OpenSandboxError, match="HTTP's own"):
+        with pytest.raises(ProtocolError, match="must not control HTTP itself"):
             client.discover_execd("a")
-        with pytest.raises(OpenSandboxError, match="HTTP's own"):
+        with pytest.raises(OpenSandboxError, match="headers must not control HTTP itself"):
             client.ping(Endpoint(server.url, {name: "5"}))
 
 

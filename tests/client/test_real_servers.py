@@ -229,7 +229,7 @@ def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
     # Behind the server's proxy no address shows that the server uses Docker's host network.
     with lifecycle_on(server, use_server_proxy=True) as lifecycle:
         sandbox = sandbox_on(lifecycle)
-        with pytest.raises(SharedAgentError, match="answered by the agent of sandbox s0: ") as caught:
+        with pytest.raises(SharedAgentError, match="reach the agent of sandbox s0: ") as caught:
             use(sandbox)
 
     assert caught.value.other_id == "s0"
