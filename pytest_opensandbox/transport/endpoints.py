@@ -103,9 +103,14 @@ def own_proxy_url(url: str, root: str, *, opened_by: Iterable[str] = ()) -> str:
     return f"{root}{first}{API_VERSION_PATH}{path[0]}" if path else url
 
 
-def is_http_url(url: str) -> bool:
-    """Tell whether a URL is one that HTTP can be spoken with: its scheme, a host, and a valid port."""
-    return _split(resolve_localhost(url)) is not None
+def check_endpoint_url(url: str) -> None:
+    """Refuse the URL of an endpoint that no request can be sent to.
+
+    Raises:
+        ConfigError: not an http URL with a host and a valid port; shows no password.
+    """
+    if _split(resolve_localhost(url)) is None:
+        raise ConfigError("endpoint", "have a URL with http:// or https://, a host and a valid port", _shown(url))
 
 
 def is_own_proxy(url: str, root: str) -> bool:

@@ -20,8 +20,8 @@ from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.endpoints import (
     API_VERSION_PATH,
     Endpoint,
+    check_endpoint_url,
     checked_url,
-    is_http_url,
     is_loopback,
     is_own_proxy,
     is_reserved_header,
@@ -169,8 +169,7 @@ class Transport:
         """
         if isinstance(endpoint, str):
             endpoint = Endpoint(checked_url(endpoint))
-        if not is_http_url(endpoint.url):
-            raise ConfigError("endpoint", "have a URL with http:// or https://, a host and a valid port", endpoint)
+        check_endpoint_url(endpoint.url)
         if reserved := [name for name in endpoint.headers if is_reserved_header(name)]:
             raise ConfigError("headers", "not control HTTP itself", reserved)
         return self.request(
