@@ -52,7 +52,7 @@ def test_a_server_restarted_during_a_command_has_lost_the_sandbox(fragile):
     fragile.proxy.spoil(during_a_command(fragile.restart))
 
     with pytest.raises(
-        SandboxGoneError, match=r"is gone, deleted by someone; .* restarted and keeps no sandboxes"
+        SandboxGoneError, match=r"is gone, deleted by someone; .* lost its sandboxes in a restart"
     ) as caught:
         fragile.sandbox.run("sleep 30", timeout=60)
 
