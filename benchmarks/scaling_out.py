@@ -51,7 +51,7 @@ class Scenario:
     pool: Pool | None = None
     """The pool of the sandboxes; None for a pod created for each sandbox."""
     places: int = 64
-    """How many pods outside a pool the cluster has room for."""
+    """How many pods outside a pool fit into the cluster."""
     test: Delay = TEST
     """How long a test uses its sandbox."""
     part: float = 1.0

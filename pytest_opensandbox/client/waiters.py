@@ -33,7 +33,7 @@ _PAUSING = "Pausing"
 
 @dataclass(frozen=True, kw_only=True)
 class ReadinessProbes:
-    """The requests that tell whether a sandbox is ready; each is sent once."""
+    """The requests that find out whether a sandbox is ready; each is sent once."""
 
     state: Callable[[], SandboxResponse]
     """Asks the server for the sandbox."""
@@ -136,7 +136,7 @@ class ReadyWait:
             raise
 
     def _ping(self, endpoint: Endpoint) -> bool:
-        """Tell whether the agent answers; each silence doubles the time that the next ping may take."""
+        """Return whether the agent answers; each silence doubles the time that the next ping may take."""
         try:
             self._probes.ping(endpoint, min(self._seconds_left(), self._ping_seconds))
         except AuthError:

@@ -247,7 +247,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: _Node) -> None:
-    """Tell a worker of xdist its run, the server and the store of setups."""
+    """Give a worker of xdist its run, the server and the store of setups."""
     node.config.stash[_WORKERS].configure_worker(node.gateway.id, node.workerinput)
 
 

@@ -76,7 +76,7 @@ class Workers:
         return total([self._run.tally, *self._tallies.values()])
 
     def configure_worker(self, worker_id: str, workerinput: dict[str, Any]) -> None:
-        """Tell a worker, before it starts, its run, the server where that is shared, and the store of setups."""
+        """Give a worker, before it starts, its run, the server where that is shared, and the store of setups."""
         # The workers may have sandboxes as soon as they begin, and this process sweeps them.
         self._run.signals.take()
         workerinput[RUN_ID_KEY] = self._run.run_id

@@ -95,5 +95,5 @@ class SharedStore:
         except OSError as exc:
             raise OpenSandboxError(
                 "the processes of a run share the outcomes of setups by a directory that cannot be used"
-                f" ({os_reason(exc, self.path)}): make room there, or set TMPDIR to another directory"
+                f" ({os_reason(exc, self.path)}): free some space there, or set TMPDIR to another directory"
             ) from exc

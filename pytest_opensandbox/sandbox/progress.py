@@ -18,7 +18,7 @@ class Progress:
     """
 
     notice_seconds = 5.0
-    """How long a phase may last before the user is told what it is for."""
+    """How long a phase may last before the user is notified of it."""
 
     def __init__(self, notify: Notify | None) -> None:
         self._notify = notify
@@ -84,7 +84,7 @@ class Phases:
 
     def __init__(self, progress: Progress) -> None:
         self.shown: set[str] = set()
-        """The phases that the user was told about."""
+        """The phases that the user was notified of."""
         self._progress = progress
 
     def enter(self, phase: str) -> None:

@@ -83,7 +83,7 @@ def _private_directory() -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="pytest-opensandbox-docker-", ignore_cleanup_errors=True) as directory:
             yield directory
     except OSError as error:
-        advice = "make room there, or set TMPDIR to another directory"
+        advice = "free some space there, or set TMPDIR to another directory"
         raise DockerStartError(os_reason(error, directory or tempfile.gettempdir()), advice) from error
 
 

@@ -238,7 +238,8 @@ def _start(
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file: an unread pipe would fill up and stop the server
     except OSError as error:
         why = (
-            f"there is no place for temporary files ({os_reason(error)}), make room or set TMPDIR to another directory"
+            f"there is no place for temporary files ({os_reason(error)}):"
+            " free some space, or set TMPDIR to another directory"
         )
         raise ServerStartError(_error_text(choice, why)) from error
     try:

@@ -103,7 +103,7 @@ def lacks_address(error: Exception) -> bool:
 
 
 def has_no_sandbox(error: Exception) -> bool:
-    """Tell whether the server answers that the sandbox itself does not exist, and not a file or a route."""
+    """Return whether the server answers that the sandbox itself does not exist, and not a file or a route."""
     return isinstance(error, ApiError) and error.code.endswith(_NO_SANDBOX)
 
 

@@ -25,7 +25,7 @@ from tests.scripted_servers import OneSandboxServer, Pause, Reply, Seen, as_even
 
 IMAGE = SandboxOpts(image="python:3.12")
 MADE = as_json({"id": "s1", "status": {"state": "Running"}}, 202)
-NO_ROOM = as_json({"code": "KUBERNETES::POOL_CAPACITY_EXHAUSTED", "message": "No room"}, 429, Retry_After="0")
+NO_POD = as_json({"code": "KUBERNETES::POOL_CAPACITY_EXHAUSTED", "message": "No pod"}, 429, Retry_After="0")
 PORT_RACE = as_json(
     {"code": "DOCKER::SANDBOX_START_FAILED", "message": "Bind for 127.0.0.1:40000: port is already allocated"}, 500
 )
@@ -64,7 +64,7 @@ def test_a_sandbox_takes_three_requests_and_its_first_command_one():
     assert server.calls == ["create", "endpoint", "ping", "command"]
 
 
-@pytest.mark.parametrize("refusal", [NO_ROOM, PORT_RACE, NOT_UP_YET], ids=["no room", "port race", "not up yet"])
+@pytest.mark.parametrize("refusal", [NO_POD, PORT_RACE, NOT_UP_YET], ids=["no pod", "port race", "not up yet"])
 def test_a_create_that_made_nothing_is_sent_again_under_the_same_tags(refusal):
     server = OneSandboxServer(create=[refusal, refusal, MADE])
     with lifecycle_on(server) as lifecycle:
@@ -84,8 +84,8 @@ def test_a_port_race_that_is_lost_three_times_is_an_error():
 
 
 def test_a_server_that_stays_without_room_is_an_error_that_says_what_to_do():
-    server = OneSandboxServer(create=[NO_ROOM] * 1000)
-    with lifecycle_on(server, ready_timeout=0.2) as lifecycle, pytest.raises(ApiError, match="No room") as caught:
+    server = OneSandboxServer(create=[NO_POD] * 1000)
+    with lifecycle_on(server, ready_timeout=0.2) as lifecycle, pytest.raises(ApiError, match="No pod") as caught:
         lifecycle.launch(IMAGE)
 
     assert caught.value.code == "KUBERNETES::POOL_CAPACITY_EXHAUSTED"

@@ -24,7 +24,7 @@ class PodRequest:
 
 
 class Nodes:
-    """Room for pods that are created for one sandbox each."""
+    """The pods that are created for one sandbox each."""
 
     def __init__(self, model: Model, numbers: Callable[[], int]) -> None:
         self.free = model.nodes_hold
@@ -33,7 +33,7 @@ class Nodes:
         self._number = numbers
 
     def step(self, now: float) -> list[tuple[float, str]]:
-        """Give room to the requests that wait."""
+        """Give pods to the requests that wait."""
         while self.free and self.waiting:
             self.free -= 1
             pod_request = self.waiting.popleft()
@@ -99,9 +99,9 @@ class PooledPods:
         buffer = unused if is_enough else (pool.buffer_min + pool.buffer_max) // 2
         desired = max(self.allocated + len(self.waiting) + buffer, pool.min_pods)
         missing = desired - unused - self.allocated
-        room = pool.max_pods - unused - self.allocated - self.ending
+        free = pool.max_pods - unused - self.allocated - self.ending
         may_start = max(1, int(pool.max_unavailable * desired)) - self.starting
-        return max(0, min(missing, room, may_start))
+        return max(0, min(missing, free, may_start))
 
 
 class Pods:

@@ -170,7 +170,7 @@ def test_the_agent_gets_a_directory_only_if_it_leaves_it_alone(cwd, given):
     [
         pytest.param({"command": [], "max_bytes": 9}, "command", id="no word"),
         pytest.param({"command": "true", "env": {"": "x"}, "max_bytes": 9}, "env", id="a variable without a name"),
-        pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="no room for both ends"),
+        pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="too few bytes for both ends"),
         pytest.param({"command": "true", "max_bytes": "9"}, "max_bytes", id="text for a number of bytes"),
         pytest.param({"command": "true", "cwd": "rel", "max_bytes": 9}, "^cwd must be the absolute", id="relative"),
         pytest.param({"command": "true", "timeout": "5", "max_bytes": 9}, "^timeout", id="text for seconds"),

@@ -303,12 +303,12 @@ def impatient_sandbox(running_server, opensandbox_settings):
 
 def test_an_agent_that_misses_the_time_limit_is_asked_for_the_output(impatient_sandbox):
     with pytest.raises(CommandTimeoutError) as caught:
-        impatient_sandbox.run("echo begun; echo trouble >&2; sleep 60", timeout=30)
+        impatient_sandbox.run("echo begun; echo wrong >&2; sleep 60", timeout=30)
 
     assert (caught.value.command, caught.value.stdout, caught.value.stderr) == (
-        "echo begun; echo trouble >&2; sleep 60",
+        "echo begun; echo wrong >&2; sleep 60",
         "begun\n",
-        "trouble\n",
+        "wrong\n",
     )
 
 

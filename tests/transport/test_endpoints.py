@@ -36,7 +36,9 @@ def read(endpoint: str, headers=None, *, root: str = "https://api.example.org", 
             f"gw.example.org/x/{SANDBOX_ID}/8000", f"https://gw.example.org/x/{SANDBOX_ID}/8000", id="gateway by path"
         ),
         pytest.param(
-            f"{SANDBOX_ID}-8000.boxes.example.org", f"https://{SANDBOX_ID}-8000.boxes.example.org", id="gateway by host"
+            f"{SANDBOX_ID}-8000.gateway.example.org",
+            f"https://{SANDBOX_ID}-8000.gateway.example.org",
+            id="gateway by host",
         ),
         pytest.param("10.1.2.3:8000", "https://10.1.2.3:8000", id="pod"),
         pytest.param("http://gateway:8080/", "http://gateway:8080", id="with a scheme of its own"),
@@ -71,7 +73,7 @@ def test_a_secret_in_the_path_is_not_shown():
 @pytest.mark.parametrize(
     ("address", "headers"),
     [
-        pytest.param(f"{SANDBOX_ID}-8000-tgabcd-0123abcdk.boxes.example.org", None, id="host"),
+        pytest.param(f"{SANDBOX_ID}-8000-tgabcd-0123abcdk.gateway.example.org", None, id="host"),
         pytest.param(f"gateway/{SANDBOX_ID}/8000/tgabcd/0123abcdk", None, id="path"),
         pytest.param("gateway", {"OpenSandbox-Ingress-To": f"{SANDBOX_ID}-8000-tgabcd-0123abcdk"}, id="header"),
     ],
@@ -150,7 +152,7 @@ def test_the_agents_port_is_not_signed():
         pytest.param("http://h:8080/", "http://h:8080", id="slash"),
         pytest.param("http://h:8080/v1", "http://h:8080", id="with v1"),
         pytest.param("http://h:8080/v1/", "http://h:8080", id="with v1 and a slash"),
-        pytest.param("https://h/api/box/v1", "https://h/api/box", id="mounted below a path"),
+        pytest.param("https://h/api/base/v1", "https://h/api/base", id="mounted below a path"),
         pytest.param("https://h/api/xv1", "https://h/api/xv1", id="a path that only ends in v1"),
         pytest.param(" http://h ", "http://h", id="white space"),
         pytest.param("http://[::1]:80", "http://[::1]:80", id="IPv6"),
@@ -204,7 +206,7 @@ def test_what_is_no_endpoint_is_a_protocol_error(text):
     assert "pw" not in str(caught.value)
 
 
-ROOT = "http://api.example.org/box"
+ROOT = "http://api.example.org/base"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,9 @@ ROOT = "http://api.example.org/box"
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/44772", id="below v1"),
         pytest.param(f"{ROOT}/sandboxes/abc/proxy/44772", id="below the root"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/8000/deep/path", id="deep"),
-        pytest.param("http://API.example.org:80/box/v1/sandboxes/abc/proxy/1", id="the same origin, written otherwise"),
+        pytest.param(
+            "http://API.example.org:80/base/v1/sandboxes/abc/proxy/1", id="the same origin, written otherwise"
+        ),
     ],
 )
 def test_the_servers_own_proxy_may_see_the_key(url):
@@ -224,17 +228,17 @@ def test_the_servers_own_proxy_may_see_the_key(url):
     "url",
     [
         pytest.param("http://api.example.org:43350/proxy/44772", id="a sandbox's own port"),
-        pytest.param("http://api.example.org:8080/box/v1/sandboxes/abc/proxy/44772", id="another port"),
-        pytest.param("https://api.example.org/box/v1/sandboxes/abc/proxy/44772", id="another scheme"),
-        pytest.param("http://evil.example.org/box/v1/sandboxes/abc/proxy/44772", id="another host"),
+        pytest.param("http://api.example.org:8080/base/v1/sandboxes/abc/proxy/44772", id="another port"),
+        pytest.param("https://api.example.org/base/v1/sandboxes/abc/proxy/44772", id="another scheme"),
+        pytest.param("http://evil.example.org/base/v1/sandboxes/abc/proxy/44772", id="another host"),
         pytest.param(
-            "http://api.example.org.evil.example.org/box/v1/sandboxes/abc/proxy/1", id="a host that begins the same"
+            "http://api.example.org.evil.example.org/base/v1/sandboxes/abc/proxy/1", id="a host that begins the same"
         ),
         pytest.param(
-            "http://api.example.org@evil.example.org/box/v1/sandboxes/abc/proxy/1", id="the host as a user name"
+            "http://api.example.org@evil.example.org/base/v1/sandboxes/abc/proxy/1", id="the host as a user name"
         ),
         pytest.param("http://api.example.org/other/v1/sandboxes/abc/proxy/44772", id="not below the base"),
-        pytest.param("http://api.example.org/boxes/v1/sandboxes/abc/proxy/44772", id="a path that begins the same"),
+        pytest.param("http://api.example.org/bases/v1/sandboxes/abc/proxy/44772", id="a path that begins the same"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/endpoints/44772", id="not a proxy"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/x", id="not a port"),
         pytest.param(f"{ROOT}/v1/sandboxes/abc/proxy/1/../../../../../evil", id="climbing out"),
@@ -292,14 +296,14 @@ def test_a_url_in_a_message_has_no_credentials_and_no_query():
 @pytest.mark.parametrize(
     ("url", "found"),
     [
-        pytest.param("http://198.51.100.7/sandboxes/i/proxy/80", "http://h:1/box/v1/sandboxes/i/proxy/80", id="eip"),
-        pytest.param("http://h:1/v1/sandboxes/i/proxy/80", "http://h:1/box/v1/sandboxes/i/proxy/80", id="no prefix"),
+        pytest.param("http://198.51.100.7/sandboxes/i/proxy/80", "http://h:1/base/v1/sandboxes/i/proxy/80", id="eip"),
+        pytest.param("http://h:1/v1/sandboxes/i/proxy/80", "http://h:1/base/v1/sandboxes/i/proxy/80", id="no prefix"),
         pytest.param("http://h:1/proxy/80", "http://h:1/proxy/80", id="the agent's own proxy"),
         pytest.param("http://h:1/sandboxes/i/proxy/80/x", "http://h:1/sandboxes/i/proxy/80/x", id="something below"),
     ],
 )
 def test_an_endpoint_in_the_servers_proxy_is_reached_where_the_server_is(url, found):
-    assert own_proxy_url(url, "http://h:1/box") == found
+    assert own_proxy_url(url, "http://h:1/base") == found
 
 
 def test_what_opens_an_endpoint_in_the_servers_proxy_stays_in_its_path():

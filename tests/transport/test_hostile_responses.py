@@ -92,7 +92,7 @@ def test_an_answer_whose_headers_are_refused_holds_no_connection(lengths):
             client.ping(f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join()
 
-    assert caught.value is not None  # whoever keeps the error keeps no socket
+    assert caught.value is not None  # an error that is kept keeps no socket
     assert ends == [b""]
 
 

@@ -40,7 +40,7 @@ def replay(entry: dict[str, Any], *, paced: bool = False) -> Reply:
 
 
 def asked_as_recorded(server: Server, entry: dict[str, Any], *, besides: frozenset[str] = frozenset()) -> bool:
-    """Tell whether the first request is the recorded one; ``besides`` names query parameters that may be added."""
+    """Return whether the first request is the recorded one; ``besides`` names query parameters that may be added."""
     seen, request = server.seen[0], entry["request"]
     recorded = urlsplit(request["path"])
     query = [pair for pair in seen.query if pair[0] not in besides]

@@ -52,7 +52,7 @@ def storage_error(error: OSError, place: str) -> StartError:
         place: the directory.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        cause = "make room there, or set TMPDIR to another directory (XDG_RUNTIME_DIR, where that is set)"
+        cause = "free some space there, or set TMPDIR to another directory (XDG_RUNTIME_DIR, where that is set)"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
         cause = "set TMPDIR to a directory that this user can write to (XDG_RUNTIME_DIR, where that is set)"
     else:

@@ -151,22 +151,22 @@ def test_ending_every_process_that_can_be_seen_ends_no_other_sandbox(machine):
 CALLS = """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
-room = ctypes.create_string_buffer(256)
+buffer = ctypes.create_string_buffer(256)
 one = os.open("/proc/1/ns/mnt", os.O_RDONLY)
 for name, number, *arguments in (
     ("open a file system", 430, b"tmpfs", 0),
     ("move a mount", 428, -100, b"/", 1),
-    ("open by handle", 304, -100, room, 0),
+    ("open by handle", 304, -100, buffer, 0),
     ("enter a namespace", 308, one, 0),
     ("make a user namespace", 272, 0x10000000),
     ("make a PID namespace", 272, 0x20000000),
     ("change the root", 155, b"/", b"/"),
-    ("set the clock", 164, room, 0),
+    ("set the clock", 164, buffer, 0),
     ("reboot", 169, 0xFEE1DEAD, 672274793, 0, 0),
-    ("read the kernel's log", 103, 3, room, 256),
+    ("read the kernel's log", 103, 3, buffer, 256),
     ("run in real time", 144, 0, 1, b"\\1\\0\\0\\0"),
-    ("watch the kernel", 298, room, -1, 0, -1, 0),
-    ("load a program into the kernel", 321, 5, room, 120),
+    ("watch the kernel", 298, buffer, -1, 0, -1, 0),
+    ("load a program into the kernel", 321, 5, buffer, 120),
     ("swap", 167, b"/etc/hostname", 0),
 ):
     if libc.syscall(number, *arguments) >= 0:
