@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -23,7 +22,7 @@ from pytest_opensandbox.errors import (
     ServerStartError,
     TransportError,
 )
-from pytest_opensandbox.provisioning.refused_images import RefusedImages, image_advice, is_about_image
+from pytest_opensandbox.provisioning.refused_images import image_advice, is_about_image
 from pytest_opensandbox.settings.options import API_KEY_ENV, DOCKER, EMBEDDED
 from pytest_opensandbox.settings.settings import Settings
 from pytest_opensandbox.transport.api_key import MaskedKey, masked
@@ -113,7 +112,6 @@ class RunServer:
         self.left_sandboxes = False
         """Whether our server reported, by its exit status, that a sandbox did not end."""
         self._refusal = self._shared.get(_REFUSAL, "")
-        self._images = RefusedImages()
 
     @property
     def owns_server(self) -> bool:
@@ -203,21 +201,13 @@ class RunServer:
         self._refusal = _first_line(error)
         return ServerStartError(f"{error}\n{self._advice(error)}")
 
-    def check_image(self, opts: SandboxOpts) -> None:
-        """Refuse an image that the server could not pull before.
-
-        Raises:
-            ApiError: it could not.
-        """
-        self._images.check(opts)
-
-    def explain(self, error: ApiError | TransportError, opts: SandboxOpts, *, is_first: bool) -> OpenSandboxError:
+    def explain(self, error: ApiError | TransportError, *, is_first: bool, is_final: bool) -> OpenSandboxError:
         """Return the error to raise for a create that failed, and note what later tests need not try again.
 
         Args:
-            error: how it failed. Where an image cannot be pulled, the remedy is added to it.
-            opts: what was asked for.
+            error: how it failed.
             is_first: whether the run has had no sandbox so far.
+            is_final: whether no other create can succeed.
 
         Returns:
             A ``ServerStartError`` where no sandbox can be created at all, else the error itself.
@@ -225,9 +215,7 @@ class RunServer:
         if isinstance(error, (AuthError, TransportError)):
             self.find_failure(within=DYING_SECONDS)
             return self.refuse(error) if is_first and not self.is_down else error
-        is_hopeless = is_first and has_no_route(error)
-        # Without the image of the agent there is no sandbox at all.
-        return self.refuse(error) if is_hopeless or not self._is_noted(error, opts) else error
+        return self.refuse(error) if is_final or (is_first and has_no_route(error)) else error
 
     def close(self) -> None:
         """Close the client and stop the server that is ours; safe to call again after an interrupt."""
@@ -242,9 +230,6 @@ class RunServer:
     @property
     def _is_fork(self) -> bool:
         return os.getpid() != self._process
-
-    def _is_noted(self, error: ApiError, opts: SandboxOpts) -> bool:
-        return not is_about_image(error) or self._images.note(opts, error)
 
     def _open(self) -> Client:
         # Lazy: only a run that asks for a sandbox pays for HTTP.

@@ -12,6 +12,7 @@ from typing import Protocol
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, TransportError
+from pytest_opensandbox.provisioning.refused_images import RefusedImages, is_about_image
 from pytest_opensandbox.provisioning.sandbox_request import ResolvedRequest
 from pytest_opensandbox.provisioning.setup_cache import SetupCache
 from pytest_opensandbox.provisioning.shared_store import SharedStore
@@ -35,20 +36,13 @@ class Server(Protocol):
             ServerStartError: no sandbox can be created in this run.
         """
 
-    def check_image(self, opts: SandboxOpts) -> None:
-        """Refuse an image that the server could not pull before.
-
-        Raises:
-            ApiError: it could not.
-        """
-
-    def explain(self, error: ApiError | TransportError, opts: SandboxOpts, *, is_first: bool) -> OpenSandboxError:
+    def explain(self, error: ApiError | TransportError, *, is_first: bool, is_final: bool) -> OpenSandboxError:
         """Return the error to raise for a create that failed.
 
         Args:
             error: how it failed.
-            opts: what was asked for.
             is_first: whether the run has had no sandbox so far.
+            is_final: whether no other create can succeed.
         """
 
 
@@ -80,6 +74,7 @@ class Provisioner:
             ready_timeout=settings.ready_timeout_seconds,
             notify=notify,
         )
+        self._refused_images = RefusedImages()
         self._setups = SetupCache(store, progress=self._lifecycle.progress, discard=self.release)
         # By process, too: a fork has its parent's sandboxes on its list, but they are not its own.
         self._open: dict[tuple[int, str], Sandbox] = {}
@@ -146,11 +141,13 @@ class Provisioner:
     def _launch(self, opts: SandboxOpts, *, command_timeout: float, test: str, image: str = "") -> Sandbox:
         # A server that ended by itself is started again here, before anything is asked of it.
         self._server.client()
-        self._server.check_image(opts)
+        self._refused_images.check(opts)
         try:
             ready = self._lifecycle.launch(opts, test=test)
         except (ApiError, TransportError) as exc:
-            error = self._server.explain(exc, opts, is_first=not self._lifecycle.ledger.created)
+            # Without the image of the agent there is no sandbox at all.
+            is_final = is_about_image(exc) and not self._refused_images.note(opts, exc)
+            error = self._server.explain(exc, is_first=not self._lifecycle.ledger.created, is_final=is_final)
             if error is exc:
                 raise
             raise error from exc

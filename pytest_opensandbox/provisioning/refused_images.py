@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.errors import ApiError
@@ -47,7 +48,7 @@ class RefusedImages:
         return True
 
 
-def is_about_image(error: Exception) -> bool:
+def is_about_image(error: Exception) -> TypeGuard[ApiError]:
     """Say whether a server has refused something because it could not pull an image."""
     return isinstance(error, ApiError) and error.code.endswith(_PULL_FAILED)
 

@@ -9,9 +9,7 @@ import pytest
 from pytest_opensandbox import (
     ApiError,
     AuthError,
-    NetworkPolicy,
     OpenSandboxWarning,
-    SandboxOpts,
     ServerStartError,
     TransportError,
 )
@@ -88,15 +86,6 @@ def test_a_server_that_does_not_start_is_blamed_on_what_asked_for_it(monkeypatch
         found.client()
 
 
-def test_the_embedded_servers_image_is_no_image_elsewhere():
-    found, error = server_for("docker"), pull_failed("host")
-
-    found.explain(error, SandboxOpts(image="host"), is_first=True)
-
-    assert "'host' is what the embedded server calls this machine's own system, and no image: name one" in str(error)
-    assert "docker pull" not in str(error)
-
-
 @pytest.mark.parametrize(
     ("environ", "hint"),
     [
@@ -119,97 +108,15 @@ def pull_failed(image):
     return ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message=message, method="POST", url="http://here")
 
 
-def test_an_image_that_cannot_be_pulled_is_explained_once():
-    found = server_for("docker")
-    missing, error = SandboxOpts(image="no/such:image"), pull_failed("no/such:image")
-
-    found.explain(error, missing, is_first=True)
-
-    assert "Does `docker pull no/such:image` work where the server runs? --opensandbox-image" in str(error)
-    with pytest.raises(ApiError, match="no/such:image could not be pulled before in this run") as later:
-        found.check_image(missing)
-    assert "docker pull" not in str(later.value)
-
-
-def test_an_image_that_cannot_be_pulled_does_no_harm_to_the_others():
-    found = server_for("docker")
-    found.explain(pull_failed("a:1"), SandboxOpts(image="a:1"), is_first=True)
-
-    found.check_image(SandboxOpts(image="b:1"))
-
-    assert not found.is_refused
-
-
 def test_without_the_agents_image_no_sandbox_can_be_had():
     found = server_for("docker")
 
-    error = found.explain(pull_failed("opensandbox/execd:v1"), SandboxOpts(image="a:1"), is_first=False)
+    error = found.explain(pull_failed("opensandbox/execd:v1"), is_first=False, is_final=True)
 
     assert isinstance(error, ServerStartError)
     assert found.is_refused
     assert "Does `docker pull opensandbox/execd:v1` work" in str(error)
     assert "--opensandbox-execd-image" in str(error)
-
-
-GUARDED = NetworkPolicy.only("example.org")
-GUARD = "opensandbox/egress:v1"
-
-
-def test_without_the_image_of_the_network_guard_the_others_go_on():
-    found = server_for("docker")
-    guarded, plain = SandboxOpts(image="a:1", network_policy=GUARDED), SandboxOpts(image="a:1")
-
-    found.explain(pull_failed(GUARD), guarded, is_first=True)
-
-    found.check_image(plain)
-    for image in ("a:1", "b:1"):
-        with pytest.raises(ApiError, match=f"{GUARD} could not be pulled before in this run"):
-            found.check_image(SandboxOpts(image=image, network_policy=GUARDED))
-    assert not found.is_refused
-
-
-def test_the_image_of_a_guarded_sandbox_is_known_by_its_own_name():
-    found = server_for("docker")
-
-    found.explain(pull_failed("a:1"), SandboxOpts(image="a:1", network_policy=GUARDED), is_first=True)
-
-    found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
-    with pytest.raises(ApiError, match="a:1 could not be pulled"):
-        found.check_image(SandboxOpts(image="a:1"))
-
-
-def test_the_image_of_a_snapshot_that_is_gone_does_no_harm_to_the_others():
-    found = server_for("docker")
-    restored = SandboxOpts(image=None, snapshot_id="snap-1")
-
-    found.explain(pull_failed("opensandbox-snapshots:snap-1"), restored, is_first=True)
-
-    found.check_image(SandboxOpts(image="a:1"))
-    found.check_image(SandboxOpts(image=None, snapshot_id="snap-2"))
-    with pytest.raises(ApiError, match="opensandbox-snapshots:snap-1 could not be pulled before"):
-        found.check_image(restored)
-
-
-def test_where_the_server_names_no_image_only_the_same_request_is_refused():
-    found = server_for("docker")
-    unnamed = ApiError(500, code="DOCKER::SANDBOX_IMAGE_PULL_FAILED", message="no")
-
-    found.explain(unnamed, SandboxOpts(image="a:1", network_policy=GUARDED), is_first=True)
-
-    found.check_image(SandboxOpts(image="a:1"))
-    found.check_image(SandboxOpts(image="b:1", network_policy=GUARDED))
-    with pytest.raises(ApiError, match="a:1 could not be pulled before"):
-        found.check_image(SandboxOpts(image="a:1", network_policy=GUARDED))
-
-
-def test_another_refusal_is_about_no_image():
-    found = server_for("docker")
-    busy = ApiError(503, message="busy")
-
-    explained = found.explain(busy, SandboxOpts(image="a:1"), is_first=True)
-    found.check_image(SandboxOpts(image="a:1"))
-
-    assert explained is busy
 
 
 @pytest.mark.parametrize("url", ["embedded", "http://127.0.0.1:1"])

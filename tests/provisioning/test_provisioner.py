@@ -2,13 +2,14 @@
 
 import pytest
 
-from pytest_opensandbox import NotFoundError, SandboxOpts, ServerStartError
+from pytest_opensandbox import ApiError, Client, NotFoundError, SandboxOpts, ServerStartError
 from pytest_opensandbox.provisioning.provisioner import Provisioner
 from pytest_opensandbox.provisioning.sandbox_request import ResolvedRequest
 from pytest_opensandbox.provisioning.setup import SandboxSetup
 from pytest_opensandbox.provisioning.shared_store import SharedStore
 from pytest_opensandbox.sandbox.tracking import RunTags, Tally
 from tests.forks import FORKS, in_a_fork
+from tests.scripted_servers import as_json, serving
 
 
 def request_for(**opts):
@@ -26,24 +27,19 @@ class Server:
     def client(self):
         return self._client
 
-    def check_image(self, opts):
-        if opts.image == "refused":
-            raise ServerStartError("refused before")
+    def explain(self, error, *, is_first, is_final):
+        return error if isinstance(error, ApiError) and error.status >= 500 else ServerStartError(f"first: {is_first}")
 
-    def explain(self, error, opts, *, is_first):
-        return ServerStartError(f"explained, first: {is_first}")
+
+def provisioner_on(client, settings, store):
+    tags = RunTags("run-of-a-test")
+    return Provisioner(Server(client), tags=tags, settings=settings, store=store, notify=lambda line: None)
 
 
 @pytest.fixture
 def provisioner(opensandbox_client, opensandbox_settings):
     store = SharedStore()
-    provisioner = Provisioner(
-        Server(opensandbox_client),
-        tags=RunTags("run-of-a-test"),
-        settings=opensandbox_settings,
-        store=store,
-        notify=lambda line: None,
-    )
+    provisioner = provisioner_on(opensandbox_client, opensandbox_settings, store)
     yield provisioner
     for sandbox in provisioner.open:
         provisioner.release(sandbox)
@@ -97,12 +93,19 @@ def test_a_fork_releases_no_sandbox_of_its_parent(provisioner, plain_request):
 
 
 def test_a_failed_create_raises_what_the_server_explains(provisioner):
-    with pytest.raises(ServerStartError, match="explained, first: True"):
+    with pytest.raises(ServerStartError, match="first: True"):
         provisioner.acquire(request_for(snapshot_id="no-such-snapshot"))
 
     assert provisioner.tally == Tally()
 
 
-def test_an_image_that_was_refused_before_is_not_asked_for(provisioner):
-    with pytest.raises(ServerStartError, match="refused before"):
-        provisioner.acquire(request_for(image="refused"))
+def test_an_image_that_cannot_be_pulled_is_asked_for_once(opensandbox_settings):
+    body = {"code": "DOCKER::SANDBOX_IMAGE_PULL_FAILED", "message": "Failed to pull image no/such:image: no host"}
+    with serving(as_json(body, 500)) as server, Client(server.url) as client:
+        provisioner = provisioner_on(client, opensandbox_settings, SharedStore())
+
+        for text in ("no host", "could not be pulled before in this run"):
+            with pytest.raises(ApiError, match=text):
+                provisioner.acquire(request_for(image="no/such:image"))
+
+    assert [request.method for request in server.seen] == ["POST"]
