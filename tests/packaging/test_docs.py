@@ -41,9 +41,13 @@ def test_the_two_commands_are_there(command):
     assert f"\n{command}\n" in README
 
 
-def test_ci_runs_the_readmes_test_command():
-    assert "tox" in (ROOT / ".ci/run").read_text()
-    assert re.search(r"^python -m pip install --quiet tox && tox$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+def test_ci_runs_the_readmes_test_command_and_then_the_rest():
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    thorough = re.findall(r"^\[testenv:(thorough-\w+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+
+    first = lines.index("python -m pip install --quiet tox && tox || failed=1")
+
+    assert lines[first + 1] == f"tox run -e {','.join(thorough)} || failed=1"
 
 
 def test_the_table_of_fixtures_is_the_programs_own():
