@@ -128,6 +128,6 @@ def test_a_length_that_is_none_is_no_length(length):
 
 # The HTTP library takes the end of the connection for that of the headers, and then finds no body: an empty answer.
 @pytest.mark.parametrize("head", [OK, OK + b"Server: x\r\n", OK + b"Content-Le", b"HTTP/1.1 200"])
-def test_an_answer_that_breaks_off_in_its_headers_is_not_taken_for_an_empty_one(head):
+def test_a_response_cut_in_its_headers_is_not_taken_for_an_empty_one(head):
     with saying([head]) as url, pytest.raises(TransportError):
         Transport(url, timeouts=Timeouts(request_seconds=2)).request("POST", "/x").read()
