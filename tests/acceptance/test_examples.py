@@ -21,7 +21,7 @@ def test_an_example_passes_and_leaves_nothing(pytester, folder):
 
 
 # The egress guard of a sandbox's network needs an image that not every engine has.
-NO_GUARD = ("-k", "not reaches_nobody")
+NO_GUARD = ("-k", "not reaches_no_network")
 
 
 @pytest.mark.thorough
