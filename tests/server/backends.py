@@ -33,9 +33,7 @@ SUITES_OF_EVERY_BACKEND = (
 )
 # Tests the direct and the proxied way to a sandbox by itself.
 BOTH_WAYS = "tests/client/test_official_sdk.py"
-# The ends of a run take minutes here, and do not depend on the way to its sandboxes: only the endings in which least of
-# our code can run, with workers, on one of the backends. `tox run -e reliability` has all of them.
-WORST_LEAKS = ("-k", "not test_nothing_is_left or (not without and (sig or exit or kind))")
+# How a run ends does not depend on the way to its sandboxes: one of the backends has these tests.
 NO_LEAKS = (f"--ignore={ROOT / 'tests/acceptance/test_leaks.py'}",)
 # By file: the runs of one test's variants have the same project, which distinguishes sandboxes on a shared engine.
 # More than there are processors, because most of the time is waiting for the engine.
@@ -73,7 +71,7 @@ def backends(built: Images) -> dict[str, list[str]]:
     options = [*WORKERS, "--opensandbox-url=docker"]
     options += [f"--opensandbox-image={built.sandbox}", f"--opensandbox-execd-image={built.execd}"]
     return {
-        "docker, direct": [str(ROOT / "tests/server"), *suites, str(ROOT / BOTH_WAYS), *options, *WORST_LEAKS],
+        "docker, direct": [str(ROOT / "tests/server"), *suites, str(ROOT / BOTH_WAYS), *options],
         "docker, through the server's proxy": [*suites, *options, "--opensandbox-server-proxy", *NO_LEAKS],
     }
 
