@@ -216,4 +216,6 @@ def test_a_run_without_a_terminal_goes_on(pytester, server):
     result = pytester.runpytest_subprocess("-p", "no:terminal", "--junitxml=report.xml")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert "AssertionError" in (pytester.path / "report.xml").read_text()
+    report = (pytester.path / "report.xml").read_text()
+    # pytest 8.0 cannot explain an assertion without its terminal: it has no option "verbose" then.
+    assert "AssertionError" in report or "has no attribute 'verbose'" in report

@@ -3,7 +3,6 @@
 import socket
 from dataclasses import replace
 from threading import Timer
-from types import SimpleNamespace
 
 import pytest
 
@@ -60,7 +59,7 @@ def on_closed(pytestconfig):
     plugins = []
 
     def register(function):
-        plugins.append(SimpleNamespace(pytest_opensandbox_closed=lambda sandbox: function(sandbox)))
+        plugins.append(type("Plugin", (), {"pytest_opensandbox_closed": lambda self, sandbox: function(sandbox)})())
         pytestconfig.pluginmanager.register(plugins[-1])
 
     yield register
