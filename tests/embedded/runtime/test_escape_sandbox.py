@@ -12,6 +12,8 @@ from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TO
 from pytest_opensandbox.embedded.runtime.limits import MAX_PROCESSES, max_processes, private_bytes
 from tests.embedded.machine import AS_ROOT, wait_until
 
+pytestmark = pytest.mark.thorough
+
 X86_64_ONLY = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
 SERVED_BY_ROOT = pytest.mark.skipif(not AS_ROOT, reason="an ordinary user could not read or change it outside either")
 

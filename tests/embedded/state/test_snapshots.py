@@ -11,6 +11,8 @@ from pytest_opensandbox import SandboxOpts
 from pytest_opensandbox.embedded.runtime.directories import SnapshotLayers
 from tests.embedded.machine import USERS, running_server, wait_until
 
+pytestmark = pytest.mark.thorough
+
 CREATE = {"image": {"uri": "host"}, "entrypoint": ["tail", "-f", "/dev/null"], "resourceLimits": {"cpu": "1"}}
 
 
