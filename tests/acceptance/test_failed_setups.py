@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 
 def test_a_setup_that_fails_is_shown_once_and_not_run_again(pytester, server, xdist):
     pytester.makepyfile("""

@@ -3,7 +3,7 @@
 import pytest
 
 # The backend does not matter here, and a running server saves each test the start of one.
-pytestmark = pytest.mark.usefixtures("server")
+pytestmark = [pytest.mark.usefixtures("server"), pytest.mark.thorough]
 
 
 def suite(pytester, values, *, body="", marker="", more=""):

@@ -8,6 +8,8 @@ import trustme
 
 from tests.scripted_servers import OneSandboxServer, Pause, Reply, as_json, serving
 
+pytestmark = pytest.mark.thorough
+
 SUITE = """
     def test_it(sandbox):
         sandbox.put("x" * 100_000, "/workspace/file")
