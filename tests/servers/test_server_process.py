@@ -127,7 +127,9 @@ def test_it_starts_with_default_signals_and_umask():
     facts = dict(line.split(":", 1) for line in ended.stdout.splitlines() if ":" in line)
     ignored_by_python = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ))
     assert ended.stderr == ""
-    assert int(facts["SigIgn"], 16) == ignored_by_python
+    # Signals 32 and 33 belong to glibc, whose posix_spawn ignores them in the child; Python 3.13 uses that.
+    known = sum(1 << number - 1 for number in signal.valid_signals())
+    assert int(facts["SigIgn"], 16) & known == ignored_by_python
     assert int(facts["SigBlk"], 16) == 0
     assert facts["Umask"].strip() == "0022"
     assert facts["Ended"].strip() == "False"
