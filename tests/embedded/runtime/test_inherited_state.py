@@ -67,7 +67,9 @@ def test_signals_have_their_default_meaning_in_a_sandbox(run, process):
     # The agent is Python, which leaves writing to a closed pipe and beyond a limit to its callers.
     ignored = 0 if process == "self" else 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
 
-    assert int(status["SigIgn"], 16) == ignored
+    # Signals 32 and 33 belong to glibc, whose posix_spawn ignores them in the child; Python 3.13 uses that.
+    known = sum(1 << number - 1 for number in signal.valid_signals())
+    assert int(status["SigIgn"], 16) & known == ignored
     assert int(status["SigBlk"], 16) == 0
 
 
