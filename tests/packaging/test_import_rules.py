@@ -14,6 +14,7 @@ ROOT_NAME = "pytest_opensandbox"
 CLIENT_SIDE = {
     "text": "",
     "temporary_directories": "",
+    "runner": "",
     "errors": "text",
     "transport": "errors text",
     "client": "transport errors text",

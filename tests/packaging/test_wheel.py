@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DYNAMIC, INTERPRETER = 2, 3
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,26 @@ def test_every_module_is_in_the_wheel(wheel):
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "pytest_opensandbox").rglob("*.py")}
 
     assert sources | {"pytest_opensandbox/py.typed"} <= set(wheel.namelist())
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 0x3E), ("aarch64", 0xB7)])
+def test_the_wheel_holds_a_small_static_runner_for_each_machine(wheel, machine, number):
+    program = wheel.read(f"pytest_opensandbox/runner/program-{machine}")
+
+    assert (program[:4], int.from_bytes(program[18:20], "little")) == (b"\x7fELF", number)
+    assert segment_types(program).isdisjoint({DYNAMIC, INTERPRETER})
+    assert len(program) < 64 * 1024
+
+
+def test_the_wheel_has_no_sources_of_the_runner_and_fits_every_machine(wheel):
+    assert not [name for name in wheel.namelist() if name.endswith(".zig")]
+    assert Path(wheel.filename).name.endswith("-py3-none-any.whl")
+
+
+def segment_types(program):
+    """Return the types of an ELF file's segments: 56 bytes each, from the offset in its head on."""
+    offset, count = int.from_bytes(program[32:40], "little"), int.from_bytes(program[56:58], "little")
+    return {int.from_bytes(program[offset + 56 * i :][:4], "little") for i in range(count)}
 
 
 def test_pytest_finds_the_plugin_by_its_entry_point(wheel):
