@@ -7,12 +7,14 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.runner_reports import read_request, report_lines
 
 HOLD_SECONDS = 20.0
 """Longest time for which a server holds an answer back; a test that is not broken never gets there."""
@@ -196,11 +198,14 @@ class OneSandboxServer(Server):
 
     Args:
         script: by route, what it answers before it is well: ``create``, ``state``, ``endpoint``, ``ping``,
-            ``command``, ``upload``, ``info``, ``delete``, ``list``, ``renew`` or ``logs``.
+            ``command``, ``upload``, ``info``, ``delete``, ``list``, ``renew`` or ``logs``. A reply may depend on the
+            request.
         tls: as for ``Server``.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, **script: Sequence[Reply]) -> None:
+    def __init__(
+        self, *, tls: ssl.SSLContext | None = None, **script: Sequence[Reply | Callable[[Seen], Reply]]
+    ) -> None:
         super().__init__([], tls=tls)
         self.script = {route: list(replies) for route, replies in script.items()}
         self.public_host = f"127.0.0.1:{self.port}"
@@ -217,7 +222,8 @@ class OneSandboxServer(Server):
         with self._lock:
             self.seen.append(seen)
             planned = self.script.get(route)
-            return planned.pop(0) if planned else self.usual(route, seen)
+            reply = planned.pop(0) if planned else self.usual(route, seen)
+            return reply(seen) if callable(reply) else reply
 
     def usual(self, route: str, seen: Seen) -> Reply:
         """Return what a server answers that is well."""
@@ -284,6 +290,28 @@ def unused_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def reported(*, stdout: bytes = b"", stderr: bytes = b"", status: int = 0) -> Callable[[Seen], Reply]:
+    """Return a reply to a command that the runner reports on.
+
+    Args:
+        stdout: what the command wrote to standard output.
+        stderr: what it wrote to standard error.
+        status: how it ended, as wait(2) has it.
+    """
+
+    def reply(seen: Seen) -> Reply:
+        lines = report_lines(read_request(seen.json)["n"], stdout=stdout, stderr=stderr, status=status)
+        return as_lines(*lines)
+
+    return reply
+
+
+def as_lines(*lines: str) -> Reply:
+    """Return a reply whose events are lines of output, of a process that ends with 0."""
+    output = [{"type": "stdout", "text": line} for line in lines]
+    return as_events({"type": "init", "text": "c1"}, *output, {"type": "execution_complete"})
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class CommandResult:
     """Whether the middle of a stream was left out because it was beyond the cap."""
     exact: bool = False
     """Whether the bytes are those that the command wrote; False where they come from the agent's line events."""
+    inexact_because: str = ""
+    """Why the bytes are not those that the command wrote; "" where they are, and for ``Client.run_command``."""
     sandbox_id: str = ""
     """Where it ran."""
     command_id: str = ""

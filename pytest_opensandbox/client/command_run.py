@@ -69,11 +69,7 @@ class CommandRequest:
         check_time_limit(self.timeout)
         if self.env:
             check_env(self.env)
-        for name, number in (("uid", self.uid), ("gid", self.gid)):
-            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
-                raise ConfigError(name, "be a number, 0 or more", number)
-        if self.gid is not None and self.uid is None:
-            raise ConfigError("gid", "come with a uid", self.gid)
+        check_user(self.uid, self.gid)
 
     @property
     def name(self) -> str | Sequence[str]:
@@ -269,7 +265,7 @@ class CommandRun:
         # An error after output, or one that is no event, means that the agent itself failed during the command.
         if kind != "error" or any(stream.has_lines for stream in self._streams.values()):
             raise self.lost_error(f"the agent gave it up ({why})")
-        raise CommandStartError(self.request.name, why=_with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
+        raise CommandStartError(self.request.name, why=with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
 
     def _result(self, exit_code: int, signal: str | None) -> CommandResult:
         elapsed, limit = self.elapsed, self.request.timeout
@@ -289,7 +285,7 @@ class CommandRun:
         )
 
 
-def _with_advice(why: str) -> str:
+def with_advice(why: str) -> str:
     """Return why a command could not be started, with what to do about it."""
     advice = next((text for words, text in _START_ADVICE.items() if words in why.lower()), "")
     return f"{tail(why)}; {advice}" if advice else why
@@ -322,6 +318,19 @@ def check_time_limit(timeout: float | None) -> None:
     """
     if timeout is not None:
         check_seconds("timeout", timeout, rule="be seconds, more than 0, or None for no limit")
+
+
+def check_user(uid: int | None, gid: int | None) -> None:
+    """Refuse values that are no user and group.
+
+    Raises:
+        ConfigError: negative, no whole number, or a group without a user.
+    """
+    for name, number in (("uid", uid), ("gid", gid)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+            raise ConfigError(name, "be a number, 0 or more", number)
+    if gid is not None and uid is None:
+        raise ConfigError("gid", "come with a uid", gid)
 
 
 def check_command(command: str | Sequence[str]) -> None:

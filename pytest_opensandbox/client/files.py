@@ -47,7 +47,7 @@ class FilesAPI:
 
     _transport: Transport
 
-    def upload_files(self, endpoint: Endpoint | str, files: Iterable[FileUpload]) -> None:
+    def upload_files(self, endpoint: Endpoint | str, files: Iterable[FileUpload], *, check_sizes: bool = True) -> None:
         """Write files; parents are made, what is there is overwritten, and the sizes are checked afterwards.
 
         The files are sent in pieces and in order; an error with one of them leaves those before it written.
@@ -55,6 +55,7 @@ class FilesAPI:
         Args:
             endpoint: the agent.
             files: what to write, in one request.
+            check_sizes: whether to ask for the sizes afterwards, which is a request of its own.
 
         Raises:
             ConfigError: a path or a mode cannot be used, and nothing was sent; or a local file cannot be read or
@@ -82,7 +83,8 @@ class FilesAPI:
         with time_limit(timeouts.for_transfer(len(body))):
             # The same bytes in the same place, however often they are sent.
             retry_idempotent(send, timeouts=self._transport.timeouts)
-            self._check_sizes(endpoint, body.sizes)
+            if check_sizes:
+                self._check_sizes(endpoint, body.sizes)
 
     @one_call
     def download_file(

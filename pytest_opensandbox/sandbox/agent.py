@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -18,9 +17,7 @@ from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
 from pytest_opensandbox.client.models import EXECD_PORT
 from pytest_opensandbox.errors import CommandLostError, OpenSandboxError, SharedAgentError, TransportError
-from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
-from pytest_opensandbox.sandbox.exact_output import run_exact, run_live
 from pytest_opensandbox.sandbox.history import (
     History,
     record_copy,
@@ -29,6 +26,8 @@ from pytest_opensandbox.sandbox.history import (
     record_move,
     record_result,
 )
+from pytest_opensandbox.sandbox.runner import Runner
+from pytest_opensandbox.sandbox.runner_protocol import Invocation
 from pytest_opensandbox.sandbox.transfer import Transfer
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.failures import lacks_address
@@ -57,10 +56,10 @@ class Agent:
         self._ready_timeout = ready_timeout
         self._may_have_moved = False
         self._is_own = False
-        self._has_workspace = False
+        self._runner = Runner(client, endpoint)
 
     def run(self, invocation: Invocation) -> CommandResult:
-        """Run a command: exactly, or with callbacks live; raises as ``run_exact`` and ``run_live``."""
+        """Run a command; raises as ``Runner.run``."""
         return self._call(invocation.command, lambda: self._run(invocation))
 
     def copy(self, title: str, perform: Callable[[Transfer], T]) -> T:
@@ -80,7 +79,7 @@ class Agent:
         """Use another address from now on."""
         before, self.endpoint, self._may_have_moved = self.endpoint, endpoint, False
         if before != endpoint:
-            self._is_own = self._has_workspace = False
+            self._is_own, self._runner = False, Runner(self._client, endpoint)
             self.history.append(record_move(repr(before), repr(endpoint)))
 
     @contextmanager
@@ -155,17 +154,8 @@ class Agent:
         return True
 
     def _run(self, invocation: Invocation) -> CommandResult:
-        """Run a command at the known address; the first one there makes the directory that every sandbox has."""
-        if invocation.uid is not None and not self._has_workspace:
-            # The user of the command may not make a directory in /.
-            self._run_quietly(["true"])
-        # The exact script checks the agent itself, but a file of input would be uploaded before it runs.
-        if invocation.is_live or invocation.stdin is not None:
-            self._check_own()
-        run = run_live if invocation.is_live else run_exact
-        first = invocation if self._has_workspace else replace(invocation, makes_workspace=True)
-        result = run(self._client, self.endpoint, first)
-        self._is_own = self._has_workspace = True
+        result = self._runner.run(invocation)
+        self._is_own = True
         return result
 
     def _run_quietly(self, command: Sequence[str]) -> CommandResult:

@@ -19,9 +19,9 @@ from pytest_opensandbox.client.waiters import PAUSE_SECONDS
 from pytest_opensandbox.errors import PauseError, SandboxClosedError
 from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.archive_checks import Links
-from pytest_opensandbox.sandbox.capture_script import Invocation
 from pytest_opensandbox.sandbox.history import History, source_of
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
+from pytest_opensandbox.sandbox.runner_protocol import Invocation
 from pytest_opensandbox.sandbox.snapshot import take_snapshot
 from pytest_opensandbox.sandbox.transfer import MAX_BYTES
 from pytest_opensandbox.transport.endpoints import Endpoint
@@ -127,15 +127,15 @@ class Sandbox:
         Args:
             command: text runs in the sandbox's shell; a list is an argument list that no shell interprets.
             check: raise where the command does not exit with 0.
-            cwd: absolute working directory, which must exist; for one with ``$`` that does not, the shell says so on
-                standard error.
-                Default that of the image, and ``/workspace`` where it names none.
+            cwd: absolute working directory, which must exist; default that of the image, and ``/workspace`` where it
+                names none.
             env: variables on top of the sandbox's own.
             uid: numeric user to run as.
             gid: numeric group to run as; needs ``uid``.
-            timeout: seconds until it is killed with its children; default ``--opensandbox-command-timeout``.
+            timeout: seconds until it is killed with all processes that descend from it; default
+                ``--opensandbox-command-timeout``.
             input: standard input; text is sent as UTF-8.
-            on_stdout: called with each line as it appears; the result then has ``exact=False``.
+            on_stdout: called with each line as it appears, without its end.
             on_stderr: as ``on_stdout``.
             max_bytes: most that is kept of each stream; the middle of a longer one is left out; bytes.
 
@@ -143,21 +143,22 @@ class Sandbox:
             Bytes and text of both streams, exit code, signal and duration. With ``exact=True`` the bytes equal those
             that ``subprocess.run(capture_output=True)`` gives for the same command. As there, what goes on in the
             background is waited for as long as it holds one of the streams; redirect both of them to leave it behind.
-            A command that SIGINT or SIGPIPE ended has the shell's exit code for it, 130 or 141, and no signal.
+            A program of a list that is not there has exit code 127, and one that cannot be executed 126.
+            Where the sandbox lets no program of ours run, ``exact`` is False and ``inexact_because`` says why.
 
         Raises:
             CommandTimeoutError: its time was up; holds what it had written.
             CommandError: with ``check``, it did not exit with 0.
-            CommandStartError: it could not be started.
-            CommandLostError: the connection ended before it did; it is not run again.
-            ApiError: the agent refuses, for example a directory or a user that does not exist.
+            CommandStartError: it could not be started, for example in a directory that does not exist.
+            CommandLostError: its end is not known; it is not run again.
+            ApiError: the agent refuses.
             TransportError: the agent does not answer.
             SharedAgentError: another sandbox answers; nothing was run.
             SandboxGoneError: the sandbox has ended; says why.
             SandboxClosedError: the sandbox is closed.
             ConfigError: an argument breaks a rule.
 
-        Source: specs/execd-api.yaml, POST /command; exactness measured on 2026-11-23 with execd 1.0.19.
+        Source: docs/exact-output.md; specs/execd-api.yaml, POST /command.
         """
         __tracebackhide__ = True
         invocation = Invocation(

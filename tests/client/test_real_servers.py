@@ -21,7 +21,8 @@ from pytest_opensandbox.cleanup.targets import SandboxTarget
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.tracking import TAG_RUN, RunTags
 from pytest_opensandbox.transport.transport import KEY_HEADER
-from tests.scripted_servers import OneSandboxServer, Pause, Reply, Seen, as_events, as_json, serving
+from tests.runner_reports import read_request
+from tests.scripted_servers import OneSandboxServer, Pause, Reply, Seen, as_json, as_lines, reported, serving
 
 IMAGE = SandboxOpts(image="python:3.12")
 MADE = as_json({"id": "s1", "status": {"state": "Running"}}, 202)
@@ -43,11 +44,8 @@ def lifecycle_on(server, *, ready_timeout=20.0, key=None, **how):
         lifecycle.close()
 
 
-def prints(text, *, exit_code=0):
-    end = {"type": "execution_complete"}
-    if exit_code:
-        end = {"type": "error", "error": {"ename": "CommandExecError", "evalue": str(exit_code), "traceback": []}}
-    return as_events({"type": "init", "text": "c1"}, {"type": "stdout", "text": text}, end)
+def refused_as(other):
+    return lambda seen: as_lines(f"{read_request(seen.json)['n']} refuse {other}")
 
 
 def sandbox_on(lifecycle) -> Sandbox:
@@ -55,13 +53,13 @@ def sandbox_on(lifecycle) -> Sandbox:
 
 
 # From create to ready is what a user waits for before each test, and a round trip costs what the network costs.
-def test_a_sandbox_takes_three_requests_and_its_first_command_one():
-    server = OneSandboxServer(command=[prints("0\n1+aGkK\n2+")])
+def test_a_sandbox_takes_three_requests_and_its_first_command_two():
+    server = OneSandboxServer(command=[reported(stdout=b"hi\n")])
     with lifecycle_on(server) as lifecycle:
         result = sandbox_on(lifecycle).run("echo hi")
 
     assert result.stdout == "hi\n"
-    assert server.calls == ["create", "endpoint", "ping", "command"]
+    assert server.calls == ["create", "endpoint", "ping", "upload", "command"]
 
 
 @pytest.mark.parametrize("refusal", [NO_POD, PORT_RACE, NOT_UP_YET], ids=["no pod", "port race", "not up yet"])
@@ -225,7 +223,7 @@ def test_a_sweep_deletes_more_sandboxes_than_a_page_holds():
     ],
 )
 def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
-    server = OneSandboxServer(command=[prints("!another-sandbox:s0", exit_code=96)])
+    server = OneSandboxServer(command=[refused_as("s0")])
     # Behind the server's proxy no address shows that the server uses Docker's host network.
     with lifecycle_on(server, use_server_proxy=True) as lifecycle:
         sandbox = sandbox_on(lifecycle)
@@ -234,7 +232,9 @@ def test_an_agent_that_is_another_sandboxes_gets_nothing_to_do(use):
 
     assert caught.value.other_id == "s0"
     assert 'network_mode = "bridge"' in str(caught.value)
-    assert not {"upload", "info"} & set(server.calls)
+    uploads = [seen.body for seen in server.seen if seen.path.endswith("/files/upload")]
+    assert ["/.opensandbox-runner-" in str(body) for body in uploads] == [True]
+    assert "info" not in server.calls
     assert (sandbox.id, server.calls.count("command")) == ("s1", 1)
 
 
@@ -261,7 +261,7 @@ def test_a_variable_that_a_command_brings_along_deceives_nobody(sandbox, text):
 def test_headers_of_an_endpoint_go_with_every_request_to_it():
     headers = {"OpenSandbox-Ingress-To": "s1-44772", "OpenSandbox-Secure-Access": "t0ken"}
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 4}})
-    server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
+    server = OneSandboxServer(command=[reported()], info=[size])
     server.script["endpoint"] = [as_json({"endpoint": f"127.0.0.1:{server.port}/agent", "headers": headers})]
     with lifecycle_on(server, key="k3y") as lifecycle:
         sandbox = sandbox_on(lifecycle)
@@ -269,7 +269,7 @@ def test_headers_of_an_endpoint_go_with_every_request_to_it():
         sandbox.put("text", "/tmp/x")
 
     to_agent = [seen for seen in server.seen if "/agent/" in seen.path]
-    assert len(to_agent) == 4
+    assert len(to_agent) == 5
     assert all(seen.headers[name] == value for seen in to_agent for name, value in headers.items())
     assert not any(KEY_HEADER in seen.headers for seen in to_agent)
 
@@ -278,7 +278,7 @@ def test_headers_of_an_endpoint_go_with_every_request_to_it():
 @pytest.mark.parametrize("named", ["", "198.51.100.7"], ids=["by the name that was asked", "by its eip"])
 def test_with_the_servers_proxy_each_request_has_the_key_and_a_length(named):
     size = as_json({"/tmp/x": {"path": "/tmp/x", "size": 100_000}})
-    server = OneSandboxServer(command=[prints("0\n1+\n2+")], info=[size])
+    server = OneSandboxServer(command=[reported()], info=[size])
     server.public_host = named or server.public_host
     with lifecycle_on(server, key="k3y", use_server_proxy=True) as lifecycle:
         sandbox = sandbox_on(lifecycle)
@@ -286,9 +286,9 @@ def test_with_the_servers_proxy_each_request_has_the_key_and_a_length(named):
         sandbox.put(b"x" * 100_000, "/tmp/x")
 
     proxied = [seen for seen in server.seen if "/proxy/44772/" in seen.path]
-    assert [re.sub(".*/", "", seen.path) for seen in proxied] == ["ping", "command", "upload", "info"]
+    assert [re.sub(".*/", "", seen.path) for seen in proxied] == ["ping", "upload", "command", "upload", "info"]
     assert all(seen.headers[KEY_HEADER] == "k3y" for seen in server.seen)
     assert "HEAD" not in {seen.method for seen in server.seen}
-    (upload,) = [seen for seen in proxied if seen.path.endswith("/files/upload")]
+    _, upload = [seen for seen in proxied if seen.path.endswith("/files/upload")]
     assert int(upload.headers["Content-Length"]) == len(upload.body) > 100_000
     assert "Transfer-Encoding" not in upload.headers

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from pytest_opensandbox.sandbox.capture_script import NO_FILES
 from tests.fleet.cluster import Cluster, RefusalError, SimulatedSandbox
 from tests.fleet.model import Model
+from tests.runner_reports import read_request, report_lines
 
 API_KEY = "the-key-of-the-fleet"
 INGRESS_HEADER = "OpenSandbox-Ingress-To"
@@ -78,21 +78,23 @@ class RequestHandler(BaseHTTPRequestHandler):
         elif rest == "/ping":
             self.send(200, None)
         elif rest == "/command" and self.command == "POST":
-            self.run(sandbox, json.loads(body)["command"])
+            self.run(sandbox, json.loads(body))
+        elif rest == "/files/upload":
+            self.send(200, None)
         else:
             raise RefusalError(404, "", "404 page not found")
 
-    def run(self, sandbox: SimulatedSandbox, command: str) -> None:
+    def run(self, sandbox: SimulatedSandbox, body: Body) -> None:
         """Answer a command as execd does, with the id of its sandbox as output."""
         self.send_headers(200, {"Content-Type": "text/event-stream", "Connection": "close"})
         self.send_event(type="init", text=uuid.uuid4().hex)
         self.send_event(type="ping", text="pong")
-        # The script around a command may hold its text more than once.
-        found = _SLEEP.search(command)
+        request = read_request(body)
+        found = _SLEEP.search(request.get("s", body["command"]))
         seconds = float(found[1]) if found else 0.0
         self.fleet.cluster.sleep(seconds)
-        # As from a sandbox in which no file can be written, so that no shell is needed to fetch the output.
-        for line in (NO_FILES, sandbox.id):
+        output = f"{sandbox.id}\n".encode()
+        for line in report_lines(request["n"], stdout=output) if request else (sandbox.id,):
             self.send_event(type="stdout", text=line)
         self.send_event(type="execution_complete", execution_time=int(seconds * 1000))
         self.fleet.cluster.sleep(self.fleet.cluster.model.linger)

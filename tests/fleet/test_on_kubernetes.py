@@ -34,7 +34,7 @@ def test_a_command_reaches_its_own_sandbox_by_every_address(start, lifecycle_of,
     with Sandbox.launch(lifecycle, pooled) as one, Sandbox.launch(lifecycle, pooled) as other:
         output = [sandbox.run("hostname").stdout for sandbox in (one, other)]
 
-    assert output == [one.id, other.id]
+    assert output == [f"{one.id}\n", f"{other.id}\n"]
     assert fleet.alive == []
 
 
@@ -45,7 +45,7 @@ def test_the_token_of_a_secure_sandbox_goes_with_every_call(start, lifecycle_of,
     secure = SandboxOpts(image="python:3.12-slim", secure_access=True)
 
     with Sandbox.launch(lifecycle, secure) as sandbox:
-        assert sandbox.run("hostname").stdout == sandbox.id
+        assert sandbox.run("hostname").stdout.strip() == sandbox.id
         endpoint = sandbox.endpoint(44772)
         token = endpoint.headers[TOKEN_HEADER]
         lifecycle.client.ping(endpoint)
@@ -186,7 +186,7 @@ def test_a_sandbox_is_paused_and_resumed_in_another_pod(start, lifecycle_of, poo
         sandbox.pause()
         paused = fleet.cluster.get_sandbox(sandbox.id).state(fleet.cluster.now)
         sandbox.resume()
-        output = sandbox.run("hostname").stdout
+        output = sandbox.run("hostname").stdout.strip()
 
     assert (paused, output) == ("Paused", sandbox.id)
     moved = [record.command for record in sandbox.history if record.is_note]

@@ -17,7 +17,7 @@ SUITE = """
 
     @pytest.mark.parametrize("n", range(40))
     def test_it(sandbox, n):
-        assert sandbox.run("sleep 1").stdout == sandbox.id
+        assert sandbox.run("sleep 1").stdout.strip() == sandbox.id
 """
 # Half as many pods as workers, and a server that refuses soon.
 SMALL = {"pools": {"tests": Pool(max_pods=2, min_pods=2, buffer_min=0, buffer_max=2)}, "pool_timeout": 3.0}
@@ -76,7 +76,7 @@ def test_thirty_two_workers_finish_with_a_quarter_of_the_pods(start, pooled):
             for _ in range(3):
                 try:
                     with Sandbox.launch(lifecycle, pooled) as sandbox:
-                        has_own_output.append(sandbox.run("true").stdout == sandbox.id)
+                        has_own_output.append(sandbox.run("true").stdout.strip() == sandbox.id)
                 except OpenSandboxError as exc:
                     failed.append(exc)
             lifecycle.close()

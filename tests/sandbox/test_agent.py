@@ -7,24 +7,18 @@ import pytest
 from pytest_opensandbox import Client, CommandLostError, Endpoint, Sandbox, SandboxResponse, TransportError
 from pytest_opensandbox.errors import SharedAgentError
 from pytest_opensandbox.sandbox.agent import may_be_shared
-from pytest_opensandbox.sandbox.capture_script import NO_FILES
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
 from pytest_opensandbox.sandbox.tracking import RunTags
-from tests.scripted_servers import OneSandboxServer, Reply, as_events, as_json, serving
+from tests.runner_reports import read_request
+from tests.scripted_servers import OneSandboxServer, Reply, as_events, as_json, as_lines, reported, serving
 
 INIT = {"type": "init", "text": "c1"}
-DONE = {"type": "execution_complete"}
 NO_IP = as_json({"code": "KUBERNETES::POD_IP_NOT_AVAILABLE", "message": "no address"}, 404)
 GONE = as_json({"code": "KUBERNETES::SANDBOX_NOT_FOUND", "message": "no such sandbox"}, 404)
 
 
-def said(*lines: str) -> Reply:
-    return as_events(INIT, *[{"type": "stdout", "text": line} for line in lines], DONE)
-
-
-def refused_as(other: str) -> Reply:
-    ended = {"type": "error", "error": {"ename": "CommandExecError", "evalue": "96", "traceback": ["exit status 96"]}}
-    return as_events(INIT, {"type": "stdout", "text": f"!another-sandbox:{other}"}, ended)
+def refused_as(other: str):
+    return lambda seen: as_lines(f"{read_request(seen.json)['n']} refuse {other}")
 
 
 @pytest.fixture
@@ -53,12 +47,12 @@ def sandbox_at():
 
 
 def test_a_command_that_was_not_sent_runs_where_the_agent_is_now(sandbox_at, nowhere):
-    with serving(server=OneSandboxServer(command=[said(NO_FILES, "hi")])) as server:
+    with serving(server=OneSandboxServer(command=[reported(stdout=b"hi\n")])) as server:
         sandbox = sandbox_at(server, nowhere)
 
-        assert sandbox.run("echo hi").stdout == "hi"
+        assert sandbox.run("echo hi").stdout == "hi\n"
 
-    assert server.calls == ["endpoint", "state", "endpoint", "ping", "command"]
+    assert server.calls == ["endpoint", "state", "endpoint", "ping", "upload", "command"]
     note, command = sandbox.history
     assert (note.outcome, note.is_note, command.outcome) == ("moved", True, "exit 0")
     assert f"from <Endpoint {nowhere}> to <Endpoint {server.url}/agent>" in note.command
@@ -77,9 +71,9 @@ def test_a_copy_is_done_where_the_agent_is_now(sandbox_at, nowhere):
 
 
 def test_an_agent_that_is_away_for_a_moment_is_waited_for(sandbox_at, nowhere):
-    server = OneSandboxServer(endpoint=[NO_IP, NO_IP], command=[said(NO_FILES, "hi")])
+    server = OneSandboxServer(endpoint=[NO_IP, NO_IP], command=[reported(stdout=b"hi\n")])
     with serving(server=server):
-        assert sandbox_at(server, nowhere).run("echo hi").stdout == "hi"
+        assert sandbox_at(server, nowhere).run("echo hi").stdout == "hi\n"
 
     assert server.calls.count("command") == 1
 
@@ -105,17 +99,17 @@ def test_an_agent_that_is_nowhere_else_is_asked_for_once(sandbox_at, nowhere, an
 # Whether it ran cannot be known, so it is not run again; the next one must not suffer from that, however.
 def test_a_command_that_may_have_run_is_final_and_the_next_finds_the_agent(sandbox_at):
     with (
-        serving(*[Reply(drop="before")] * 50) as old,
-        serving(server=OneSandboxServer(command=[said(NO_FILES, "hi")])) as server,
+        serving(server=OneSandboxServer(command=[Reply(drop="before")] * 50)) as old,
+        serving(server=OneSandboxServer(command=[reported(stdout=b"hi\n")])) as server,
     ):
-        sandbox = sandbox_at(server, old.url)
+        sandbox = sandbox_at(server, f"{old.url}/agent")
 
         with pytest.raises(TransportError, match="closed without a response") as caught:
             sandbox.run("first")
         second = sandbox.run("second")
 
     assert not caught.value.unsent
-    assert ([seen.method for seen in old.seen].count("POST"), second.stdout) == (1, "hi")
+    assert (old.calls.count("command"), second.stdout) == (1, "hi\n")
     assert [call for call in server.calls if call == "command"] == ["command"]
 
 
@@ -129,31 +123,13 @@ def test_a_command_that_was_lost_on_its_way_is_not_run_again(sandbox_at):
     assert "endpoint" not in server.calls
 
 
-def test_a_command_whose_output_cannot_be_fetched_is_not_run_again(sandbox_at):
-    server = OneSandboxServer(command=[said()], info=[Reply(drop="before")] * 20)
-    with serving(server=server), pytest.raises(CommandLostError, match="could not be fetched"):
-        sandbox_at(server, f"{server.url}/agent").run("true")
-
-    assert server.calls.count("command") == 1
-
-
-# What a sandbox reports may be anything: here its base64 was replaced by a program that writes other text.
-@pytest.mark.parametrize("report", ["0\n1+gr\u00fcn\n2+", "0\n1+!\n2+", "0\n1+A\n2+"])
-def test_a_report_that_is_no_base64_is_fetched_from_the_files(sandbox_at, report):
-    server = OneSandboxServer(command=[said(report)])
-    with serving(server=server), pytest.raises(CommandLostError, match="was removed from the sandbox"):
-        sandbox_at(server, f"{server.url}/agent").run("true")
-
-    assert "info" in server.calls
-
-
 # An address of a cluster is given to another pod when its own has ended.
 def test_an_address_that_belongs_to_another_sandbox_by_now_is_left(sandbox_at):
     with (
-        serving(refused_as("s2")) as old,
-        serving(server=OneSandboxServer(command=[said(NO_FILES, "hi")])) as server,
+        serving(server=OneSandboxServer(command=[refused_as("s2")])) as old,
+        serving(server=OneSandboxServer(command=[reported(stdout=b"hi\n")])) as server,
     ):
-        assert sandbox_at(server, old.url).run("echo hi").stdout == "hi"
+        assert sandbox_at(server, f"{old.url}/agent").run("echo hi").stdout == "hi\n"
 
     assert server.calls.count("command") == 1
 
@@ -165,7 +141,7 @@ def test_an_agent_that_really_is_shared_is_refused(sandbox_at):
         sandbox_at(server, f"{server.url}/agent").run("true")
 
     assert (caught.value.sandbox_id, caught.value.other_id) == ("s1", "s2")
-    assert server.calls == ["command", "endpoint"]
+    assert server.calls == ["upload", "command", "endpoint"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,332 @@
+"""The protocol between this package and the runner: the request of one command, and the report on it.
+
+docs/exact-output.md describes both. What a report says comes from a sandbox, so it is hostile until checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pytest_opensandbox.client.command_run import (
+    Callback,
+    HeadTailBuffer,
+    check_byte_limit,
+    check_command,
+    check_directory,
+    check_time_limit,
+    check_user,
+)
+from pytest_opensandbox.client.sandbox_opts import check_env
+
+VARIABLE = "OPENSANDBOX_RUNNER_REQUEST"
+"""Carries the request, in base64, or ``@`` and the path of a file that holds it; the runner removes both."""
+VERSION = 1
+WORKSPACE = "/workspace"
+"""Where commands run whose image names no working directory of its own; the first command makes it."""
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""Longest line that a callback gets as one."""
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """One command and how it runs.
+
+    Raises:
+        ConfigError: a value breaks a rule; names the field and the rule.
+    """
+
+    command: str | Sequence[str]
+    """Text for the sandbox's shell, or an argument list that meets no shell."""
+    cwd: str | None = None
+    """Working directory."""
+    env: Mapping[str, str] | None = None
+    """Variables on top of the sandbox's own."""
+    uid: int | None = None
+    """User to run as."""
+    gid: int | None = None
+    """Group to run as; default the number of the user."""
+    timeout: float | None = None
+    """Seconds until it is killed with all that it started; None for no limit."""
+    stdin: bytes | None = None
+    """Standard input; None for an empty one."""
+    on_stdout: Callback | None = None
+    """Called with each line of standard output while the command runs, without the line's end."""
+    on_stderr: Callback | None = None
+    """Called with each line of standard error."""
+    on_output: Callable[[str, bytes], None] | None = None
+    """Called with ``stdout`` or ``stderr`` and the bytes that were just written."""
+    on_start: Callable[[int], None] | None = None
+    """Called with the number that the process has in the sandbox; live commands only."""
+    max_bytes: int
+    """Most that is kept of each stream; the middle of a longer one is left out; bytes, > 1."""
+
+    def __post_init__(self) -> None:
+        check_command(self.command)
+        check_directory(self.cwd)
+        check_time_limit(self.timeout)
+        if self.env:
+            check_env(self.env)
+        check_byte_limit(self.max_bytes, least=2)
+        check_user(self.uid, self.gid)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether output is passed on while the command runs."""
+        return any(callback is not None for callback in (self.on_stdout, self.on_stderr, self.on_output))
+
+    def request(self, nonce: str, sandbox_id: str, *, makes_workspace: bool) -> bytes:
+        """Return the request that the runner reads.
+
+        Args:
+            nonce: begins each line of the report.
+            sandbox_id: the sandbox that is meant; in another the runner runs nothing.
+            makes_workspace: whether to make the directory that every sandbox has, where the image lacks it.
+        """
+        fields = [_field("v", VERSION), _field("k", "run"), _field("n", nonce), _field("b", sandbox_id)]
+        if isinstance(self.command, str):
+            fields.append(_field("s", self.command))
+        else:
+            fields += [_field("a", word) for word in self.command]
+        fields += [_field("e", f"{name}={value}") for name, value in (self.env or {}).items()]
+        fields += [_field("d", WORKSPACE), _field("m", self.max_bytes)]
+        optional = {
+            "c": self.cwd,
+            "u": self.uid,
+            "g": self.gid,
+            "i": self.stdin,
+            "t": None if self.timeout is None else max(round(self.timeout * 1000), 1),
+            "p": "" if makes_workspace else None,
+            "l": "" if self.is_live else None,
+        }
+        return b"".join(fields + [_field(tag, value) for tag, value in optional.items() if value is not None])
+
+
+def _field(tag: str, value: str | bytes | int) -> bytes:
+    content = value if isinstance(value, bytes) else str(value).encode()
+    return b"%s%d:%s" % (tag.encode(), len(content), content)
+
+
+class Ending(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    """As wait(2) gives it."""
+    timed_out: bool
+    """Whether its time limit ended it."""
+    stdout_bytes: int
+    """What it wrote to standard output; bytes."""
+    stderr_bytes: int
+    """What it wrote to standard error; bytes."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 … 255, or minus the signal's number."""
+        return os.waitstatus_to_exitcode(self.status)
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it, None where none did."""
+        if self.exit_code >= 0:
+            return None
+        try:
+            return signal.Signals(-self.exit_code).name
+        except ValueError:
+            return f"signal {-self.exit_code}"
+
+
+class Failure(NamedTuple):
+    """Why nothing was run."""
+
+    stage: str
+    """``exec``, ``cwd``, ``user``, ``fork`` or ``memory``."""
+    errno: int
+    """As in errno(3)."""
+
+
+class Report:
+    """The report on one command, read line by line; a line that is no part of it is skipped.
+
+    Args:
+        nonce: begins each line.
+        invocation: the command.
+    """
+
+    def __init__(self, nonce: str, invocation: Invocation) -> None:
+        self.ending: Ending | None = None
+        """How the command ended; None while it runs."""
+        self.failure: Failure | None = None
+        """Why nothing was run."""
+        self.other_sandbox = ""
+        """The sandbox whose agent answered, where that is another; nothing was run there."""
+        self.stdout = _StreamReader(invocation.max_bytes, invocation.on_stdout)
+        """Standard output."""
+        self.stderr = _StreamReader(invocation.max_bytes, invocation.on_stderr)
+        """Standard error."""
+        self._nonce = nonce
+        self._invocation = invocation
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the runner has said nothing."""
+        return self.ending is None and self.failure is None and not self.other_sandbox and not self.has_output
+
+    @property
+    def has_output(self) -> bool:
+        """Whether a part of a stream has arrived."""
+        return self.stdout.received + self.stderr.received > 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the middle of a stream was left out."""
+        most = self._invocation.max_bytes
+        return self.ending is not None and max(self.ending.stdout_bytes, self.ending.stderr_bytes) > most
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the command has ended, and as much of its output has arrived as the runner has sent."""
+        if self.ending is None:
+            return False
+        most = self.ending.stdout_bytes + self.ending.stderr_bytes
+        limit = most if self._invocation.is_live else self._invocation.max_bytes
+        sizes = (min(self.ending.stdout_bytes, limit), min(self.ending.stderr_bytes, limit))
+        return (self.stdout.received, self.stderr.received) == sizes
+
+    def add_line(self, line: str) -> None:
+        """Add one line, without its end."""
+        nonce, _, rest = line.partition(" ")
+        if nonce != self._nonce or self.ending is not None:
+            return
+        word, *arguments = rest.split(" ")
+        if word in ("out", "err"):
+            self._add_output(word, arguments)
+        elif word == "refuse":
+            self.other_sandbox = " ".join(arguments)[:200]
+        elif word == "fail" and len(arguments) == 2 and (numbers := _numbers(arguments[1:], below=4096)):
+            self.failure = Failure(arguments[0], numbers[0])
+        elif (numbers := _numbers(arguments)) is not None:
+            self._add_numbers(word, numbers)
+
+    def _add_output(self, word: str, arguments: Sequence[str]) -> None:
+        size, content = (*arguments, "", "")[:2]
+        try:
+            piece = base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError):
+            return
+        # A line that was cut off, because a disk was full, comes again as a whole.
+        if str(len(piece)) != size:
+            return
+        stream, name = (self.stdout, "stdout") if word == "out" else (self.stderr, "stderr")
+        stream.add(piece)
+        if self._invocation.on_output is not None:
+            self._invocation.on_output(name, piece)
+
+    def _add_numbers(self, word: str, numbers: Sequence[int]) -> None:
+        if word == "start" and len(numbers) == 1 and self._invocation.on_start is not None:
+            self._invocation.on_start(numbers[0])
+        elif word == "end" and len(numbers) == 5 and _is_wait_status(numbers[0]):
+            self.ending = Ending(numbers[0], numbers[1] != 0, numbers[2], numbers[3])
+            self.stdout.finish()
+            self.stderr.finish()
+
+
+class LineSplitter:
+    r"""Cuts a stream into lines for a callback; ``\n``, ``\r`` and ``\r\n`` end one.
+
+    A line of more than ``MAX_LINE_BYTES`` is passed on in parts.
+
+    Args:
+        callback: called with each line, without its end; bytes that are not UTF-8 become U+FFFD.
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._is_after_return = False
+
+    def feed(self, piece: bytes) -> None:
+        """Pass on the lines that end in a piece, which is not empty."""
+        if self._is_after_return:
+            piece = piece.removeprefix(b"\n")
+        self._is_after_return = piece.endswith(b"\r") or (self._is_after_return and not piece)
+        *ended, rest = _LINE_END.split(piece)
+        for line in ended:
+            self._hold(line)
+            self._pass_on()
+        if rest:
+            self._hold(rest)
+        if self._held_bytes > MAX_LINE_BYTES:
+            self._pass_on()
+
+    def finish(self) -> None:
+        """Pass on the last line, if it has no end."""
+        if self._held:
+            self._pass_on()
+
+    def _hold(self, part: bytes) -> None:
+        self._held.append(part)
+        self._held_bytes += len(part)
+
+    def _pass_on(self) -> None:
+        line = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        self._callback(line.decode("utf-8", "replace"))
+
+
+class _StreamReader:
+    """One stream: its beginning and its end, and its lines for a callback.
+
+    Args:
+        max_bytes: most that is kept; bytes.
+        callback: called with each line.
+    """
+
+    def __init__(self, max_bytes: int, callback: Callback | None) -> None:
+        self.received = 0
+        """How much has arrived; bytes."""
+        self._buffer = HeadTailBuffer(max_bytes)
+        self._lines = None if callback is None else LineSplitter(callback)
+
+    def content(self) -> bytes:
+        """Return what was kept."""
+        return self._buffer.content()
+
+    def text(self) -> str:
+        """Return what was kept as text; bytes that are not UTF-8 become U+FFFD."""
+        return self._buffer.text()
+
+    def add(self, piece: bytes) -> None:
+        """Add to the end."""
+        self.received += len(piece)
+        self._buffer.write(piece)
+        if self._lines is not None and piece:
+            self._lines.feed(piece)
+
+    def finish(self) -> None:
+        """Pass on the last line, if it has no end."""
+        if self._lines is not None:
+            self._lines.finish()
+
+
+def _numbers(words: Sequence[str], *, below: int = 2**63) -> list[int] | None:
+    """Return words as numbers; None where one of them is no number below the limit."""
+    if not words or not all(word.isascii() and word.isdecimal() and len(word) < 20 for word in words):
+        return None
+    numbers = [int(word) for word in words]
+    return numbers if max(numbers) < below else None
+
+
+def _is_wait_status(status: int) -> bool:
+    """Return whether wait(2) can give this status for a process that has ended."""
+    return os.WIFEXITED(status) or os.WIFSIGNALED(status) if status < 1 << 16 else False
