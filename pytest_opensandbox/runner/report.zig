@@ -20,7 +20,7 @@ pub const Report = struct {
     fd: sys.Fd = stdout,
     is_lost: bool = false,
 
-    /// Begin a report, and reserve room for it on the agent's disk before the command can fill that.
+    /// Begin a report, and reserve space for it on the agent's disk before the command can fill that.
     pub fn begin(nonce: []const u8) Report {
         const keep_size = 1;
         _ = linux.fallocate(stdout, keep_size, 0, reserved_bytes);

@@ -78,6 +78,7 @@ pub fn parse(content: []const u8) ?Request {
     }
     words[word_count] = null;
     request.arguments = words[0..word_count];
+    if (request.kind == .run and word_count == 0 and request.shell_text == null) return null;
     return if (fields.rest.len == 0) request else null;
 }
 

@@ -117,6 +117,8 @@ class Runner:
                     max_bytes=_NOISE_BYTES,
                     shown_as=invocation.command,
                 )
+            except CommandStartError:
+                return None
             except CommandTimeoutError as exc:
                 raise self._timeout_error(invocation, report) from exc
             except CommandLostError as exc:

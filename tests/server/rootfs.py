@@ -32,7 +32,7 @@ def _build(archive: Path) -> None:
     # Not in /tmp, which may be a mount without devices.
     with tempfile.TemporaryDirectory(dir=archive.parent) as directory:
         root, packed = f"{directory}/root", f"{directory}/root.tar"
-        include = "--include=bash,python3-minimal,python3,tar"
+        include = "--include=bash,procps,python3-minimal,python3,tar"
         subprocess.run(["debootstrap", "--variant=minbase", include, release(), root, *_mirror()], check=True)
         excluded = [f"--exclude={place}/*" for place in _EXCLUDED]
         subprocess.run(["tar", "-C", root, *excluded, "-cf", packed, "."], check=True)

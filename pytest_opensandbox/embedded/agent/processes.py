@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from .http import BAD_BODY, RefusedError, reason
 TERM_GRACE_SECONDS = 3.0
 _CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
 _PROBE_SECONDS = 0.01
+_PLAIN_EXEC = re.compile(r"exec /[A-Za-z0-9_./+-]+(?: [A-Za-z0-9_./+-]+)*")
 _started: set[int] = set()
 """Process groups in which processes may still run."""
 
@@ -60,8 +62,9 @@ def start(spec: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -
     environment = {**os.environ, **extra}
     user, group, groups = _identity(spec)
     # The shell is looked up in the agent's PATH, a program in the command's.
-    program = spec.argv[0] if spec.argv else _shell()
-    argv = spec.argv or [os.path.basename(program), "-c", spec.command]
+    argv = spec.argv or _plain_words(spec.command)
+    program = argv[0] if argv else _shell()
+    argv = argv or [os.path.basename(program), "-c", spec.command]
     try:
         return subprocess.Popen(  # noqa: S603 - the agent runs what the client asks for
             argv,
@@ -80,6 +83,14 @@ def start(spec: CommandSpec, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -
         raise SpawnError(reason(exc)) from exc
     except ValueError as exc:  # NUL in an argument or a variable
         raise SpawnError(f"{program}: {exc}") from exc
+
+
+def _plain_words(command: str) -> list[str]:
+    """Return the words of a command that only executes a program by its path, [] for any other.
+
+    A shell would do nothing else, and an image may have none.
+    """
+    return command.split(" ")[1:] if _PLAIN_EXEC.fullmatch(command) else []
 
 
 def _shell() -> str:

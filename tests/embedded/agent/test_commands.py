@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 import requests
@@ -293,3 +294,23 @@ def test_a_user_that_does_not_exist_is_refused_with_advice(fields: dict[str, int
 
 def test_the_shell_is_found_whatever_path_a_command_asks_for(agent: Agent) -> None:
     assert texts(agent.run("echo $0 $PATH", envs={"PATH": "/no/such"})) == ["bash /no/such"]
+
+
+@pytest.mark.parametrize(
+    ("command", "has_shell"),
+    [
+        pytest.param("exec /usr/bin/env", False, id="a program by its path"),
+        pytest.param("exec env", True, id="a program by its name"),
+        pytest.param("exec /usr/bin/env $x", True, id="a variable"),
+        pytest.param("exec /usr/bin/env;", True, id="an operator"),
+        pytest.param("/usr/bin/env", True, id="no exec"),
+    ],
+)
+def test_a_shell_is_left_out_where_it_would_only_execute(
+    agent: Agent, tmp_path: Path, command: str, has_shell: bool
+) -> None:
+    (tmp_path / "rc").write_text("echo a shell has begun\n")
+
+    said = texts(agent.run(command, envs={"BASH_ENV": str(tmp_path / "rc")}))
+
+    assert ("a shell has begun" in said) is has_shell
