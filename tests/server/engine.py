@@ -76,7 +76,7 @@ def cache() -> Path:
 
 def rootfs_archive() -> Path:
     """Return the path of the kept root file system of the test image."""
-    return cache() / f"{release()}-python3.tar"
+    return cache() / f"{release()}-python3-procps.tar"
 
 
 def release() -> str:
