@@ -62,6 +62,7 @@ class Lifecycle:
         self.ledger = Ledger()
         self.lease = Lease(client, seconds=lease_seconds)
         self.progress = Progress(notify)
+        self._timeouts = client.timeouts
         self._is_silent = False
 
     def launch(self, opts: SandboxOpts, *, test: str = "") -> ReadySandbox:
@@ -96,7 +97,7 @@ class Lifecycle:
         self.lease.release(sandbox_id)
         if self.ledger.is_gone(sandbox_id):
             return
-        timeouts = self.client.timeouts
+        timeouts = self._timeouts
         try:
             with time_limit(timeouts.silent_delete_seconds if self._is_silent else timeouts.delete_seconds):
                 self.client.delete_sandbox(sandbox_id)
@@ -147,9 +148,7 @@ class Lifecycle:
         def before_wait(refusal: ApiError) -> None:
             phases.enter(f"{phase}; the server refuses for now ({refusal.status} {refusal.code}), asking again")
 
-        return retry_create(
-            create, budget_seconds=self.ready_timeout, before_wait=before_wait, timeouts=self.client.timeouts
-        )
+        return retry_create(create, budget_seconds=self.ready_timeout, before_wait=before_wait, timeouts=self._timeouts)
 
     def _await_ready(self, created: SandboxResponse, phases: Phases, phase: str) -> tuple[SandboxResponse, Endpoint]:
         try:

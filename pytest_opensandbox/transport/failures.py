@@ -7,7 +7,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
 from ssl import SSLCertVerificationError
@@ -17,7 +16,7 @@ import requests
 import urllib3
 
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError, TransportError
-from pytest_opensandbox.transport.response import read_json
+from pytest_opensandbox.transport.response import read_date, read_json
 from pytest_opensandbox.transport.sockets import TooSlowError, root_cause
 from pytest_opensandbox.transport.timeouts import RequestTimeout
 
@@ -151,18 +150,6 @@ def read_retry_after(value: str | None, date: str | None = None) -> float | None
         now = read_date(date)
         seconds = moment - (time.time() if now is None else now)
     return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def read_date(value: str | None) -> float | None:
-    """Read an HTTP date.
-
-    Returns:
-        Seconds since 1970, or None for an invalid date.
-    """
-    try:
-        return parsedate_to_datetime(value).timestamp() if value else None
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _validation(entry: Any) -> str:

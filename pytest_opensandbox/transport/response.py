@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
 
@@ -71,6 +72,11 @@ class Response:
         """Bytes by ``Content-Length``; None where the header is missing or not a number."""
         text = self.headers.get("Content-Length") or ""
         return int(text) if text.isascii() and text.isdigit() else None
+
+    @property
+    def date(self) -> float | None:
+        """The header ``Date``; seconds since 1970, None where it is missing or invalid."""
+        return read_date(self.headers.get("Date"))
 
     @property
     def is_framed(self) -> bool:
@@ -161,6 +167,18 @@ class Response:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_date(value: str | None) -> float | None:
+    """Read an HTTP date.
+
+    Returns:
+        Seconds since 1970, or None for an invalid date.
+    """
+    try:
+        return parsedate_to_datetime(value).timestamp() if value else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 class JsonLimitError(ValueError):

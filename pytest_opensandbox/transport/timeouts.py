@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 RequestTimeout = tuple[float, float]
 """Seconds to connect, and seconds between two bytes."""
@@ -98,12 +99,12 @@ class Timeouts:
     copy_seconds: float = 600.0
     """For a command that packs or unpacks a tree."""
 
-    @property
+    @cached_property
     def request_timeout(self) -> RequestTimeout:
         """The limits of an ordinary request."""
         return self.connect_seconds, self.request_seconds
 
-    @property
+    @cached_property
     def call_seconds(self) -> float:
         """The limit of one call of the client, with all its answers, retries and waits."""
         return 4 * self.request_seconds + self.connect_seconds

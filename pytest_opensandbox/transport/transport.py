@@ -36,7 +36,6 @@ from pytest_opensandbox.transport.failures import (
     describe_failure,
     is_stale,
     is_unsent,
-    read_date,
 )
 from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import current_deadline, time_limit
@@ -140,7 +139,7 @@ class Transport:
         request = requests.Request(method, url, headers=all_headers, params=params, data=body)
         response = self._exchange(request, current_deadline().cut(timeout or self.timeouts.request_timeout), secrets)
         if own:
-            self._clock.note(response.headers.get("Date"))
+            self._clock.note(response.date)
         if 200 <= response.status < 300:
             return response
         raise self._read_error(response, method, url, secrets)
@@ -321,9 +320,12 @@ class ServerClock:
         self._lock = threading.Lock()
         self._offset = 0.0
 
-    def note(self, date: str | None) -> None:
-        """Read the header ``Date`` of a response; an invalid date, or one after the year 2200, is ignored."""
-        moment = read_date(date)
+    def note(self, moment: float | None) -> None:
+        """Note the time of a response; None, or a time after the year 2200, is ignored.
+
+        Args:
+            moment: seconds since 1970.
+        """
         # Times that are computed from this one must be valid dates, too.
         if moment is not None and 0 <= moment < _LAST_MOMENT:
             with self._lock:
