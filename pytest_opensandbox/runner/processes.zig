@@ -1,7 +1,7 @@
 //! The processes that belong to a command: its children, and theirs, whatever group or session they are in.
 //!
-//! The runner is the reaper of its descendants: whoever loses its parent becomes a child of the runner, so that the
-//! chain of parents from each of them to the runner is never broken.
+//! The runner is the reaper of its descendants: a process that loses its parent becomes a child of the runner, so that
+//! the chain of parents from each of them to the runner is never broken.
 
 const std = @import("std");
 const linux = std.os.linux;

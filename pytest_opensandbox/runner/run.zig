@@ -194,7 +194,7 @@ const Command = struct {
     has_timed_out: bool = false,
     is_interrupted: bool = false,
 
-    /// Return when the command and both streams have ended; whoever holds a stream open is waited for.
+    /// Return when the command and both streams have ended; a process that holds a stream open is waited for.
     fn follow(self: *Command) void {
         while (self.status == null or self.out.fd != null or self.err.fd != null) {
             self.waitForSomething();

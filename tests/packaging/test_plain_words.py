@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("pytest_opensandbox", "tests", "conftest_examples", "benchmarks", "docs")
+FOLDERS = ("pytest_opensandbox", "tests", "conftest_examples", "benchmarks", "docs", "newsfragments")
+SUFFIXES = {".py", ".md", ".zig"}
 FILES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
-    if path.suffix in {".py", ".md"} and path.name not in {"CHANGELOG.md", Path(__file__).name}
+    for path in [*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
+    if path.suffix in SUFFIXES and path.name != Path(__file__).name
 )
 WORDS = (
     "room rooms house shelf broom whereabouts keeping trouble recipe recipes judge judged wish workshop clip clips"
