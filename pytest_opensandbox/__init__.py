@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import SandboxFailedError as SandboxFailedError
     from pytest_opensandbox.errors import SandboxGoneError as SandboxGoneError
     from pytest_opensandbox.errors import ServerStartError as ServerStartError
+    from pytest_opensandbox.errors import ServiceTimeoutError as ServiceTimeoutError
     from pytest_opensandbox.errors import SetupError as SetupError
     from pytest_opensandbox.errors import SharedAgentError as SharedAgentError
     from pytest_opensandbox.errors import SkippedFileWarning as SkippedFileWarning
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_opensandbox.errors import TransportError as TransportError
     from pytest_opensandbox.errors import UnsafeArchiveError as UnsafeArchiveError
     from pytest_opensandbox.plugin.fixtures import SandboxFactory as SandboxFactory
+    from pytest_opensandbox.sandbox.process import Process as Process
     from pytest_opensandbox.sandbox.sandbox import Sandbox as Sandbox
     from pytest_opensandbox.settings.settings import Settings as Settings
     from pytest_opensandbox.transport.endpoints import Endpoint as Endpoint
@@ -77,6 +79,7 @@ _MODULES = {
         "SandboxFailedError",
         "SandboxGoneError",
         "ServerStartError",
+        "ServiceTimeoutError",
         "SetupError",
         "SharedAgentError",
         "SkippedFileWarning",
@@ -90,6 +93,7 @@ _MODULES = {
     "client.models": ("EXECD_PORT", "FileInfo", "FileUpload", "SandboxResponse", "Snapshot"),
     "client.sandbox_opts": ("EgressRule", "NetworkPolicy", "SandboxOpts", "label_value"),
     "client.command_result": ("BackgroundCommand", "CommandResult"),
+    "sandbox.process": ("Process",),
     "sandbox.sandbox": ("Sandbox",),
     "transport.endpoints": ("Endpoint",),
 }

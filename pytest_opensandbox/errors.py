@@ -18,6 +18,7 @@ OpenSandboxError
 │   │   ├── CommandTimeoutError    also a TimeoutError: timeout_seconds
 │   │   ├── CommandStartError      never ran: no shell, an identity that cannot be taken
 │   │   └── SetupError             a setup command did not exit with 0: source, why, repeated
+│   ├── ServiceTimeoutError        also a TimeoutError: a process, port or log that was waited for: awaited
 │   ├── CommandLostError           the response ended before the command did: command_id
 │   ├── SharedAgentError           the agent of another sandbox responds: other_id
 │   ├── SandboxGoneError           ended while it was used: why, state, logs
@@ -35,23 +36,13 @@ OpenSandboxWarning (a UserWarning)
 from __future__ import annotations
 
 import copyreg
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_opensandbox.advice import gone_advice, setup_advice
 from pytest_opensandbox.text import Printable, brief, counted, section, tail
 
 Command = str | Sequence[str]
-
-TIME_LIMIT = "its time limit"
-"""The end of a ``SetupError.why`` whose setup was stopped by its time limit."""
-
-_GONE_ADVICE = {
-    "expired": "a run renews its sandboxes while it can reach the server; raise --opensandbox-lease if it cannot",
-    "deleted": "look for another client, a sweep of this run, or a server that lost its sandboxes in a restart",
-    "crashed": "look for a command that killed every process, as `kill -9 -1` does, and in the log for the end of the"
-    " first process; where memory ran out, raise the limit with resources=",
-}
 
 
 class OpenSandboxError(Printable, Exception):
@@ -270,7 +261,7 @@ class SetupError(CommandError):
         repeated: bool = False,
     ) -> None:
         self.source, self.why, self.repeated = source, why or f"exited with {exit_code}", repeated
-        advice = ", and is not run again in this run: " + _setup_advice(self.why, exit_code, stderr)
+        advice = ", and is not run again in this run: " + setup_advice(self.why, exit_code, stderr)
         end = " before: see the first error about it in this run" if repeated else advice
         super().__init__(
             command,
@@ -281,6 +272,15 @@ class SetupError(CommandError):
             outcome=f"{self.why} as setup of the sandboxes from {source}{end}",
         )
         self.stdout, self.stderr = stdout, stderr
+
+
+class ServiceTimeoutError(SandboxError, TimeoutError):
+    """What a test waited for in a sandbox did not come in time, or cannot come any more; ``awaited`` says what."""
+
+    def __init__(self, awaited: str, *, why: str, stdout: str = "", stderr: str = "", sandbox_id: str = "") -> None:
+        self.awaited = awaited
+        text = f"{awaited}: {why}" + section("stdout", stdout) + section("stderr", stderr)
+        super().__init__(text, sandbox_id=sandbox_id)
 
 
 class CommandLostError(SandboxError):
@@ -318,7 +318,7 @@ class SandboxGoneError(SandboxError):
 
     def __init__(self, sandbox_id: str, why: str, *, facts: str = "", state: str = "", logs: str = "") -> None:
         self.why, self.state, self.logs = why, state, logs
-        advice = _GONE_ADVICE.get(re.split(r"\W", why)[0], "")
+        advice = gone_advice(why)
         text = f"sandbox {sandbox_id} is gone, {why}" + "".join(f"; {part}" for part in (facts, advice) if part)
         super().__init__(text + section("its log ends with", logs), sandbox_id=sandbox_id)
 
@@ -384,16 +384,3 @@ class SlowSandboxWarning(OpenSandboxWarning):
 
 class SkippedFileWarning(OpenSandboxWarning):
     """A device, socket or FIFO was not copied."""
-
-
-def _setup_advice(why: str, exit_code: int, stderr: str) -> str:
-    """Return advice for a setup that failed in this way."""
-    if why.endswith(TIME_LIMIT):
-        return "give it more time with --opensandbox-setup-timeout"
-    if "no such file or directory" in stderr.lower():
-        return "give it the missing file with put=, and join commands with &&: each has a shell of its own"
-    return {
-        137: "it may have run out of memory: raise the limit with resources= or --opensandbox-resources",
-        126: "make the program executable with chmod, or name its interpreter before it",
-        127: "the image lacks the program: install it in the setup, or choose another image",
-    }.get(137 if exit_code == -9 else exit_code, 'try the command in a sandbox without a setup (setup="")')

@@ -198,8 +198,8 @@ class OneSandboxServer(Server):
 
     Args:
         script: by route, what it answers before it is well: ``create``, ``state``, ``endpoint``, ``ping``,
-            ``command``, ``upload``, ``info``, ``delete``, ``list``, ``renew`` or ``logs``. A reply may depend on the
-            request.
+            ``command``, ``upload``, ``download``, ``info``, ``delete``, ``list``, ``renew`` or ``logs``. A reply may
+            depend on the request.
         tls: as for ``Server``.
     """
 
@@ -246,7 +246,7 @@ class OneSandboxServer(Server):
     def route(seen: Seen) -> str:
         """Return the name of a request's route."""
         last = seen.path.rpartition("/")[2]
-        names = {"ping": "ping", "command": "command", "upload": "upload", "info": "info", "logs": "logs"}
+        names = {name: name for name in ("ping", "command", "upload", "download", "info", "logs")}
         own = {("POST", "sandboxes"): "create", ("GET", "sandboxes"): "list", ("DELETE", "s1"): "delete"}
         if "/endpoints/" in seen.path:
             return "endpoint"

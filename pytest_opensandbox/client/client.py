@@ -19,7 +19,7 @@ from pytest_opensandbox.client.sandboxes import (
 from pytest_opensandbox.client.server_health import Health
 from pytest_opensandbox.client.snapshots import SnapshotsAPI
 from pytest_opensandbox.client.waiters import PAUSE_SECONDS, PauseWait, ReadinessProbes, ReadyWait
-from pytest_opensandbox.errors import ConfigError, ProtocolError
+from pytest_opensandbox.errors import ApiError, ConfigError, ProtocolError
 from pytest_opensandbox.transport.api_key import masked
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_endpoint
 from pytest_opensandbox.transport.retry import check_seconds, one_call, retry_idempotent
@@ -105,6 +105,22 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         return retry_idempotent(
             lambda: self._fetch_endpoint(sandbox_id, port, query=query), timeouts=self._transport.timeouts
         )
+
+    def probe(self, endpoint: Endpoint, path: str = "/") -> int:
+        """Return the status with which a server in a sandbox answers GET.
+
+        Args:
+            endpoint: its port.
+            path: with a leading slash.
+
+        Raises:
+            TransportError: no answer; a proxy on the way may answer 502 instead.
+        """
+        try:
+            with self._transport.ask(endpoint, "GET", path) as response:
+                return response.status
+        except ApiError as exc:
+            return exc.status
 
     def discover_execd(self, sandbox_id: str) -> Endpoint:
         """Return the address of the agent of a sandbox.

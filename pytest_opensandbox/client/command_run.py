@@ -10,23 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_opensandbox.advice import with_start_advice
 from pytest_opensandbox.client.command_result import BackgroundCommand, CommandResult, read_ending
 from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.client.models import text_bytes
 from pytest_opensandbox.client.sandbox_opts import check_env
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
-from pytest_opensandbox.text import brief, tail
+from pytest_opensandbox.text import brief
 from pytest_opensandbox.transport.retry import check_seconds
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_STREAM_BYTES = 16 * 1024 * 1024
 
-_START_ADVICE = {
-    "argument list too long": "long text fits into a file, by put(), or into input=",
-    "resource temporarily unavailable": "the sandbox has too many processes, end some of them first",
-    "cannot allocate memory": "the sandbox has no memory left, give it more with resources=",
-    "no space left": "the sandbox's disk is full, remove what is not needed",
-}
 _HIGHEST_EXIT_CODE = 255
 _LEAST_SECONDS = 0.02
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
@@ -265,7 +260,9 @@ class CommandRun:
         # An error after output, or one that is no event, means that the agent itself failed during the command.
         if kind != "error" or any(stream.has_lines for stream in self._streams.values()):
             raise self.lost_error(f"the agent gave it up ({why})")
-        raise CommandStartError(self.request.name, why=with_advice(error.evalue or why), sandbox_id=self.sandbox_id)
+        raise CommandStartError(
+            self.request.name, why=with_start_advice(error.evalue or why), sandbox_id=self.sandbox_id
+        )
 
     def _result(self, exit_code: int, signal: str | None) -> CommandResult:
         elapsed, limit = self.elapsed, self.request.timeout
@@ -283,12 +280,6 @@ class CommandRun:
             sandbox_id=self.sandbox_id,
             command_id=self.command_id,
         )
-
-
-def with_advice(why: str) -> str:
-    """Return why a command could not be started, with what to do about it."""
-    advice = next((text for words, text in _START_ADVICE.items() if words in why.lower()), "")
-    return f"{tail(why)}; {advice}" if advice else why
 
 
 def shell_text(command: str | Sequence[str]) -> str:

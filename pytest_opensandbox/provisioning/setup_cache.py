@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Protocol
 
+from pytest_opensandbox.advice import TIME_LIMIT
 from pytest_opensandbox.client.sandbox_opts import POOL_EXTENSION, SandboxOpts
 from pytest_opensandbox.errors import (
-    TIME_LIMIT,
     ApiError,
     CommandError,
     CommandStartError,

@@ -13,6 +13,7 @@ from pytest_opensandbox.text import counted, escape
 
 if TYPE_CHECKING:
     from pytest_opensandbox.sandbox.history import CommandRecord
+    from pytest_opensandbox.sandbox.process import Process
     from pytest_opensandbox.sandbox.sandbox import Sandbox
 
 _COMMANDS_SHOWN = 10
@@ -74,16 +75,32 @@ def transcript(sandbox: Sandbox, *, since: float) -> str:
     lines = [f"id={sandbox.id}, image={sandbox.image}{origin}, {sandbox.state}; {count}{last}"]
     for record in shown:
         lines += _record_lines(record)
+    for process in sandbox.processes:
+        lines += _process_lines(process)
     return escape("\n".join(lines))
 
 
 def _record_lines(record: CommandRecord) -> list[str]:
-    command = record.command if isinstance(record.command, str) else shlex.join(record.command)
-    if len(command) > _COMMAND_CHARACTERS:
-        command = f"{command[:_COMMAND_CHARACTERS]}… ({len(command):,} characters)"
     prompt = "" if record.is_copy or record.is_note else "$ "
-    lines = [prompt + command.replace("\n", "\n  "), f"  [{record.outcome}, {record.duration:.2f} s]"]
-    for name, tail in (("stdout", record.stdout_tail), ("stderr", record.stderr_tail)):
+    lines = [prompt + _shown(record.command), f"  [{record.outcome}, {record.duration:.2f} s]"]
+    return lines + _tail_lines(record.stdout_tail, record.stderr_tail)
+
+
+def _process_lines(process: Process) -> list[str]:
+    state = "running" if process.returncode is None else f"exit {process.returncode}"
+    return [f"$ {_shown(process.args)} &", f"  [process {process.pid}, {state}]", *_tail_lines(*process.tails)]
+
+
+def _shown(command: str | Sequence[str]) -> str:
+    text = command if isinstance(command, str) else shlex.join(command)
+    if len(text) > _COMMAND_CHARACTERS:
+        text = f"{text[:_COMMAND_CHARACTERS]}… ({len(text):,} characters)"
+    return text.replace("\n", "\n  ")
+
+
+def _tail_lines(stdout: str, stderr: str) -> list[str]:
+    lines = []
+    for name, tail in (("stdout", stdout), ("stderr", stderr)):
         shown = tail.splitlines()
         if len(shown) > _LINES_SHOWN or len(tail.encode()) >= TAIL_BYTES:
             lines.append(f"  {name}| … the end of it:")

@@ -6,6 +6,7 @@ const sys = @import("sys.zig");
 const requests = @import("request.zig");
 const Report = @import("report.zig").Report;
 const run = @import("run.zig");
+const ports = @import("ports.zig");
 
 /// Exit code of a runner whose request cannot be read.
 const bad_request_code = 96;
@@ -44,6 +45,7 @@ fn begin(stack: [*]usize) callconv(.c) noreturn {
     switch (request.kind) {
         .run => run.run(&request, environ, &report),
         .signal => sendSignal(&request, &report),
+        .port => ports.wait(&request, &report),
         else => sys.exit(bad_request_code),
     }
 }

@@ -8,7 +8,7 @@ pub const version = "1";
 
 const most_bytes = 1 << 31;
 
-pub const Kind = enum { run, signal, bridge, terminal };
+pub const Kind = enum { run, signal, port, bridge, terminal };
 
 /// One request. Texts that the system takes end with NUL.
 pub const Request = struct {
@@ -29,6 +29,7 @@ pub const Request = struct {
     is_live: bool = false,
     process_group: sys.Pid = 0,
     signal: sys.Signal = 0,
+    port: u16 = 0,
     inner_port: ?u16 = null,
     rows: u16 = 24,
     columns: u16 = 80,
@@ -101,6 +102,7 @@ fn set(request: *Request, field: Field) bool {
         'l' => request.is_live = true,
         'j' => request.process_group = number(u31, value) orelse return false,
         'z' => request.signal = number(sys.Signal, value) orelse return false,
+        'o' => request.port = number(u16, value) orelse return false,
         'x' => request.inner_port = number(u16, value) orelse return false,
         'r' => request.rows = number(u16, value) orelse return false,
         'w' => request.columns = number(u16, value) orelse return false,

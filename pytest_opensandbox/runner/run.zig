@@ -23,7 +23,7 @@ pub fn run(request: *const Request, environ: [*:null]?[*:0]u8, report: *Report) 
     const signals = sys.signalFd(sys.maskOf(&.{sys.sigchld}) | interrupts) orelse failed(report, "memory", sys.enomem);
     const started = sys.now();
     const child = start(request, environ, report);
-    if (request.is_live) report.write("start {d}", .{child.pid});
+    if (request.is_live) report.write("start {d} {d}", .{ child.pid, std.os.linux.getpid() });
     var command = Command{
         .request = request,
         .report = report,
@@ -226,7 +226,10 @@ const Command = struct {
 
     pub fn reapAll(self: *Command) void {
         while (sys.reap()) |ended| {
-            if (ended.pid == self.pid) self.status = ended.status;
+            if (ended.pid != self.pid) continue;
+            self.status = ended.status;
+            // A process in the background may hold the streams for long.
+            if (self.request.is_live) self.report.write("exit {d}", .{ended.status});
         }
     }
 

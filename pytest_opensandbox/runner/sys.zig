@@ -20,6 +20,7 @@ pub const enotdir = 20;
 pub const einval = 22;
 pub const enospc = 28;
 pub const epipe = 32;
+pub const etimedout = 110;
 pub const edquot = 122;
 
 /// Return the number of the error that a call returned, 0 for success.
@@ -46,6 +47,11 @@ pub fn allocate(comptime T: type, count: usize) []T {
     const no_file: usize = @bitCast(@as(isize, -1));
     const address = ok(linux.syscall6(.mmap, 0, bytes, protection, flags, no_file, 0)) orelse exit(no_memory_code);
     return @as([*]T, @ptrFromInt(address))[0..count];
+}
+
+/// Give memory back.
+pub fn release(address: [*]u8, bytes: usize) void {
+    _ = linux.syscall2(.munmap, @intFromPtr(address), bytes);
 }
 
 /// Exit code of a runner that got no memory.

@@ -26,8 +26,9 @@ from pytest_opensandbox.sandbox.history import (
     record_move,
     record_result,
 )
+from pytest_opensandbox.sandbox.process import Process
 from pytest_opensandbox.sandbox.runner import Runner
-from pytest_opensandbox.sandbox.runner_protocol import Invocation
+from pytest_opensandbox.sandbox.runner_protocol import Field, Invocation
 from pytest_opensandbox.sandbox.transfer import Transfer
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.failures import lacks_address
@@ -50,6 +51,8 @@ class Agent:
         """The agent, as it was found last."""
         self.history = History()
         """The last commands and copies, oldest first."""
+        self.processes: list[Process] = []
+        """What was started in it and not waited for, oldest first."""
         self.gone = ""
         """Why the sandbox has ended, once a call failed for that reason; else ""."""
         self._client = client
@@ -61,6 +64,17 @@ class Agent:
     def run(self, invocation: Invocation) -> CommandResult:
         """Run a command; raises as ``Runner.run``."""
         return self._call(invocation.command, lambda: self._run(invocation))
+
+    def start(self, invocation: Invocation, process: Process) -> None:
+        """Start a command, and return when it has begun; raises as ``Runner.run``."""
+        self.processes.append(process)
+        with self.explaining_failures():
+            process.follow(lambda: self._follow(lambda: self._run(invocation)))
+
+    def ask(self, kind: str, fields: Sequence[Field], *, seconds: float) -> int:
+        """Have the runner do something else; as ``Runner.ask``."""
+        with self.explaining_failures():
+            return self._follow(lambda: self._runner.ask(kind, fields, seconds=seconds))
 
     def copy(self, title: str, perform: Callable[[Transfer], T]) -> T:
         """Copy files; a copy may begin again at another address.

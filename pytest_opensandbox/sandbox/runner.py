@@ -11,14 +11,15 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
+from typing import TypeVar
 
+from pytest_opensandbox.advice import with_start_advice
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
-from pytest_opensandbox.client.command_run import with_advice
 from pytest_opensandbox.client.models import FileUpload
 from pytest_opensandbox.errors import (
     ApiError,
@@ -26,10 +27,19 @@ from pytest_opensandbox.errors import (
     CommandStartError,
     CommandTimeoutError,
     OpenSandboxError,
+    SandboxError,
     SharedAgentError,
 )
 from pytest_opensandbox.sandbox.line_output import run_by_events
-from pytest_opensandbox.sandbox.runner_protocol import VARIABLE, Invocation, Report
+from pytest_opensandbox.sandbox.runner_protocol import (
+    VARIABLE,
+    Ending,
+    Failure,
+    Field,
+    Invocation,
+    Report,
+    encode_request,
+)
 from pytest_opensandbox.text import brief
 from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.retry import time_limit
@@ -38,6 +48,8 @@ DIRECTORIES = ("/var/tmp", "/tmp", "/opt/opensandbox", "/run", "/dev/shm")  # no
 """Where the runner may lie; the first one that programs can be executed from is taken."""
 MACHINES = ("x86_64", "aarch64")
 """Machines that there is a runner for."""
+
+T = TypeVar("T")
 
 _VARIABLE_BYTES = 64 * 1024
 _NOISE_BYTES = 4096
@@ -77,14 +89,66 @@ class Runner:
             SharedAgentError: another sandbox answers; nothing was run.
             TransportError: the agent does not answer; with ``unsent``, the command did not run.
         """
-        if self._path and (result := self._run_at(self._path, invocation)):
+        result = self._where_it_can_run(lambda path: self._run_at(path, invocation))
+        if result is not None:
+            self._has_workspace = True
             return result
+        if invocation.observer is not None:
+            raise self._error_without_runner()
+        return run_by_events(self._client, self._endpoint, invocation, because=self._missing_because)
+
+    def ask(self, kind: str, fields: Sequence[Field], *, seconds: float) -> int:
+        """Have the runner do something other than to run a command.
+
+        Args:
+            kind: what it is to do.
+            fields: tags and values of the request.
+            seconds: how long it may take.
+
+        Returns:
+            The number of the error, as in errno(3); 0 for success.
+
+        Raises:
+            CommandLostError: the runner did not report.
+            SandboxError: no runner can be executed in the sandbox.
+            TransportError: the agent does not answer.
+        """
+        invocation = Invocation(command=[kind], max_bytes=_NOISE_BYTES)
+
+        def attempt(path: str) -> Failure | Ending | None:
+            nonce = secrets.token_hex(8)
+            report = Report(nonce, invocation)
+            request = encode_request(kind, nonce, self._endpoint.sandbox_id, fields)
+            outer = self._execute(path, base64.b64encode(request).decode(), report, invocation, limit=seconds)
+            if report.is_empty and outer.exit_code in _NOT_EXECUTED:
+                return None
+            if report.failure is None and report.ending is None:
+                raise _lost(outer, report)
+            return report.failure or report.ending
+
+        outcome = self._where_it_can_run(attempt)
+        if outcome is None:
+            raise self._error_without_runner()
+        return outcome.errno if isinstance(outcome, Failure) else 0
+
+    def _error_without_runner(self) -> SandboxError:
+        text = f"this needs the runner, which cannot run in the sandbox: {self._missing_because}"
+        return SandboxError(text, sandbox_id=self._endpoint.sandbox_id)
+
+    def _where_it_can_run(self, attempt: Callable[[str], T | None]) -> T | None:
+        """Return the result of an attempt at the path of the runner; None where it can be executed nowhere.
+
+        Args:
+            attempt: returns None where there is no runner that can be executed at a path.
+        """
+        if self._path and (found := attempt(self._path)) is not None:
+            return found
         if not self._missing_because:
             for path in self._deliver():
-                if result := self._run_at(path, invocation):
-                    self._path, self._has_workspace = path, True
-                    return result
-        return run_by_events(self._client, self._endpoint, invocation, because=self._missing_because)
+                if (found := attempt(path)) is not None:
+                    self._path = path
+                    return found
+        return None
 
     def _deliver(self) -> Iterator[str]:
         """Yield the path of the program in one directory after the other, until the caller has taken one."""
@@ -105,18 +169,9 @@ class Runner:
         """Run a command by the runner at a path; None where there is no runner that can be executed."""
         nonce = secrets.token_hex(8)
         report = Report(nonce, invocation)
-        limit = invocation.timeout
         with self._request(path, invocation, nonce) as variable:
             try:
-                outer = self._client.run_command(
-                    self._endpoint,
-                    f"exec {path}",
-                    env={VARIABLE: variable},
-                    timeout=None if limit is None else limit + _REPORT_SECONDS,
-                    on_stdout=report.add_line,
-                    max_bytes=_NOISE_BYTES,
-                    shown_as=invocation.command,
-                )
+                outer = self._execute(path, variable, report, invocation, limit=invocation.timeout)
             except CommandStartError:
                 return None
             except CommandTimeoutError as exc:
@@ -126,6 +181,20 @@ class Runner:
                     raise
                 outer = CommandResult(invocation.command, 0, sandbox_id=exc.sandbox_id, command_id=exc.command_id)
         return self._result(outer, invocation, report, nonce)
+
+    def _execute(
+        self, path: str, variable: str, report: Report, invocation: Invocation, *, limit: float | None
+    ) -> CommandResult:
+        """Start the runner with a request, and read its report; return how the runner itself ended."""
+        return self._client.run_command(
+            self._endpoint,
+            f"exec {path}",
+            env={VARIABLE: variable},
+            timeout=None if limit is None else limit + _REPORT_SECONDS,
+            on_stdout=report.add_line,
+            max_bytes=_NOISE_BYTES,
+            shown_as=invocation.command,
+        )
 
     @contextmanager
     def _request(self, path: str, invocation: Invocation, nonce: str) -> Iterator[str]:
@@ -138,7 +207,7 @@ class Runner:
         try:
             self._client.upload_files(self._endpoint, [FileUpload(file, request, 0o600)], check_sizes=False)
         except ApiError as exc:
-            why = with_advice(f"its request cannot be written to {file}: {exc.message}")
+            why = with_start_advice(f"its request cannot be written to {file}: {exc.message}")
             raise CommandStartError(invocation.command, why=why, sandbox_id=self._endpoint.sandbox_id) from exc
         try:
             yield f"@{file}"
@@ -239,7 +308,7 @@ def _not_started(outer: CommandResult, invocation: Invocation, report: Report) -
         if isinstance(invocation.command, str) and errno == _ENOENT
         else why,
     }.get(stage, why)
-    raise CommandStartError(invocation.command, why=with_advice(shown), sandbox_id=outer.sandbox_id)
+    raise CommandStartError(invocation.command, why=with_start_advice(shown), sandbox_id=outer.sandbox_id)
 
 
 def _lost(outer: CommandResult, report: Report) -> OpenSandboxError:
@@ -248,6 +317,8 @@ def _lost(outer: CommandResult, report: Report) -> OpenSandboxError:
         why = "a part of what it wrote did not arrive"
     elif outer.exit_code == _UNWRITTEN:
         why = "the sandbox's disk is full, so that nothing could report how it ended; remove what is not needed"
+    elif outer.exit_code == _SPILLED:
+        why = "the sandbox's disk is full; the report went to /dev/shm, and could not be fetched from there"
     elif outer.exit_code == _NO_MEMORY:
         why = "the sandbox has no memory left for its output; give it more with resources=, or less to max_bytes="
     elif outer.signal:

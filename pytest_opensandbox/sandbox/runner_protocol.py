@@ -10,9 +10,9 @@ import binascii
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pytest_opensandbox.client.command_run import (
     Callback,
@@ -25,6 +25,9 @@ from pytest_opensandbox.client.command_run import (
 )
 from pytest_opensandbox.client.sandbox_opts import check_env
 
+Value = str | bytes | int
+Field = tuple[str, Value]
+
 VARIABLE = "OPENSANDBOX_RUNNER_REQUEST"
 """Carries the request, in base64, or ``@`` and the path of a file that holds it; the runner removes both."""
 VERSION = 1
@@ -35,6 +38,19 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 """Longest line that a callback gets as one."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class Observer(Protocol):
+    """Observes a command while it runs, in the thread that reads its report."""
+
+    def on_start(self, pid: int, runner_pid: int) -> None:
+        """Take note of its number, and of that of its runner, in the sandbox."""
+
+    def on_output(self, stream: str, piece: bytes) -> None:
+        """Take what was just written to ``stdout`` or ``stderr``."""
+
+    def on_exit(self, exit_code: int) -> None:
+        """Take note that it has ended; processes in the background may still write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +79,8 @@ class Invocation:
     """Called with each line of standard output while the command runs, without the line's end."""
     on_stderr: Callback | None = None
     """Called with each line of standard error."""
-    on_output: Callable[[str, bytes], None] | None = None
-    """Called with ``stdout`` or ``stderr`` and the bytes that were just written."""
-    on_start: Callable[[int], None] | None = None
-    """Called with the number that the process has in the sandbox; live commands only."""
+    observer: Observer | None = None
+    """Observes the command while it runs."""
     max_bytes: int
     """Most that is kept of each stream; the middle of a longer one is left out; bytes, > 1."""
 
@@ -82,7 +96,7 @@ class Invocation:
     @property
     def is_live(self) -> bool:
         """Whether output is passed on while the command runs."""
-        return any(callback is not None for callback in (self.on_stdout, self.on_stderr, self.on_output))
+        return any(callback is not None for callback in (self.on_stdout, self.on_stderr, self.observer))
 
     def request(self, nonce: str, sandbox_id: str, *, makes_workspace: bool) -> bytes:
         """Return the request that the runner reads.
@@ -92,26 +106,42 @@ class Invocation:
             sandbox_id: the sandbox that is meant; in another the runner runs nothing.
             makes_workspace: whether to make the directory that every sandbox has, where the image lacks it.
         """
-        fields = [_field("v", VERSION), _field("k", "run"), _field("n", nonce), _field("b", sandbox_id)]
-        if isinstance(self.command, str):
-            fields.append(_field("s", self.command))
-        else:
-            fields += [_field("a", word) for word in self.command]
-        fields += [_field("e", f"{name}={value}") for name, value in (self.env or {}).items()]
-        fields += [_field("d", WORKSPACE), _field("m", self.max_bytes)]
-        optional = {
+        command = self.command
+        fields: list[Field] = [("s", command)] if isinstance(command, str) else [("a", word) for word in command]
+        fields += [("e", f"{name}={value}") for name, value in (self.env or {}).items()]
+        fields += [("d", WORKSPACE), ("m", self.max_bytes)]
+        optional: dict[str, Value | None] = {
             "c": self.cwd,
             "u": self.uid,
             "g": self.gid,
             "i": self.stdin,
-            "t": None if self.timeout is None else max(round(self.timeout * 1000), 1),
+            "t": None if self.timeout is None else milliseconds(self.timeout),
             "p": "" if makes_workspace else None,
             "l": "" if self.is_live else None,
         }
-        return b"".join(fields + [_field(tag, value) for tag, value in optional.items() if value is not None])
+        fields += [(tag, value) for tag, value in optional.items() if value is not None]
+        return encode_request("run", nonce, sandbox_id, fields)
 
 
-def _field(tag: str, value: str | bytes | int) -> bytes:
+def encode_request(kind: str, nonce: str, sandbox_id: str, fields: Iterable[Field] = ()) -> bytes:
+    """Return a request of any kind.
+
+    Args:
+        kind: what the runner is to do.
+        nonce: begins each line of the report.
+        sandbox_id: the sandbox that is meant.
+        fields: tags and values.
+    """
+    head: list[Field] = [("v", VERSION), ("k", kind), ("n", nonce), ("b", sandbox_id)]
+    return b"".join(_field(tag, value) for tag, value in [*head, *fields])
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a time limit as the runner has it: at least 1."""
+    return max(round(seconds * 1000), 1)
+
+
+def _field(tag: str, value: Value) -> bytes:
     content = value if isinstance(value, bytes) else str(value).encode()
     return b"%s%d:%s" % (tag.encode(), len(content), content)
 
@@ -227,12 +257,15 @@ class Report:
             return
         stream, name = (self.stdout, "stdout") if word == "out" else (self.stderr, "stderr")
         stream.add(piece)
-        if self._invocation.on_output is not None:
-            self._invocation.on_output(name, piece)
+        if self._invocation.observer is not None:
+            self._invocation.observer.on_output(name, piece)
 
     def _add_numbers(self, word: str, numbers: Sequence[int]) -> None:
-        if word == "start" and len(numbers) == 1 and self._invocation.on_start is not None:
-            self._invocation.on_start(numbers[0])
+        observer = self._invocation.observer
+        if word == "start" and len(numbers) == 2 and observer is not None:
+            observer.on_start(*numbers)
+        elif word == "exit" and len(numbers) == 1 and _is_wait_status(numbers[0]) and observer is not None:
+            observer.on_exit(os.waitstatus_to_exitcode(numbers[0]))
         elif word == "end" and len(numbers) == 5 and _is_wait_status(numbers[0]):
             self.ending = Ending(numbers[0], numbers[1] != 0, numbers[2], numbers[3])
             self.stdout.finish()

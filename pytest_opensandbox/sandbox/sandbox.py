@@ -1,11 +1,11 @@
-"""The handle of a sandbox: commands, copies, endpoints, pauses, snapshots and the end."""
+"""The handle of a sandbox: commands, copies, pauses, snapshots and the end."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import overload
 
@@ -21,13 +21,14 @@ from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.archive_checks import Links
 from pytest_opensandbox.sandbox.history import History, source_of
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle, ReadySandbox
+from pytest_opensandbox.sandbox.process import Process
 from pytest_opensandbox.sandbox.runner_protocol import Invocation
+from pytest_opensandbox.sandbox.services import Services, path_text, words_of
 from pytest_opensandbox.sandbox.snapshot import take_snapshot
 from pytest_opensandbox.sandbox.transfer import MAX_BYTES
-from pytest_opensandbox.transport.endpoints import Endpoint
 
 
-class Sandbox:
+class Sandbox(Services):
     """One isolated machine; use it as a context manager, or close it.
 
     Args:
@@ -89,6 +90,11 @@ class Sandbox:
     def history(self) -> History:
         """Its last commands and copies, oldest first."""
         return self._agent.history
+
+    @property
+    def processes(self) -> Sequence[Process]:
+        """What ``start`` has started, oldest first."""
+        return tuple(self._agent.processes)
 
     @property
     def gone(self) -> str:
@@ -162,8 +168,8 @@ class Sandbox:
         """
         __tracebackhide__ = True
         invocation = Invocation(
-            command=_words(command),
-            cwd=None if cwd is None else _text(cwd),
+            command=words_of(command),
+            cwd=None if cwd is None else path_text(cwd),
             env=env,
             uid=uid,
             gid=gid,
@@ -202,7 +208,7 @@ class Sandbox:
         content = text_bytes("src", src) if isinstance(src, str) else src
         self._check_open()
         title = f"put {source_of(src)} -> {dst}"
-        self._agent.copy(title, lambda transfer: transfer.put(content, _text(dst), mode=mode))
+        self._agent.copy(title, lambda transfer: transfer.put(content, path_text(dst), mode=mode))
 
     @overload
     def get(self, path: str | PurePosixPath, *, max_bytes: int = ..., links: Links = ...) -> bytes: ...
@@ -251,10 +257,10 @@ class Sandbox:
             check_local_path("dst", dst)
         self._check_open()
         if dst is None:
-            return self._agent.copy(f"get {path}", lambda transfer: transfer.read(_text(path), max_bytes=max_bytes))
+            return self._agent.copy(f"get {path}", lambda transfer: transfer.read(path_text(path), max_bytes=max_bytes))
         return self._agent.copy(
             f"get {path} -> {dst}",
-            lambda transfer: transfer.get(_text(path), dst, max_bytes=max_bytes, links=links),
+            lambda transfer: transfer.get(path_text(path), dst, max_bytes=max_bytes, links=links),
         )
 
     def snapshot(self, name: str | None = None, *, timeout: float = SNAPSHOT_SECONDS) -> Snapshot:
@@ -274,31 +280,6 @@ class Sandbox:
         self._check_open()
         with self._agent.explaining_failures():
             return take_snapshot(self._lifecycle, self.id, name, timeout=timeout)
-
-    def endpoint(self, port: int, *, signed_for: float | None = None) -> Endpoint:
-        """Return the address at which a port of the sandbox is reached by HTTP; send its headers on every request.
-
-        Other protocols do not pass: run their clients in the sandbox. The address may hold the secret that opens the
-        port.
-        A service on loopback is reached, too, but not through the own proxy of a server on Docker: there it must
-        listen on 0.0.0.0.
-
-        Args:
-            port: where a server in the sandbox speaks HTTP; 1 … 65,535.
-            signed_for: ask a Kubernetes gateway for an address that opens the port to everyone who has it, for so many
-                seconds; None for the usual one.
-
-        Raises:
-            ConfigError: there is no such port.
-            SandboxClosedError: the sandbox is closed.
-            PauseError: the sandbox is paused.
-            SandboxGoneError: it has ended.
-            ApiError: the server cannot reach that port.
-            TransportError: the server does not answer.
-        """
-        self._check_open()
-        with self._agent.explaining_failures():
-            return self._lifecycle.client.get_endpoint(self.id, port, signed_for=signed_for)
 
     def pause(self, *, timeout: float = PAUSE_SECONDS) -> None:
         """Freeze the sandbox, and return when it is frozen; its lease is kept.
@@ -377,14 +358,3 @@ class Sandbox:
             raise SandboxClosedError(self.id)
         if self._paused and not paused:
             raise PauseError(self.id, "is paused; resume() it first", state="Paused")
-
-
-def _words(command: str | Sequence[str | os.PathLike[str]]) -> str | Sequence[str]:
-    """Return a command with its path objects as text; other types are refused later."""
-    if isinstance(command, (str, bytes)) or not isinstance(command, Iterable):
-        return command
-    return [_text(word) for word in command]
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    return os.fspath(path) if isinstance(path, os.PathLike) else path

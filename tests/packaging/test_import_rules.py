@@ -13,17 +13,18 @@ ROOT_NAME = "pytest_opensandbox"
 # What each package may import besides itself. Modules of the root folder stand for packages of their own.
 CLIENT_SIDE = {
     "text": "",
+    "advice": "text",
     "temporary_directories": "",
     "runner": "",
-    "errors": "text",
-    "transport": "errors text",
-    "client": "transport errors text",
-    "settings": "client transport errors text",
-    "sandbox": "client transport errors text",
-    "servers": "settings transport errors text temporary_directories",
-    "cleanup": "sandbox client servers transport errors text",
-    "provisioning": "settings sandbox client transport errors text temporary_directories",
-    "reporting": "settings provisioning sandbox client errors text",
+    "errors": "advice text",
+    "transport": "errors advice text",
+    "client": "transport errors advice text",
+    "settings": "client transport errors advice text",
+    "sandbox": "client transport errors advice text",
+    "servers": "settings transport errors advice text temporary_directories",
+    "cleanup": "sandbox client servers transport errors advice text",
+    "provisioning": "settings sandbox client transport errors advice text temporary_directories",
+    "reporting": "settings provisioning sandbox client errors advice text",
 }
 CLIENT_SIDE["plugin"] = " ".join(CLIENT_SIDE)
 CLIENT_SIDE["cli"] = " ".join(CLIENT_SIDE)

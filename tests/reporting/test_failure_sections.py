@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pytest_opensandbox.reporting.failure_sections import transcript
 from pytest_opensandbox.sandbox.history import CommandRecord, History
+from pytest_opensandbox.sandbox.process import Process
 
 
 @dataclass
@@ -16,6 +17,7 @@ class RecordedSandbox:
     state: str = "running"
     prepared_by: str = ""
     history: History = field(default_factory=History)
+    processes: tuple[Process, ...] = ()
 
 
 def record(command="true", *, started=1.0, outcome="exit 0", stdout="", stderr=""):
@@ -57,6 +59,19 @@ def test_a_transcript_names_the_sandbox_and_lists_its_commands_in_order():
         "  [exit 2, 0.25 s]",
         "  stderr| ls: gone",
     ]
+
+
+def test_a_transcript_shows_processes_with_their_last_lines():
+    process = Process(["serve", "a b"], max_bytes=1000, send=lambda group, number: 0)
+    process.on_start(7, 6)
+    process.on_output("stderr", b"address in use\n")
+
+    running = transcript(RecordedSandbox(processes=(process,)), since=0.0).splitlines()
+    process.on_exit(1)
+    ended = transcript(RecordedSandbox(processes=(process,)), since=0.0).splitlines()
+
+    assert running[1:] == ["$ serve 'a b' &", "  [process 7, running]", "  stderr| address in use"]
+    assert ended[2] == "  [process 7, exit 1]"
 
 
 def test_a_transcript_without_commands_says_so():

@@ -185,8 +185,8 @@ def test_a_command_ends_soon_after_its_time_when_its_agent_stops(sandbox_at, fir
 
 @pytest.mark.usefixtures("ends")
 def test_output_that_does_not_come_is_not_waited_for(sandbox_at):
-    report = as_events(INIT, {"type": "stdout", "text": "0\n1+-\n2+"}, {"type": "execution_complete"})
-    with serving(server=OneSandboxServer(command=[report], info=[held() for _ in range(9)])) as server:
+    spilled = as_events(INIT, {"type": "error", "error": {"ename": "E", "evalue": "98", "traceback": []}})
+    with serving(server=OneSandboxServer(command=[spilled], download=[held() for _ in range(9)])) as server:
         sandbox = sandbox_at(server)
 
         with pytest.raises(OpenSandboxError, match="could not be fetched"):

@@ -1,0 +1,250 @@
+"""What a test starts in a sandbox and connects to: processes, ports and endpoints."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, input_bytes
+from pytest_opensandbox.errors import ServiceTimeoutError, TransportError
+from pytest_opensandbox.sandbox.agent import Agent
+from pytest_opensandbox.sandbox.lifecycle import Lifecycle
+from pytest_opensandbox.sandbox.process import Process
+from pytest_opensandbox.sandbox.runner_protocol import Invocation
+from pytest_opensandbox.transport.endpoints import Endpoint, check_port
+from pytest_opensandbox.transport.retry import check_seconds, poll_until_ready
+
+T = TypeVar("T")
+
+_SIGNAL_SECONDS = 5.0
+# How long the runner waits for a port before the process is looked at again.
+_SLICE_SECONDS = 0.25
+
+
+class Services:
+    """The processes and ports of a sandbox; part of the handle."""
+
+    _agent: Agent
+    _lifecycle: Lifecycle
+
+    @property
+    def id(self) -> str:
+        """The server's id."""
+        raise NotImplementedError
+
+    def _check_open(self, *, paused: bool = False) -> None:
+        raise NotImplementedError
+
+    def start(
+        self,
+        command: str | Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | PurePosixPath | None = None,
+        env: Mapping[str, str] | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        timeout: float | None = None,
+        input: bytes | str | None = None,  # noqa: A002 - the name that subprocess has for it
+        max_bytes: int = MAX_STREAM_BYTES,
+    ) -> Process:
+        """Start a command, and return when it has begun; it ends with the sandbox, or with its ``with`` block.
+
+        Args:
+            command: as for ``run``.
+            cwd: as for ``run``.
+            env: as for ``run``.
+            uid: as for ``run``.
+            gid: as for ``run``.
+            timeout: seconds until it is killed with its descendants; None for no limit.
+            input: standard input; text is sent as UTF-8.
+            max_bytes: most that is kept of each stream; the middle of a longer one is left out; bytes.
+
+        Returns:
+            The process, with the names of ``subprocess.Popen``.
+
+        Raises:
+            CommandStartError: it could not be started.
+            SandboxError: the runner cannot run in the sandbox.
+            TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+            ConfigError: an argument breaks a rule.
+        """
+        __tracebackhide__ = True
+        words = words_of(command)
+        process = Process(words, max_bytes=max_bytes, send=self._send_signal)
+        invocation = Invocation(
+            command=words,
+            cwd=None if cwd is None else path_text(cwd),
+            env=env,
+            uid=uid,
+            gid=gid,
+            timeout=timeout,
+            stdin=input_bytes(input),
+            observer=process,
+            max_bytes=max_bytes,
+        )
+        self._check_open()
+        self._agent.start(invocation, process)
+        return process
+
+    def wait_for_port(self, port: int, *, timeout: float = 30.0, process: Process | None = None) -> None:
+        """Wait until a server in the sandbox listens on a TCP port, on any of its addresses; no connection is made.
+
+        Args:
+            port: 1 … 65,535.
+            timeout: seconds.
+            process: the server; the wait fails at once when it ends.
+
+        Raises:
+            ServiceTimeoutError: no server listens in time, or the process has ended; shows what it wrote.
+            TransportError: the agent does not answer.
+        """
+        __tracebackhide__ = True
+        check_port(port)
+        fields = [("o", port), ("t", round(_SLICE_SECONDS * 1000))]
+
+        def listens() -> bool | None:
+            return True if self._agent.ask("port", fields, seconds=_SLICE_SECONDS) == 0 else None
+
+        self._wait(f"port {port}", listens, timeout, process)
+
+    def wait_for_log(self, process: Process, pattern: str, *, timeout: float = 30.0) -> re.Match[str]:
+        """Wait until a process has written text that matches, to either stream.
+
+        Args:
+            process: what ``start`` returned.
+            pattern: a regular expression, searched in all that each stream has.
+            timeout: seconds.
+
+        Returns:
+            The first match.
+
+        Raises:
+            ServiceTimeoutError: no such text in time, or the process has ended without it; shows what it wrote.
+        """
+        __tracebackhide__ = True
+        check_seconds("timeout", timeout)
+        compiled = re.compile(pattern, re.MULTILINE)
+
+        def found() -> re.Match[str] | None:
+            return compiled.search(process.stdout.text) or compiled.search(process.stderr.text)
+
+        process.wait_until(lambda: found() is not None or process.is_over, timeout)
+        if match := found():
+            return match
+        raise process.error(f"text that matches {pattern!r}", _why(process, timeout))
+
+    def wait_for_http(
+        self,
+        port: int,
+        path: str = "/",
+        *,
+        status: int = 200,
+        timeout: float = 30.0,
+        process: Process | None = None,
+    ) -> None:
+        """Wait until a server in the sandbox answers GET with a status.
+
+        Args:
+            port: 1 … 65,535.
+            path: with a leading slash.
+            status: the one to wait for.
+            timeout: seconds.
+            process: the server; the wait fails at once when it ends.
+
+        Raises:
+            ServiceTimeoutError: no such answer in time, or the process has ended; shows what it wrote.
+        """
+        __tracebackhide__ = True
+        endpoint = self.endpoint(port)
+        client = self._lifecycle.client
+        seen: list[str] = []
+
+        def answers() -> bool | None:
+            try:
+                got = client.probe(endpoint, path)
+            except TransportError as exc:
+                seen[:] = [str(exc)]
+                return None
+            seen[:] = [f"the last status was {got}"]
+            return True if got == status else None
+
+        self._wait(f"status {status} of {path} on port {port}", answers, timeout, process, lambda: "; ".join(seen))
+
+    def _wait(
+        self,
+        awaited: str,
+        poll: Callable[[], T | None],
+        timeout: float,
+        process: Process | None,
+        facts: Callable[[], str] = str,
+    ) -> T:
+        __tracebackhide__ = True
+        check_seconds("timeout", timeout)
+        self._check_open()
+
+        def fail(why: str) -> ServiceTimeoutError:
+            text = "; ".join(part for part in (why, facts()) if part)
+            if process is not None:
+                return process.error(awaited, text)
+            return ServiceTimeoutError(awaited, why=text, sandbox_id=self.id)
+
+        def look() -> T | None:
+            found = poll()
+            if found is None and process is not None and process.is_over:
+                raise fail(_why(process, timeout))
+            return found
+
+        return poll_until_ready(
+            look,
+            budget_seconds=timeout,
+            on_timeout=lambda seconds, _: fail(f"not within {seconds:.0f} s"),
+            timeouts=self._lifecycle.client.timeouts,
+        )
+
+    def _send_signal(self, process_group: int, number: int) -> int:
+        return self._agent.ask("signal", [("j", process_group), ("z", number)], seconds=_SIGNAL_SECONDS)
+
+    def endpoint(self, port: int, *, signed_for: float | None = None) -> Endpoint:
+        """Return the address at which a port of the sandbox is reached by HTTP; send its headers on every request.
+
+        HTTP and WebSocket pass. The address may hold the secret that opens the port.
+        A service on loopback is reached, too, but not through the own proxy of a server on Docker: there it must
+        listen on 0.0.0.0.
+
+        Args:
+            port: where a server in the sandbox speaks HTTP; 1 … 65,535.
+            signed_for: ask a Kubernetes gateway for an address that opens the port to everyone who has it, for so many
+                seconds; None for the usual one.
+
+        Raises:
+            ConfigError: there is no such port.
+            SandboxClosedError: the sandbox is closed.
+            PauseError: the sandbox is paused.
+            SandboxGoneError: it has ended.
+            ApiError: the server cannot reach that port.
+            TransportError: the server does not answer.
+        """
+        self._check_open()
+        with self._agent.explaining_failures():
+            return self._lifecycle.client.get_endpoint(self.id, port, signed_for=signed_for)
+
+
+def _why(process: Process, timeout: float) -> str:
+    return f"not within {timeout:g} s" if process.returncode is None else f"it has ended with {process.returncode}"
+
+
+def words_of(command: str | Sequence[str | os.PathLike[str]]) -> str | Sequence[str]:
+    """Return a command with its path objects as text; other types are refused later."""
+    if isinstance(command, (str, bytes)) or not isinstance(command, Iterable):
+        return command
+    return [path_text(word) for word in command]
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as text; other types are refused later."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
