@@ -5,6 +5,7 @@ const builtin = @import("builtin");
 const sys = @import("sys.zig");
 const requests = @import("request.zig");
 const Report = @import("report.zig").Report;
+const bridge = @import("bridge.zig");
 const run = @import("run.zig");
 const ports = @import("ports.zig");
 
@@ -46,7 +47,8 @@ fn begin(stack: [*]usize) callconv(.c) noreturn {
         .run => run.run(&request, environ, &report),
         .signal => sendSignal(&request, &report),
         .port => ports.wait(&request, &report),
-        else => sys.exit(bad_request_code),
+        .bridge => bridge.serve(&request, environ, &report),
+        .terminal => sys.exit(bad_request_code), // a bridge serves terminals
     }
 }
 

@@ -111,18 +111,17 @@ fn hasLanguage(variables: []const ?[*:0]const u8) bool {
 
 const Command = struct { program: [:0]const u8, arguments: [:null]?[*:0]const u8 };
 
-/// Return the request's own argument list, or a shell with its text.
+/// Return the request's own argument list, a shell with its text, or a shell alone.
 fn commandOf(request: *const Request, environ: [*:null]?[*:0]u8) Command {
-    const text = request.shell_text orelse {
-        const words = request.arguments[0 .. request.arguments.len - 1 :null];
-        return .{ .program = sys.span(words[0].?), .arguments = words };
-    };
+    if (request.arguments.len > 0) {
+        return .{ .program = sys.span(request.arguments[0].?), .arguments = request.arguments };
+    }
     const path = shell(environ);
     const arguments = sys.allocate(?[*:0]const u8, 4);
     arguments[0] = path[std.mem.findScalarLast(u8, path, '/').? + 1 ..];
+    const text = request.shell_text orelse return .{ .program = path, .arguments = arguments[0..1 :null] };
     arguments[1] = "-c";
     arguments[2] = if (text.len < most_argument_bytes) text else textByFile(text);
-    arguments[3] = null;
     return .{ .program = path, .arguments = arguments[0..3 :null] };
 }
 

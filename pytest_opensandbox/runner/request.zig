@@ -10,12 +10,15 @@ const most_bytes = 1 << 31;
 
 pub const Kind = enum { run, signal, port, bridge, terminal };
 
+var none = [_:null]?[*:0]const u8{};
+
 /// One request. Texts that the system takes end with NUL.
 pub const Request = struct {
     kind: Kind = .run,
     nonce: []const u8 = "",
     sandbox_id: []const u8 = "",
-    arguments: []?[*:0]const u8 = &.{},
+    /// As execve(2) wants them; empty for a text, and for a shell alone.
+    arguments: [:null]?[*:0]const u8 = &none,
     shell_text: ?[:0]const u8 = null,
     variables: [][:0]const u8 = &.{},
     directory: ?[:0]const u8 = null,
@@ -78,7 +81,7 @@ pub fn parse(content: []const u8) ?Request {
         }
     }
     words[word_count] = null;
-    request.arguments = words[0..word_count];
+    request.arguments = words[0..word_count :null];
     if (request.kind == .run and word_count == 0 and request.shell_text == null) return null;
     return if (fields.rest.len == 0) request else null;
 }

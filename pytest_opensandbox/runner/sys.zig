@@ -18,6 +18,7 @@ pub const enomem = 12;
 pub const eacces = 13;
 pub const enotdir = 20;
 pub const einval = 22;
+pub const eaddrinuse = 98;
 pub const enospc = 28;
 pub const epipe = 32;
 pub const etimedout = 110;
@@ -87,6 +88,7 @@ pub const write_only = 1;
 pub const create_new = 0o100 | 0o200 | noFollow; // O_CREAT, O_EXCL
 pub const append = 0o2000;
 pub const nonblocking = 0o4000;
+pub const no_terminal = 0o400;
 pub const close_on_exec = 0o2000000;
 const noFollow: usize = if (@import("builtin").cpu.arch == .aarch64) 0o100000 else 0o400000;
 const here: usize = @bitCast(@as(isize, -100)); // AT_FDCWD
@@ -250,3 +252,21 @@ pub const poll_in = 1;
 pub const poll_out = 4;
 /// What poll(2) reports without being asked: an error, a closed peer.
 pub const poll_ended = 8 | 16;
+
+/// A new socket; null where there is none.
+pub fn socket(family: u32, kind: u32) ?Fd {
+    const result = ok(linux.syscall3(.socket, family, kind | close_on_exec, 0));
+    return if (result) |fd| @intCast(fd) else null;
+}
+
+/// Take a connection that waits; null where none does.
+pub fn acceptConnection(listener: Fd) ?Fd {
+    const result = ok(linux.syscall4(.accept4, fdArgument(listener), 0, 0, close_on_exec));
+    return if (result) |fd| @intCast(fd) else null;
+}
+
+/// Have the close of a TCP connection reset it.
+pub fn resetAtClose(fd: Fd) void {
+    const linger = [_]u32{ 1, 0 };
+    _ = linux.setsockopt(fd, 1, 13, @ptrCast(&linger), 8); // SOL_SOCKET, SO_LINGER
+}
