@@ -34,7 +34,8 @@ EMBEDDED = {
     "embedded.errors": "",
     "embedded.runtime": "embedded.errors",
     "embedded.state": "embedded.runtime embedded.errors",
-    "embedded.api": "embedded.state embedded.runtime embedded.errors",
+    # The proxy joins upgraded connections as the agent does.
+    "embedded.api": "embedded.state embedded.runtime embedded.agent embedded.errors",
     "embedded.server": "embedded.api embedded.state embedded.runtime embedded.errors",
     "embedded.__main__": "embedded.server embedded.runtime embedded.errors",
     "embedded.agent": "",

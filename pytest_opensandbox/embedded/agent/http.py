@@ -33,6 +33,7 @@ REASONS = {
     500: "Internal Server Error",
     501: "Not Implemented",
     502: "Bad Gateway",
+    503: "Service Unavailable",
 }
 """Reason phrases of the statuses that the agent sends."""
 BAD_BODY, FAILED = "INVALID_REQUEST_BODY", "RUNTIME_ERROR"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .http import TEXT_TYPE, Environ, Response, StartResponse
+from .upgrades import CHANGE, MOST_CONNECTIONS, SWITCHING_PROTOCOLS, TooManyConnectionsError, is_upgrade, join
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
@@ -93,13 +94,10 @@ def take_port(environ: Environ, own_port: int) -> str | None:
 def forward(environ: Environ, start_response: StartResponse, port: str) -> Iterable[bytes]:
     """Send the request on and the response back, both as streams.
 
-    A port where nothing listens is a 502. A websocket is a 501: waitress cannot give up its connection.
+    A port where nothing listens is a 502. A WebSocket is joined with a connection to the port.
     """
     if not port:
         return _plain(start_response, 400, "port is required\n")
-    if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-        text = "websockets are not passed on by this agent: use --opensandbox-url docker\n"
-        return _plain(start_response, 501, text)
     from http.client import HTTPConnection, HTTPException
 
     try:
@@ -110,6 +108,10 @@ def forward(environ: Environ, start_response: StartResponse, port: str) -> Itera
         # A client might read an ambiguous length differently, and take the rest for the next response.
         if not response.chunked and not (response.getheader("Content-Length") or "0").isdecimal():
             raise HTTPException("Content-Length")
+        if response.status == SWITCHING_PROTOCOLS:
+            join(environ, connection, response)
+    except TooManyConnectionsError:
+        return _plain(start_response, 503, f"{MOST_CONNECTIONS} WebSockets are open: close some of them\n")
     except (OSError, ValueError, OverflowError, HTTPException):
         return _plain(start_response, 502, "Bad Gateway\n")
     start_response(f"{response.status} {response.reason}", _response_headers(response, environ["REQUEST_METHOD"]))
@@ -131,16 +133,18 @@ def _connect(port: int) -> socket.socket:
 
 
 def _send(connection: HTTPConnection, environ: Environ) -> None:
-    path = quote(environ["PATH_INFO"].encode("latin-1"), safe="/$&+,:;=@")
-    query = environ.get("QUERY_STRING", "")
-    connection.putrequest(
-        environ["REQUEST_METHOD"], f"{path}?{query}" if query else path, skip_host=True, skip_accept_encoding=True
-    )
+    connection.putrequest(environ["REQUEST_METHOD"], _target(environ), skip_host=True, skip_accept_encoding=True)
     for name, value in _request_headers(environ).items():
         connection.putheader(name, value.encode("latin-1"))
     connection.endheaders()
     while chunk := environ["wsgi.input"].read(CHUNK_BYTES):
         connection.send(chunk)
+
+
+def _target(environ: Environ) -> str:
+    path = quote(environ["PATH_INFO"].encode("latin-1"), safe="/$&+,:;=@")
+    query = environ.get("QUERY_STRING", "")
+    return f"{path}?{query}" if query else path
 
 
 def _request_headers(environ: Environ) -> dict[str, str]:
@@ -154,6 +158,8 @@ def _request_headers(environ: Environ) -> dict[str, str]:
         if environ.get(name):
             headers[name.replace("_", "-").title()] = environ[name]
     headers.setdefault("Host", "127.0.0.1")
+    if is_upgrade(environ):
+        headers |= CHANGE
     return {**headers, "X-Forwarded-For": environ.get("REMOTE_ADDR") or "127.0.0.1", "X-Forwarded-Proto": "http"}
 
 

@@ -16,6 +16,7 @@ from . import downloads, files, http, metrics, proxy, uploads
 from .commands import Commands, most_streams
 from .http import FAILED, Environ, RefusedError, Request, Response, Router, StartResponse
 from .sessions import Sessions
+from .upgrades import UpgradableChannel
 
 Wsgi = Callable[[Environ, StartResponse], Iterable[bytes]]
 
@@ -118,7 +119,7 @@ def make_server(app: Wsgi, listener: socket.socket) -> Any:
     logging.basicConfig(level=logging.ERROR, format="agent: %(message)s")
     dispatcher = GrowingDispatcher()
     dispatcher.set_thread_count(1)
-    return create_server(
+    server = create_server(
         app,
         _dispatcher=dispatcher,
         sockets=[listener],
@@ -133,3 +134,5 @@ def make_server(app: Wsgi, listener: socket.socket) -> Any:
         log_socket_errors=False,
         expose_tracebacks=False,
     )
+    server.channel_class = UpgradableChannel
+    return server

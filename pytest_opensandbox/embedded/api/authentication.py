@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.utilities import BadRequest
 
+from pytest_opensandbox.embedded.agent.upgrades import UpgradableChannel
 from pytest_opensandbox.embedded.errors import RefusedError
 
 KEY_HEADER = "OPEN_SANDBOX_API_KEY"
@@ -125,7 +125,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             self.adj.max_request_body_size = _UNAUTHENTICATED_BODY_BYTES
 
 
-class Connection(HTTPChannel):  # type: ignore[misc]  # as above
+class Connection(UpgradableChannel):
     """A connection that is closed soon unless a request on it is authenticated.
 
     Any user of this machine can connect, stay silent, and occupy a descriptor of this server. So only a limited number

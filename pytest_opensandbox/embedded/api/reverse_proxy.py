@@ -9,6 +9,14 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import IO, Any
 from urllib.parse import unquote
 
+from pytest_opensandbox.embedded.agent.upgrades import (
+    CHANGE,
+    MOST_CONNECTIONS,
+    SWITCHING_PROTOCOLS,
+    TooManyConnectionsError,
+    is_upgrade,
+    join,
+)
 from pytest_opensandbox.embedded.errors import RefusedError, refuse
 from pytest_opensandbox.embedded.runtime.agent_connections import EXECD_PORT, TOKEN_HEADER, AgentSocket
 from pytest_opensandbox.embedded.state.sandboxes import SandboxRecord, SandboxRegistry
@@ -90,8 +98,6 @@ def forward(
     match = _TARGET.fullmatch(environ["REQUEST_URI"])
     if match is None or environ["REQUEST_METHOD"] not in METHODS:
         raise RefusedError(405, {"detail": "Method Not Allowed"})
-    if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-        refuse(400, "SANDBOX::API_NOT_SUPPORTED", "Websocket upgrades are not supported here.")
     record, port = registry.get(unquote(match["id"])), int(match["port"])
     response, body = _ask(record, port, (match["path"] or "/") + (match["query"] or ""), environ)
     headers = _answer_headers(response, match["route"])
@@ -109,9 +115,14 @@ def _ask(record: SandboxRecord, port: int, target: str, environ: Mapping[str, An
         connection.request(method, path, body=_request_body(method, environ), headers=_headers(record, environ))
         response = connection.getresponse()
         _check_length(response)
+        if response.status == SWITCHING_PROTOCOLS:
+            join(environ, connection, response)
         first = response.read1(_CHUNK_BYTES) if response.status == _NOTHING_LISTENS[0] else b""
         if (response.status, first.strip()) == _NOTHING_LISTENS:
             raise ConnectionRefusedError(f"nothing listens on port {port}")
+    except TooManyConnectionsError:
+        connection.close()
+        refuse(503, "SANDBOX::TOO_MANY_REQUESTS", f"{MOST_CONNECTIONS} WebSockets are open: close some of them.")
     except BaseException as error:
         connection.close()
         _explain(error, f"{record.id}:{port}")
@@ -196,6 +207,7 @@ def _headers(record: SandboxRecord, environ: Mapping[str, Any]) -> dict[str, str
     return {
         "Accept-Encoding": "identity",
         **headers,
+        **(CHANGE if is_upgrade(environ) else {}),
         "X-Forwarded-For": environ["REMOTE_ADDR"],
         "X-Forwarded-Host": environ.get("HTTP_HOST", ""),
         "X-Forwarded-Proto": "http",

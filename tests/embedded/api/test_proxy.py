@@ -217,10 +217,10 @@ def test_some_methods_are_not_routed(through_server, method):
     assert through_server(method, "/8000/").status_code == 405
 
 
-def test_a_websocket_is_refused(machine, through_server):
+def test_a_change_of_protocol_that_the_service_ignores_is_ignored(machine, through_server):
     headers = {"OPEN-SANDBOX-API-KEY": machine.api_key, "Connection": "Upgrade", "Upgrade": "websocket"}
 
-    assert through_server("GET", "/8000/", headers=headers).status_code == 400
+    assert through_server("GET", "/8000/", headers=headers).status_code == 200
 
 
 def test_an_unknown_sandbox_is_not_found(machine):
