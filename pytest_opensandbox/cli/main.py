@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from pytest_opensandbox.cli.shell import add_shell
 from pytest_opensandbox.cli.sweep import add_sweep
 
 
@@ -20,5 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m pytest_opensandbox")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_sweep(commands)
+    add_shell(commands)
     options, pytest_arguments = parser.parse_known_args(arguments)
     return int(options.command(options, pytest_arguments))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from math import ceil
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_opensandbox.client.commands import CommandsAPI
 from pytest_opensandbox.client.files import FilesAPI
@@ -25,6 +25,9 @@ from pytest_opensandbox.transport.endpoints import Endpoint, check_port, read_en
 from pytest_opensandbox.transport.retry import check_seconds, one_call, retry_idempotent
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from pytest_opensandbox.transport.transport import Query, Transport
+
+if TYPE_CHECKING:
+    from pytest_opensandbox.transport.websocket import WebSocket
 
 _ENDPOINT_BYTES = 65_536
 
@@ -105,6 +108,19 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         return retry_idempotent(
             lambda: self._fetch_endpoint(sandbox_id, port, query=query), timeouts=self._transport.timeouts
         )
+
+    def open_websocket(self, endpoint: Endpoint, path: str = "/") -> WebSocket:
+        """Open a WebSocket connection to a server in a sandbox.
+
+        Args:
+            endpoint: its port.
+            path: with a leading slash.
+
+        Raises:
+            ApiError: the server refuses the change of protocol.
+            TransportError: no answer.
+        """
+        return self._transport.open_websocket(endpoint, path)
 
     def probe(self, endpoint: Endpoint, path: str = "/") -> int:
         """Return the status with which a server in a sandbox answers GET.

@@ -95,6 +95,16 @@ def record_move(old: str, new: str) -> CommandRecord:
     return CommandRecord(text, time.monotonic(), 0.0, "moved", is_note=True)
 
 
+def record_note(text: str, outcome: str) -> CommandRecord:
+    """Return the note of something that happened beside the commands.
+
+    Args:
+        text: what happened.
+        outcome: in a word.
+    """
+    return CommandRecord(text, time.monotonic(), 0.0, outcome, is_note=True)
+
+
 def record_end(why: str) -> CommandRecord:
     """Return the note that a sandbox has ended.
 

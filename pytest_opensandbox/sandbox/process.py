@@ -6,12 +6,14 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.command_run import HeadTailBuffer
 from pytest_opensandbox.errors import OpenSandboxError, ServiceTimeoutError
 from pytest_opensandbox.text import brief
 
+P = TypeVar("P", bound="Process")
 Send = Callable[[int, int], int]
 
 _ENDING_SECONDS = 8.0
@@ -158,7 +160,7 @@ class Process:
                 self._send(self._runner_pid, signal.SIGTERM)
                 self.wait_until(lambda: self.is_over, _ENDING_SECONDS)
 
-    def __enter__(self) -> Process:
+    def __enter__(self: P) -> P:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -178,6 +180,9 @@ class Process:
         with self._changed:
             self.pid, self._runner_pid = pid, runner_pid
             self._changed.notify_all()
+
+    def on_bridge(self, nonce: str, port: int, inner_port: int) -> None:
+        """Take note of nothing: a command is no bridge."""
 
     def on_output(self, stream: str, piece: bytes) -> None:
         """Take what was just written."""

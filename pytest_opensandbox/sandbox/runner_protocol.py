@@ -49,6 +49,9 @@ class Observer(Protocol):
     def on_output(self, stream: str, piece: bytes) -> None:
         """Take what was just written to ``stdout`` or ``stderr``."""
 
+    def on_bridge(self, nonce: str, port: int, inner_port: int) -> None:
+        """Take note of where a bridge listens, and of its secret."""
+
     def on_exit(self, exit_code: int) -> None:
         """Take note that it has ended; processes in the background may still write."""
 
@@ -63,6 +66,10 @@ class Invocation:
 
     command: str | Sequence[str]
     """Text for the sandbox's shell, or an argument list that meets no shell."""
+    bridges: bool = False
+    """Whether to run a bridge instead of the command, which only names it then."""
+    inner_port: int | None = None
+    """Of a bridge: a port to listen on in the sandbox, 0 for any."""
     cwd: str | None = None
     """Working directory."""
     env: Mapping[str, str] | None = None
@@ -106,6 +113,9 @@ class Invocation:
             sandbox_id: the sandbox that is meant; in another the runner runs nothing.
             makes_workspace: whether to make the directory that every sandbox has, where the image lacks it.
         """
+        if self.bridges:
+            inner: list[Field] = [] if self.inner_port is None else [("x", self.inner_port)]
+            return encode_request("bridge", nonce, sandbox_id, inner)
         command = self.command
         fields: list[Field] = [("s", command)] if isinstance(command, str) else [("a", word) for word in command]
         fields += [("e", f"{name}={value}") for name, value in (self.env or {}).items()]
@@ -264,6 +274,9 @@ class Report:
         observer = self._invocation.observer
         if word == "start" and len(numbers) == 2 and observer is not None:
             observer.on_start(*numbers)
+        elif word == "bridge" and len(numbers) == 3 and observer is not None:
+            observer.on_bridge(self._nonce, *numbers[:2])
+            observer.on_start(numbers[2], numbers[2])
         elif word == "exit" and len(numbers) == 1 and _is_wait_status(numbers[0]) and observer is not None:
             observer.on_exit(os.waitstatus_to_exitcode(numbers[0]))
         elif word == "end" and len(numbers) == 5 and _is_wait_status(numbers[0]):

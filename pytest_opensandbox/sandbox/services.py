@@ -1,25 +1,31 @@
-"""What a test starts in a sandbox and connects to: processes, ports and endpoints."""
+"""What a test starts in a sandbox and connects to: processes, ports, endpoints and terminals."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, input_bytes
 from pytest_opensandbox.errors import ServiceTimeoutError, TransportError
 from pytest_opensandbox.sandbox.agent import Agent
+from pytest_opensandbox.sandbox.bridge import Bridge
+from pytest_opensandbox.sandbox.forwarding import ExposedPort, ForwardedPort
+from pytest_opensandbox.sandbox.history import record_note
 from pytest_opensandbox.sandbox.lifecycle import Lifecycle
 from pytest_opensandbox.sandbox.process import Process
 from pytest_opensandbox.sandbox.runner_protocol import Invocation
+from pytest_opensandbox.sandbox.terminal import run_in_terminal
 from pytest_opensandbox.transport.endpoints import Endpoint, check_port
 from pytest_opensandbox.transport.retry import check_seconds, poll_until_ready
 
 T = TypeVar("T")
 
 _SIGNAL_SECONDS = 5.0
+_TERMINAL_TYPE = "xterm-256color"
 # How long the runner waits for a port before the process is looked at again.
 _SLICE_SECONDS = 0.25
 
@@ -209,10 +215,104 @@ class Services:
     def _send_signal(self, process_group: int, number: int) -> int:
         return self._agent.ask("signal", [("j", process_group), ("z", number)], seconds=_SIGNAL_SECONDS)
 
+    @contextmanager
+    def forward(self, port: int) -> Iterator[tuple[str, int]]:
+        """Give a local TCP port whose connections arrive at a port in the sandbox, for the length of a ``with`` block.
+
+        Any protocol over TCP passes, both ways, on any number of connections, with half-close and reset. A connection
+        to a port on which no server listens is reset; the report of a failed test says so.
+
+        Args:
+            port: on loopback in the sandbox, IPv4 or IPv6; 1 … 65,535.
+
+        Yields:
+            Host and port to connect to.
+
+        Raises:
+            SandboxError: the runner cannot run in the sandbox.
+            TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+            ConfigError: there is no such port.
+        """
+        check_port(port)
+        self._check_open()
+        bridge = Bridge(self._lifecycle.client, self._agent)
+        forwarded = ForwardedPort(bridge, port, self._noting(f"forward {port}"))
+        try:
+            yield forwarded.address
+        finally:
+            forwarded.close()
+
+    @contextmanager
+    def expose(self, port: int, *, host: str = "127.0.0.1", inner_port: int = 0) -> Iterator[int]:
+        """Let the sandbox reach one port of this machine, for the length of a ``with`` block, whatever its network.
+
+        Args:
+            port: of the server on this machine; 1 … 65,535. The sandbox reaches this port, and no other.
+            host: where that server listens.
+            inner_port: the port in the sandbox, on 127.0.0.1; 0 for any that is free.
+
+        Yields:
+            The port to connect to in the sandbox, on 127.0.0.1.
+
+        Raises:
+            SandboxError: the runner cannot run in the sandbox, or the inner port is in use.
+            TransportError: the agent does not answer.
+            SandboxGoneError: the sandbox has ended; says why.
+            SandboxClosedError: the sandbox is closed.
+            ConfigError: there is no such port.
+        """
+        check_port(port)
+        if inner_port:
+            check_port(inner_port)
+        self._check_open()
+        bridge = Bridge(self._lifecycle.client, self._agent, inner_port=inner_port)
+        exposed = ExposedPort(bridge, (host, port), self._noting(f"expose {host}:{port}"))
+        try:
+            yield bridge.inner_port
+        finally:
+            exposed.close()
+
+    def shell(
+        self,
+        command: str | Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePosixPath | None = None,
+    ) -> int:
+        """Attach this process's terminal to a shell in the sandbox, until that ends; a look around in a failed test.
+
+        It uses the terminal itself, so that pytest's capture is no obstacle.
+
+        Args:
+            command: what to run in a terminal instead, as for ``run``.
+            env: variables on top of the sandbox's own; ``TERM`` is ``xterm-256color`` unless it is given.
+            cwd: working directory.
+
+        Returns:
+            The exit code; minus the number of a signal.
+
+        Raises:
+            ConfigError: this process has no terminal.
+            SandboxError: the runner cannot run in the sandbox, or the connection ended.
+            TransportError: the agent does not answer.
+            SandboxClosedError: the sandbox is closed.
+        """
+        self._check_open()
+        words = None if command is None else words_of(command)
+        with Bridge(self._lifecycle.client, self._agent) as bridge:
+            variables = {"TERM": _TERMINAL_TYPE, **(env or {})}
+            return run_in_terminal(bridge, words, env=variables, cwd=None if cwd is None else path_text(cwd))
+
+    def _noting(self, what: str) -> Callable[[str], None]:
+        return lambda why: self._agent.history.append(record_note(f"{what}: {why}", "refused"))
+
     def endpoint(self, port: int, *, signed_for: float | None = None) -> Endpoint:
         """Return the address at which a port of the sandbox is reached by HTTP; send its headers on every request.
 
-        HTTP and WebSocket pass. The address may hold the secret that opens the port.
+        HTTP and WebSocket pass; ``forward`` is for every other protocol. The address may hold the secret that opens
+        the port.
         A service on loopback is reached, too, but not through the own proxy of a server on Docker: there it must
         listen on 0.0.0.0.
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -41,6 +41,9 @@ from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.retry import current_deadline, time_limit
 from pytest_opensandbox.transport.sockets import FAILURES, POOLS
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
+
+if TYPE_CHECKING:
+    from pytest_opensandbox.transport.websocket import WebSocket
 
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 Query = Sequence[tuple[str, str]]
@@ -166,14 +169,10 @@ class Transport:
             ApiError: a response that is not 2xx.
             TransportError: no response.
         """
-        if isinstance(endpoint, str):
-            endpoint = Endpoint(checked_url(endpoint))
-        check_endpoint_url(endpoint.url)
-        if reserved := [name for name in endpoint.headers if is_reserved_header(name)]:
-            raise ConfigError("headers", "not control HTTP itself", reserved)
+        endpoint = _checked(endpoint)
         return self.request(
             method,
-            type(endpoint.url)(f"{endpoint.url.removesuffix('/')}{path}"),
+            _url_of(endpoint, path),
             params=params,
             json=json,
             body=body,
@@ -181,6 +180,28 @@ class Transport:
             timeout=timeout,
             with_key=is_own_proxy(endpoint.url, self.root),
             secrets=endpoint.secrets,
+        )
+
+    def open_websocket(self, endpoint: Endpoint | str, path: str) -> WebSocket:
+        """Open a WebSocket connection to a port of a sandbox; headers and key as for ``ask``.
+
+        Raises:
+            ConfigError: as for ``ask``.
+            ApiError: the change of protocol is refused.
+            TransportError: no response.
+        """
+        # Lazy: few runs need it.
+        from pytest_opensandbox.transport.websocket import open_websocket
+
+        endpoint = _checked(endpoint)
+        url = resolve_localhost(_url_of(endpoint, path))
+        key = {KEY_HEADER: self._key} if self._key and is_own_proxy(endpoint.url, self.root) else {}
+        return open_websocket(
+            url,
+            {**endpoint.headers, **key},
+            route=self._route(url),
+            timeouts=self.timeouts,
+            redact=lambda text: self._redact(text, endpoint.secrets),
         )
 
     def server_time(self) -> float:
@@ -254,6 +275,24 @@ class Transport:
 
     def _redact(self, text: str, secrets: Sequence[str]) -> str:
         return self._key.redact(redacted(text, secrets))
+
+
+def _checked(endpoint: Endpoint | str) -> Endpoint:
+    """Return an endpoint whose address and headers can be used.
+
+    Raises:
+        ConfigError: the endpoint is not a URL, or has headers that control HTTP itself.
+    """
+    if isinstance(endpoint, str):
+        endpoint = Endpoint(checked_url(endpoint))
+    check_endpoint_url(endpoint.url)
+    if reserved := [name for name in endpoint.headers if is_reserved_header(name)]:
+        raise ConfigError("headers", "not control HTTP itself", reserved)
+    return endpoint
+
+
+def _url_of(endpoint: Endpoint, path: str) -> str:
+    return type(endpoint.url)(f"{endpoint.url.removesuffix('/')}{path}")
 
 
 class _PathFilter(logging.Filter):

@@ -47,6 +47,7 @@ OWNERS = {
     "requests": {"transport"},
     "urllib3": {"transport"},
     "tenacity": {"transport"},
+    "websockets": {"transport"},
     "pytest": {"plugin", "reporting", "cli"},
     "_pytest": set(),
     "argparse": {"cli", "servers.docker_supervisor", "embedded.__main__", "embedded.agent.__main__"},

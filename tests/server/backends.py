@@ -24,6 +24,8 @@ from tests.server.test_nothing_is_left import BEFORE  # noqa: E402
 SUITES_OF_EVERY_BACKEND = (
     "tests/sandbox/test_exact_output.py",
     "tests/sandbox/test_commands_of_all_kinds.py",
+    "tests/sandbox/test_processes.py",
+    "tests/sandbox/test_forwarding.py",
     "tests/plugin/test_fixtures.py",
     "tests/sandbox/test_lifecycle.py",
     "tests/sandbox/test_sandbox.py",
