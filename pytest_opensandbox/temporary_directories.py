@@ -7,9 +7,10 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
+
+from pytest_opensandbox.clock import wall_time
 
 # The embedded server uses this form of names, too, and removes abandoned directories of both programs.
 _PREFIX = "pytest-opensandbox-"
@@ -66,7 +67,7 @@ def remove_abandoned() -> None:
         for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{kind}-*"):
             with suppress(OSError):
                 found = path.lstat()
-                is_old = time.time() - found.st_mtime > _STALE_SECONDS
+                is_old = wall_time() - found.st_mtime > _STALE_SECONDS
                 if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and is_old:
                     remove_unheld(path)
 

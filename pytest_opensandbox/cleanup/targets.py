@@ -6,7 +6,6 @@ Each target covers one run, or all dead runs of a project, and nothing that belo
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -14,6 +13,7 @@ from datetime import timedelta
 from pytest_opensandbox.cleanup.sweeper import SWEEP_SECONDS, SweepReport, sweep
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse, Snapshot
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ServerStartError, SweepError
 from pytest_opensandbox.sandbox.snapshot import lacks_snapshots, project_mark, run_prefix
 from pytest_opensandbox.sandbox.tracking import TAG_CREATE, TAG_PROJECT, TAG_RUN, TAG_WORKER
@@ -88,7 +88,7 @@ class SandboxTarget:
 
     def sweep(self, *, budget_seconds: float = SWEEP_SECONDS) -> SweepReport:
         """Delete the sandboxes; arguments and result as for ``sweeper.sweep``."""
-        self._wait_until = time.monotonic() + self._late_seconds
+        self._wait_until = monotonic() + self._late_seconds
         return sweep(self, budget_seconds=budget_seconds)
 
     def names(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ class SandboxTarget:
 
     def is_settled(self) -> bool:
         """Say whether every create has shown what it made, or has had the time to."""
-        return not self._awaited or time.monotonic() >= self._wait_until
+        return not self._awaited or monotonic() >= self._wait_until
 
     def failure(self, left: Sequence[str], why: str) -> OpenSandboxError:
         """Return the error for the sandboxes that stay."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from pytest_opensandbox.client.command_result import BackgroundCommand, CommandR
 from pytest_opensandbox.client.event_stream import Event, EventError
 from pytest_opensandbox.client.models import text_bytes
 from pytest_opensandbox.client.sandbox_opts import check_env
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import CommandLostError, CommandStartError, CommandTimeoutError, ConfigError
 from pytest_opensandbox.text import brief
 from pytest_opensandbox.transport.retry import check_seconds
@@ -182,12 +182,12 @@ class CommandRun:
         """Whether the agent has sent all output; the event that ends the command may still be missing."""
         self._streams = {"stdout": CapturedStream(max_bytes, on_stdout), "stderr": CapturedStream(max_bytes, on_stderr)}
         self._timeouts = timeouts
-        self._started = time.monotonic()
+        self._started = monotonic()
 
     @property
     def elapsed(self) -> float:
         """Seconds since the request."""
-        return time.monotonic() - self._started
+        return monotonic() - self._started
 
     def add_event(self, event: Event) -> CommandResult | None:
         """Take in one event.

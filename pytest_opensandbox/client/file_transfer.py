@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import stat
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from pytest_opensandbox.client.models import FileUpload, check_path
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ConfigError, ProtocolError
 from pytest_opensandbox.transport.response import Response
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -248,11 +248,11 @@ class Download:
 def _with_waits(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, float]]:
     """Yield each piece with the seconds spent on waiting so far, without the time that the caller takes."""
     waited = 0.0
-    began = time.monotonic()
+    began = monotonic()
     for piece in pieces:
-        waited += time.monotonic() - began
+        waited += monotonic() - began
         yield piece, waited
-        began = time.monotonic()
+        began = monotonic()
 
 
 def check_agent_path(path: str) -> str:

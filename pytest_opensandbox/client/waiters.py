@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_opensandbox.client.models import SandboxResponse
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -85,7 +85,7 @@ class ReadyWait:
             ReadyTimeoutError: the budget is used up; says what was wrong at the last poll.
             ApiError: no retry helps, as with a wrong key or a sandbox that does not exist.
         """
-        self._deadline = time.monotonic() + timeout
+        self._deadline = monotonic() + timeout
         # An answer whose bytes come one by one may take many times as long as the silence that is allowed.
         with time_limit(timeout + _LEAST_SECONDS):
             return poll_until_ready(
@@ -99,9 +99,9 @@ class ReadyWait:
                 self._endpoint = None
                 self._last_error = sandbox.why
                 return None
-            if self._endpoint is None or time.monotonic() > self._address_is_stale_at:
+            if self._endpoint is None or monotonic() > self._address_is_stale_at:
                 self._endpoint = self._find_agent()
-                self._address_is_stale_at = time.monotonic() + self._timeouts.address_seconds
+                self._address_is_stale_at = monotonic() + self._timeouts.address_seconds
         except (ApiError, TransportError) as exc:
             if not is_transient(exc):
                 raise
@@ -156,7 +156,7 @@ class ReadyWait:
 
     def _seconds_left(self) -> float:
         """Return what is left of the budget, but always enough for an answer from a server nearby."""
-        return max(self._deadline - time.monotonic(), _LEAST_SECONDS)
+        return max(self._deadline - monotonic(), _LEAST_SECONDS)
 
     def _get_logs(self) -> str:
         try:

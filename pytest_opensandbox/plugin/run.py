@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pluggy
 import pytest
 
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ConfigError, OpenSandboxError, ServerStartError
 from pytest_opensandbox.plugin.run_records import remember
 from pytest_opensandbox.plugin.server import RunServer
@@ -72,7 +72,7 @@ class Run:
         self.error = ""
         """Why the sweep at the end stopped early, or ""."""
         self.test_started = 0.0
-        """``time.monotonic()`` when the test that is running began; seconds."""
+        """``clock.monotonic()`` when the test that is running began; seconds."""
         self._notify = notify
         self._process = os.getpid()
         self._provisioner: Provisioner | None = None
@@ -111,7 +111,7 @@ class Run:
         """Know which test is running, from its set-up to its teardown."""
         self._item = item
         self._recent = self._open
-        self.test_started = time.monotonic()
+        self.test_started = monotonic()
         try:
             yield
         finally:
@@ -338,5 +338,5 @@ class Run:
 
 
 def _last_use(sandbox: Sandbox) -> float:
-    """Return when a sandbox was created or began its last command; ``time.monotonic()`` seconds."""
+    """Return when a sandbox was created or began its last command; ``clock.monotonic()`` seconds."""
     return max([sandbox.started, *(record.started for record in sandbox.history)])

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import (
     ApiError,
     AuthError,
@@ -51,7 +51,7 @@ class ServerFailure:
     """One embedded server that ended while its run went on."""
 
     noticed: float
-    """``time.monotonic()`` when it was noticed: each sandbox that was created earlier has ended with it."""
+    """``clock.monotonic()`` when it was noticed: each sandbox that was created earlier has ended with it."""
     ending: str
     """How it ended, such as ``was killed by SIGKILL``."""
     stderr_tail: str
@@ -159,7 +159,7 @@ class RunServer:
             server = self._server
             if server is None or self._is_fork or not self.owns_server or not server.ends(within=within):
                 return None
-            failure = ServerFailure(time.monotonic(), ending(server.status), server.stderr_tail())
+            failure = ServerFailure(monotonic(), ending(server.status), server.stderr_tail())
             self.failures.append(failure)
             server.stop()
             self._server = None

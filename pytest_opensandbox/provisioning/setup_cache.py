@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Protocol
 
 from pytest_opensandbox.advice import TIME_LIMIT
 from pytest_opensandbox.client.sandbox_opts import POOL_EXTENSION, SandboxOpts
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import (
     ApiError,
     CommandError,
@@ -122,7 +122,7 @@ class SetupCache:
         self, key: str, opts: SandboxOpts, setup: SandboxSetup, launch: Launch
     ) -> tuple[Kept | NotKept, Sandbox]:
         """Set up one sandbox and take a snapshot; a failure that would come again is stored for the others."""
-        started = time.monotonic()
+        started = monotonic()
         sandbox = launch(opts)
         try:
             spent = self._apply(sandbox, setup)
@@ -136,7 +136,7 @@ class SetupCache:
         if isinstance(outcome, NotKept):
             self.tally += SetupTally(repeated=1, repeated_seconds=spent, reasons=(outcome.reason,))
         else:
-            self.tally += SetupTally(built=1, seconds=time.monotonic() - started)
+            self.tally += SetupTally(built=1, seconds=monotonic() - started)
         return outcome, sandbox
 
     def _restore(self, kept: Kept, opts: SandboxOpts, setup: SandboxSetup, launch: Launch) -> Sandbox:
@@ -161,7 +161,7 @@ class SetupCache:
 
     def _apply(self, sandbox: Sandbox, setup: SandboxSetup) -> float:
         """Put the files, run the commands, and return how long it took; seconds."""
-        started = time.monotonic()
+        started = monotonic()
         try:
             with self._progress.phases() as phases:
                 phases.enter(f"running the setup `{setup.title}` in sandbox {sandbox.id}")
@@ -171,7 +171,7 @@ class SetupCache:
                     sandbox.run(command, check=True, timeout=setup.timeout)
         except CommandError as exc:
             raise _setup_error(exc, source=sandbox.image) from None
-        return time.monotonic() - started
+        return monotonic() - started
 
 
 def _keep(sandbox: Sandbox, opts: SandboxOpts, *, name: str) -> Kept | NotKept:

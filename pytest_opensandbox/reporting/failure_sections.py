@@ -35,7 +35,7 @@ def add_sections(
         report: the test's report, changed in place.
         item: the test.
         sandboxes: the sandboxes that the test used, oldest first.
-        test_started: when the test began; ``time.monotonic()`` seconds.
+        test_started: when the test began; ``clock.monotonic()`` seconds.
         server_failures: when the end of an embedded server was noticed, and the text of it.
     """
     # A server that ended before the test and its sandboxes began did not affect the test.
@@ -56,7 +56,7 @@ def transcript(sandbox: Sandbox, *, since: float) -> str:
 
     Args:
         sandbox: open or closed.
-        since: leave out what began earlier; ``time.monotonic()`` seconds.
+        since: leave out what began earlier; ``clock.monotonic()`` seconds.
 
     Returns:
         Lines of printable characters; everything else is escaped.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TypedDict
 
+from pytest_opensandbox.clock import wall_time
 from pytest_opensandbox.errors import LeakWarning
 from pytest_opensandbox.sandbox.tracking import SetupTally, Tally
 from pytest_opensandbox.text import counted, escape
@@ -115,4 +116,4 @@ def _left_snapshots(left: Sequence[str]) -> str:
 
 
 def _end_of_lease(lease_seconds: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(time.time() + lease_seconds))
+    return time.strftime("%H:%M:%S", time.localtime(wall_time() + lease_seconds))

@@ -6,7 +6,6 @@ follows the agent to a new address, runs once or not at all, and runs in this sa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,6 +15,7 @@ from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.command_result import CommandResult
 from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES
 from pytest_opensandbox.client.models import EXECD_PORT
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import CommandLostError, OpenSandboxError, SharedAgentError, TransportError
 from pytest_opensandbox.sandbox.diagnosis import diagnose, may_be_gone
 from pytest_opensandbox.sandbox.history import (
@@ -113,7 +113,7 @@ class Agent:
 
     def _call(self, title: str | Sequence[str], perform: Callable[[], T], *, is_copy: bool = False) -> T:
         """Perform a call, add its end to the history, and explain its failure."""
-        started = time.monotonic()
+        started = monotonic()
         with self.explaining_failures():
             try:
                 result = self._follow(perform)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import FileTooLargeError, UnsafeArchiveError
 
 _SLOWEST_BYTES_PER_SECOND = 4 * 1024**2
@@ -34,7 +34,7 @@ class ArchiveBudget:
         max_steps: int = 8_000_000,
         max_name_bytes: int = 64 * 1024**2,
         max_seconds: float = 120.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.entry = "the archive"
         """Name of the entry that is being read, for error messages."""

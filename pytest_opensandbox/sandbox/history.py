@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_opensandbox.client.command_result import CommandResult
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import CommandError
 from pytest_opensandbox.text import counted
 
@@ -24,7 +24,7 @@ class CommandRecord:
     command: str | Sequence[str]
     """Text for the shell, or the argument list; of a copy, what was copied."""
     started: float
-    """``time.monotonic()`` at its start; seconds."""
+    """``clock.monotonic()`` at its start; seconds."""
     duration: float
     """Seconds."""
     outcome: str
@@ -62,7 +62,7 @@ class History(deque[CommandRecord]):
         """Return how many commands and how many copies were dropped.
 
         Args:
-            since: leave out what began earlier; ``time.monotonic()`` seconds.
+            since: leave out what began earlier; ``clock.monotonic()`` seconds.
         """
         commands, copies = (sum(started >= since for started in kind) for kind in (self._commands, self._copies))
         return commands, copies
@@ -92,7 +92,7 @@ def record_move(old: str, new: str) -> CommandRecord:
         new: its address now.
     """
     text = f"its agent moved from {old} to {new}: what ran has ended, and files may be those of the image again"
-    return CommandRecord(text, time.monotonic(), 0.0, "moved", is_note=True)
+    return CommandRecord(text, monotonic(), 0.0, "moved", is_note=True)
 
 
 def record_note(text: str, outcome: str) -> CommandRecord:
@@ -102,7 +102,7 @@ def record_note(text: str, outcome: str) -> CommandRecord:
         text: what happened.
         outcome: in a word.
     """
-    return CommandRecord(text, time.monotonic(), 0.0, outcome, is_note=True)
+    return CommandRecord(text, monotonic(), 0.0, outcome, is_note=True)
 
 
 def record_end(why: str) -> CommandRecord:
@@ -111,12 +111,12 @@ def record_end(why: str) -> CommandRecord:
     Args:
         why: the reason, in a few words.
     """
-    return CommandRecord(f"it is gone: {why}", time.monotonic(), 0.0, "gone", is_note=True)
+    return CommandRecord(f"it is gone: {why}", monotonic(), 0.0, "gone", is_note=True)
 
 
 def record_copy(title: str | Sequence[str], started: float) -> CommandRecord:
     """Return the record of a copy that was made."""
-    return CommandRecord(title, started, time.monotonic() - started, "done", is_copy=True)
+    return CommandRecord(title, started, monotonic() - started, "done", is_copy=True)
 
 
 def record_error(
@@ -125,5 +125,5 @@ def record_error(
     """Return the record of a command or a copy that ended in an exception."""
     stdout = error.stdout[-TAIL_BYTES:] if isinstance(error, CommandError) else ""
     stderr = error.stderr[-TAIL_BYTES:] if isinstance(error, CommandError) else ""
-    duration = time.monotonic() - started
+    duration = monotonic() - started
     return CommandRecord(command, started, duration, type(error).__name__, stdout, stderr, is_copy=is_copy)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pytest_opensandbox.client.client import Client
 from pytest_opensandbox.client.models import SandboxResponse
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ApiError, OpenSandboxError, ProtocolError, TransportError
 from pytest_opensandbox.sandbox.lease import Lease
 from pytest_opensandbox.sandbox.progress import Notify, Phases, Progress
@@ -115,7 +115,7 @@ class Lifecycle:
 
     def _create(self, opts: SandboxOpts, phases: Phases, phase: str) -> SandboxResponse:
         """Create a sandbox; if the answer was lost, look for the sandbox by the tag of this create."""
-        started = time.monotonic()
+        started = monotonic()
         try:
             created = self._create_with_retries(opts, phases, phase)
         except (TransportError, ApiError, ProtocolError) as exc:
@@ -123,7 +123,7 @@ class Lifecycle:
             if not found:
                 if may_have_created(exc):
                     self.ledger.mark_unconfirmed(opts.metadata[TAG_CREATE])
-                if isinstance(exc, ApiError) and (advice := _advice(exc, time.monotonic() - started)):
+                if isinstance(exc, ApiError) and (advice := _advice(exc, monotonic() - started)):
                     raise with_advice(exc, advice) from exc
                 raise
             created = found[0]
@@ -191,7 +191,7 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
         label: unique to one create.
         settling: how long the listings must stay empty; seconds, default ``Timeouts.settling_seconds``.
     """
-    settled = time.monotonic() + (client.timeouts.settling_seconds if settling is None else settling)
+    settled = monotonic() + (client.timeouts.settling_seconds if settling is None else settling)
 
     def ask() -> list[SandboxResponse] | None:
         try:
@@ -200,7 +200,7 @@ def look_up(client: Client, label: Mapping[str, str], *, settling: float | None 
             if not is_transient(exc):
                 raise
             return None
-        return found if found or time.monotonic() >= settled else None
+        return found if found or monotonic() >= settled else None
 
     def give_up(waited_seconds: float, attempts: int) -> Exception:
         return OpenSandboxError(f"no listing in {waited_seconds:.1f} s and {counted(attempts, 'try', 'tries')}")

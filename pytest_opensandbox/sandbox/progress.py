@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
+
+from pytest_opensandbox.clock import monotonic
 
 Notify = Callable[[str], None]
 
@@ -43,7 +44,7 @@ class Progress:
         if self._notify is None:
             return
         with self._changed:
-            self._waits[wait] = (time.monotonic() + self.notice_seconds, phase)
+            self._waits[wait] = (monotonic() + self.notice_seconds, phase)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="opensandbox-progress", daemon=True)
                 self._thread.start()
@@ -61,7 +62,7 @@ class Progress:
             with self._changed:
                 if self._is_closed:
                     return
-                now = time.monotonic()
+                now = monotonic()
                 late = {wait: phase for wait, (due, phase) in self._waits.items() if due <= now}
                 for wait in late:
                     del self._waits[wait]

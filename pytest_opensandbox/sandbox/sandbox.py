@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import overload
@@ -16,6 +15,7 @@ from pytest_opensandbox.client.models import Snapshot, text_bytes
 from pytest_opensandbox.client.sandbox_opts import SandboxOpts
 from pytest_opensandbox.client.snapshots import SNAPSHOT_SECONDS
 from pytest_opensandbox.client.waiters import PAUSE_SECONDS
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import PauseError, SandboxClosedError
 from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.archive_checks import Links
@@ -38,8 +38,8 @@ class Sandbox(Services):
     """
 
     def __init__(self, lifecycle: Lifecycle, launched: ReadySandbox, *, command_timeout: float | None = 60.0) -> None:
-        self.started = time.monotonic()
-        """``time.monotonic()`` when it became ready; seconds."""
+        self.started = monotonic()
+        """``clock.monotonic()`` when it became ready; seconds."""
         self.prepared_by = ""
         """The setup whose snapshot it was restored from, in a few words; "" for none."""
         self._lifecycle = lifecycle

@@ -8,7 +8,6 @@ import selectors
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ServerStartError
 from pytest_opensandbox.text import os_reason
 
@@ -277,12 +277,12 @@ def _read_announcement(process: subprocess.Popen[bytes], seconds: float) -> dict
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     assert process.stdout is not None
-    deadline = time.monotonic() + seconds
+    deadline = monotonic() + seconds
     line = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
-            if not selector.select(max(0.0, deadline - time.monotonic())):
+            if not selector.select(max(0.0, deadline - monotonic())):
                 raise _NotStartedError(f"it did not listen within {seconds:g} s")
             data = os.read(process.stdout.fileno(), _LINE_BYTES)
             if not data:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
@@ -15,6 +14,7 @@ from typing import Any
 import requests
 import urllib3
 
+from pytest_opensandbox.clock import wall_time
 from pytest_opensandbox.errors import ApiError, AuthError, ConflictError, NotFoundError, TransportError
 from pytest_opensandbox.transport.response import read_date, read_json
 from pytest_opensandbox.transport.sockets import TooSlowError, root_cause
@@ -148,7 +148,7 @@ def read_retry_after(value: str | None, date: str | None = None) -> float | None
         if moment is None:
             return None
         now = read_date(date)
-        seconds = moment - (time.time() if now is None else now)
+        seconds = moment - (wall_time() if now is None else now)
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Any
 
 import requests
 
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ProtocolError, TransportError
 from pytest_opensandbox.transport.retry import current_deadline
 from pytest_opensandbox.transport.sockets import FAILURES, TooSlowError, has_more
@@ -125,13 +125,13 @@ class Response:
         """
         body = bytearray()
         max_seconds = self._max_seconds if max_seconds is None else max_seconds
-        deadline = time.monotonic() + max_seconds
+        deadline = monotonic() + max_seconds
         with self:
             for piece in self.chunks():
                 body += piece
                 if len(body) > max_bytes:
                     raise ProtocolError(f"a response has more than {max_bytes:,} bytes")
-                if time.monotonic() > deadline:
+                if monotonic() > deadline:
                     raise ProtocolError(f"a response is not complete after {max_seconds:g} s")
         self.received = len(body)
         return bytes(body)

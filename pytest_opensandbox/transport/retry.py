@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,9 +12,9 @@ from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
-from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_exponential
 
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
 from pytest_opensandbox.transport.timeouts import DEFAULT_TIMEOUTS, RequestTimeout, Timeouts
 
@@ -44,7 +43,7 @@ class Deadline:
     """The end of a block of calls, and a probe to make while they wait for a response."""
 
     ends_at: float = inf
-    """What ``time.monotonic`` reads at the end."""
+    """What ``clock.monotonic`` reads at the end."""
     probe: Callable[[], None] | None = None
     """Called while no byte comes; what it raises ends the wait."""
     probe_seconds: float = inf
@@ -53,7 +52,7 @@ class Deadline:
     @property
     def seconds_left(self) -> float:
         """Seconds until the end; below 0 after it, infinite where there is none."""
-        return self.ends_at - time.monotonic()
+        return self.ends_at - monotonic()
 
     def cut(self, timeout: RequestTimeout) -> RequestTimeout:
         """Return the limits of a request, none of them longer than what is left."""
@@ -104,7 +103,7 @@ def time_limit(
         probe_seconds: seconds without a byte before each probe.
     """
     outer = _deadline.get()
-    deadline = replace(outer, ends_at=min(outer.ends_at, time.monotonic() + seconds))
+    deadline = replace(outer, ends_at=min(outer.ends_at, monotonic() + seconds))
     with _applied(replace(deadline, probe=probe, probe_seconds=probe_seconds) if probe else deadline):
         yield
 
@@ -150,21 +149,22 @@ def poll_until_ready(
     Raises:
         Exception: what ``on_timeout`` made, when the budget is used up.
     """
+    started = monotonic()
     polls = wait_exponential(multiplier=timeouts.first_poll_seconds, exp_base=1.5, max=timeouts.longest_poll_seconds)
 
     def wait(state: RetryCallState) -> float:
         # The last wait is shortened so that the budget ends with a poll, not with a sleep.
         step = polls(state) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - spreads load, guards nothing
-        remaining = budget_seconds - (state.seconds_since_start or 0.0)
+        remaining = budget_seconds - (monotonic() - started)
         return step if step < remaining else max(remaining - _LAST_POLL_SECONDS, _LAST_POLL_SECONDS)
 
     def give_up(state: RetryCallState) -> T:
-        raise on_timeout(state.seconds_since_start or 0.0, state.attempt_number)
+        raise on_timeout(monotonic() - started, state.attempt_number)
 
     return Retrying(
         retry=retry_if_result(lambda found: found is None),
         wait=wait,
-        stop=stop_before_delay(budget_seconds),
+        stop=lambda state: monotonic() - started + state.upcoming_sleep >= budget_seconds,
         sleep=timeouts.sleep,
         retry_error_callback=give_up,
     )(poll)  # type: ignore[return-value]  # None is what the policy does not return
@@ -239,9 +239,10 @@ def retry_create(
     """
     # Seconds of the first call. The server may have pulled an image, or waited for a free place.
     first_call: list[float] = []
+    started = monotonic()
 
     def stop(state: RetryCallState) -> bool:
-        spent = state.seconds_since_start or 0.0
+        spent = monotonic() - started
         first_call[:] = first_call or [spent]
         if _is_port_race(_error(state)):
             return state.attempt_number >= PORT_RACE_TRIES

@@ -8,7 +8,6 @@ import selectors
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
@@ -20,6 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
+from pytest_opensandbox.clock import monotonic
 from pytest_opensandbox.transport.retry import Deadline, current_deadline
 
 FAILURES = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError)
@@ -45,7 +45,7 @@ class _LimitedStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         deadline = current_deadline()
-        left = min(self._ends_at - time.monotonic(), deadline.seconds_left)
+        left = min(self._ends_at - monotonic(), deadline.seconds_left)
         if left <= 0:
             raise TooSlowError("the response came too slowly")
         allowed = self._sock.gettimeout()
@@ -58,16 +58,16 @@ class _LimitedStream(io.RawIOBase):
     def _wait_probing(self, deadline: Deadline) -> None:
         """Return when there is something to read, or when the socket's time limit has passed; probe meanwhile."""
         seconds = self._sock.gettimeout()
-        end = inf if seconds is None else time.monotonic() + seconds
+        end = inf if seconds is None else monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._sock, selectors.EVENT_READ)
             while not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
-                left = end - time.monotonic()
+                left = end - monotonic()
                 if left <= 0 or selector.select(min(left, deadline.probe_seconds)):
                     break
                 deadline.run_probe()
             # The socket does not know how long this method has waited, so its limit becomes what is left.
-            self._sock.settimeout(max(min(end - time.monotonic(), 86_400.0), _LEAST_SECONDS))
+            self._sock.settimeout(max(min(end - monotonic(), 86_400.0), _LEAST_SECONDS))
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -80,7 +80,7 @@ class _LimitedStream(io.RawIOBase):
     def one_limit(self) -> Iterator[None]:
         """Let all reads in the block together take as long as the socket's time limit allows for one."""
         seconds = self._sock.gettimeout()
-        self._ends_at = inf if seconds is None else time.monotonic() + seconds
+        self._ends_at = inf if seconds is None else monotonic() + seconds
         try:
             yield
         finally:
@@ -184,7 +184,7 @@ class _LimitedConnection(HTTPConnection):
             self._response = None
 
     def _new_conn(self) -> socket.socket:
-        deadline = time.monotonic() + self._allowed
+        deadline = monotonic() + self._allowed
         try:
             addresses = _addresses(self._dns_host, self.port, self._allowed)
             return _connect(addresses, deadline, self.source_address, self.socket_options)
@@ -265,12 +265,12 @@ def _connect(addresses: list[Any], deadline: float, source: Any, options: Any) -
         try:
             for option in options or ():
                 sock.setsockopt(*option)
-            share = (deadline - time.monotonic()) / (len(addresses) - number)
+            share = (deadline - monotonic()) / (len(addresses) - number)
             sock.settimeout(max(share, _LEAST_SECONDS))
             if source:
                 sock.bind(source)
             sock.connect(address)
-            sock.settimeout(max(deadline - time.monotonic(), _LEAST_SECONDS))
+            sock.settimeout(max(deadline - monotonic(), _LEAST_SECONDS))
         except OSError as exc:
             error = exc
             sock.close()

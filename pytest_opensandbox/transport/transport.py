@@ -6,7 +6,6 @@ import json as json_format
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from pytest_opensandbox.clock import wall_time
 from pytest_opensandbox.errors import ApiError, ConfigError, TransportError
 from pytest_opensandbox.text import redacted, without_hidden
 from pytest_opensandbox.transport.api_key import masked
@@ -368,9 +368,9 @@ class ServerClock:
         # Times that are computed from this one must be valid dates, too.
         if moment is not None and 0 <= moment < _LAST_MOMENT:
             with self._lock:
-                self._offset = moment - time.time()
+                self._offset = moment - wall_time()
 
     def now(self) -> float:
         """Return the time; seconds since 1970."""
         with self._lock:
-            return time.time() + self._offset
+            return wall_time() + self._offset

@@ -13,18 +13,19 @@ ROOT_NAME = "pytest_opensandbox"
 # What each package may import besides itself. Modules of the root folder stand for packages of their own.
 CLIENT_SIDE = {
     "text": "",
+    "clock": "",
     "advice": "text",
-    "temporary_directories": "",
+    "temporary_directories": "clock",
     "runner": "",
     "errors": "advice text",
-    "transport": "errors advice text",
-    "client": "transport errors advice text",
-    "settings": "client transport errors advice text",
-    "sandbox": "client transport errors advice text",
-    "servers": "settings transport errors advice text temporary_directories",
-    "cleanup": "sandbox client servers transport errors advice text",
-    "provisioning": "settings sandbox client transport errors advice text temporary_directories",
-    "reporting": "settings provisioning sandbox client errors advice text",
+    "transport": "errors advice text clock",
+    "client": "transport errors advice text clock",
+    "settings": "client transport errors advice text clock",
+    "sandbox": "client transport errors advice text clock",
+    "servers": "settings transport errors advice text clock temporary_directories",
+    "cleanup": "sandbox client servers transport errors advice text clock",
+    "provisioning": "settings sandbox client transport errors advice text clock temporary_directories",
+    "reporting": "settings provisioning sandbox client errors advice text clock",
 }
 CLIENT_SIDE["plugin"] = " ".join(CLIENT_SIDE)
 CLIENT_SIDE["cli"] = " ".join(CLIENT_SIDE)
@@ -186,3 +187,22 @@ def test_no_module_waits_by_sleeping(path):
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_module_is_a_concept_of_at_most_400_lines(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "embedded" not in path.parts], ids=name_of)
+def test_only_the_clock_reads_the_time(path):
+    """Users freeze time in their tests; a limit of ours must go on."""
+    if path.name == "clock.py":
+        return
+    frozen = {"monotonic", "monotonic_ns", "perf_counter", "time", "time_ns", "now", "utcnow", "today"}
+
+    calls = [
+        node.func.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in ("time", "datetime", "date")
+    ]
+
+    assert frozen.isdisjoint(calls)

@@ -115,7 +115,7 @@ def test_a_server_is_waited_for_by_its_port_and_by_http(sandbox):
 
 
 def test_a_port_of_another_address_is_a_port_too(shared_sandbox):
-    with shared_sandbox.start("exec python3 -m http.server --bind ::1 8128") as server:
+    with shared_sandbox.start("exec python3 -m http.server --bind 127.0.0.9 8128") as server:
         shared_sandbox.wait_for_port(8128, process=server)
 
 
