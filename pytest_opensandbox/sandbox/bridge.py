@@ -7,7 +7,6 @@ from pytest_opensandbox.errors import SandboxError
 from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.process import Process
 from pytest_opensandbox.sandbox.runner_protocol import Invocation
-from pytest_opensandbox.transport.endpoints import Endpoint
 from pytest_opensandbox.transport.websocket import WebSocket
 
 _SIGNAL_SECONDS = 5.0
@@ -38,7 +37,10 @@ class Bridge(Process):
             command="a bridge", bridges=True, inner_port=inner_port, observer=self, max_bytes=_OUTPUT_BYTES
         )
         agent.start(invocation, self)
-        self._endpoint = self._find_endpoint(agent)
+        if not 0 < self._port < 65_536:
+            raise SandboxError("the bridge into the sandbox did not begin", sandbox_id=agent.endpoint.sandbox_id)
+        # Through the agent, which reaches loopback: a server's own proxy goes to the sandbox's other address.
+        self._agent = agent.endpoint
 
     def open(self, place: str) -> WebSocket:
         """Open a connection.
@@ -50,16 +52,11 @@ class Bridge(Process):
             ApiError: 502 where no server listens.
             TransportError: the bridge does not answer.
         """
-        return self._client.open_websocket(self._endpoint, f"/{self._secret}/{place}")
+        return self._client.open_websocket(self._agent, f"/proxy/{self._port}/{self._secret}/{place}")
 
     def on_bridge(self, nonce: str, port: int, inner_port: int) -> None:
         """Take note of where it listens, and of its secret."""
         self._secret, self._port, self.inner_port = nonce, port, inner_port
-
-    def _find_endpoint(self, agent: Agent) -> Endpoint:
-        if not 0 < self._port < 65_536:
-            raise SandboxError("the bridge into the sandbox did not begin", sandbox_id=agent.endpoint.sandbox_id)
-        return self._client.get_endpoint(agent.endpoint.sandbox_id, self._port)
 
 
 def _signal(agent: Agent, process_group: int, number: int) -> int:

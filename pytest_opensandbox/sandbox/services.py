@@ -166,13 +166,14 @@ class Services:
             ServiceTimeoutError: no such answer in time, or the process has ended; shows what it wrote.
         """
         __tracebackhide__ = True
-        endpoint = self.endpoint(port)
+        check_port(port)
         client = self._lifecycle.client
         seen: list[str] = []
 
         def answers() -> bool | None:
             try:
-                got = client.probe(endpoint, path)
+                # The agent reaches loopback, too, which a server's own proxy does not.
+                got = client.probe(self._agent.endpoint, f"/proxy/{port}{path}")
             except TransportError as exc:
                 seen[:] = [str(exc)]
                 return None

@@ -39,9 +39,10 @@ def test_a_test_opens_a_shell_in_its_sandbox(terminal, tmp_path):
     program.sendline("cat note; stty size")
     program.expect("in the sandbox")
     program.expect("30 100")
-    program.sendline("sleep 100")
-    program.expect("sleep 100")
+    program.sendline("echo be''gun; sleep 100")
+    program.expect("begun")
     program.sendintr()
+    program.expect(r"[#$] ")
     program.sendline("exit 7")
     program.expect("1 passed")
 
