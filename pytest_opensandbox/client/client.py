@@ -72,7 +72,8 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         check_seconds("request_timeout", timeouts.request_seconds)
         check_seconds("create_timeout", timeouts.create_seconds)
         self._transport = Transport(lifecycle_url, api_key, ca_bundle=ca_bundle, timeouts=timeouts)
-        self._use_server_proxy = use_server_proxy
+        self.use_server_proxy = use_server_proxy
+        """Whether sandboxes are reached through the server."""
         self._ends = {}
         self._health = Health(self._transport, watched=watched)
 
@@ -309,14 +310,14 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
         if seconds is None:
             return ()
         check_seconds("signed_for", seconds, most=LONGEST_LEASE_SECONDS)
-        if self._use_server_proxy:
+        if self.use_server_proxy:
             raise ConfigError("signed_for", "be left out where sandboxes are reached through the server", seconds)
         return (("expires", str(ceil(self._transport.server_time() + seconds))),)
 
     def _fetch_endpoint(self, sandbox_id: str, port: int, *, query: Query = ()) -> Endpoint:
         """Ask for an endpoint once."""
         path = f"{sandbox_path(sandbox_id)}/endpoints/{port}"
-        params = [("use_server_proxy", "true")] if self._use_server_proxy else list(query)
+        params = [("use_server_proxy", "true")] if self.use_server_proxy else list(query)
         answer = self._transport.request("GET", path, params=params)
         try:
             body = answer.json(max_bytes=_ENDPOINT_BYTES)
@@ -328,5 +329,5 @@ class Client(SandboxesAPI, SnapshotsAPI, CommandsAPI, FilesAPI):
             sandbox_id=sandbox_id,
             port=port,
             root=self._transport.root,
-            through_server=self._use_server_proxy,
+            through_server=self.use_server_proxy,
         )

@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pytest_opensandbox.client.command_run import MAX_STREAM_BYTES, input_bytes
+from pytest_opensandbox.client.models import EXECD_PORT
 from pytest_opensandbox.errors import ServiceTimeoutError, TransportError
 from pytest_opensandbox.sandbox.agent import Agent
 from pytest_opensandbox.sandbox.bridge import Bridge
@@ -314,8 +316,8 @@ class Services:
 
         HTTP and WebSocket pass; ``forward`` is for every other protocol. The address may hold the secret that opens
         the port.
-        A service on loopback is reached, too, but not through the own proxy of a server on Docker: there it must
-        listen on 0.0.0.0.
+        A service on 127.0.0.1 is reached, too, except through a Kubernetes gateway: there it must listen on 0.0.0.0.
+        One on ::1 alone is reached on the embedded server.
 
         Args:
             port: where a server in the sandbox speaks HTTP; 1 … 65,535.
@@ -331,8 +333,14 @@ class Services:
             TransportError: the server does not answer.
         """
         self._check_open()
+        client = self._lifecycle.client
         with self._agent.explaining_failures():
-            return self._lifecycle.client.get_endpoint(self.id, port, signed_for=signed_for)
+            if client.use_server_proxy and signed_for is None and port != EXECD_PORT:
+                # The agent reaches loopback, which the server's own proxy does not.
+                check_port(port)
+                agent = client.get_endpoint(self.id, EXECD_PORT)
+                return replace(agent, url=f"{agent.url}/proxy/{port}")
+            return client.get_endpoint(self.id, port, signed_for=signed_for)
 
 
 def _why(process: Process, timeout: float) -> str:
