@@ -220,7 +220,7 @@ ENDINGS = st.one_of(
 SIZES = st.sampled_from([0, 1, 49_151, 49_152, 49_153, 65_535, 65_536, 65_537, 99_999, 100_000, 100_001, 200_000])
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(out=st.binary(max_size=300), err=st.binary(max_size=300), size=SIZES, on=st.sampled_from([1, 2]), end=ENDINGS)
 def test_generated_commands_equal_those_of_subprocess(shared_sandbox, out, err, size, on, end):
     escaped = ["".join(f"\\{byte:03o}" for byte in stream) for stream in (out, err)]
