@@ -84,7 +84,7 @@ fn handle(fd: sys.Fd, context: *const Context) noreturn {
     const place = placeOf(head.path, context.nonce) orelse refuse(fd, "404 Not Found", "no such path");
     if (std.mem.startsWith(u8, place, "tcp/")) {
         const port = std.fmt.parseUnsigned(u16, place[4..], 10) catch refuse(fd, "404 Not Found", "no such port");
-        carry(fd, &head, connect(port) orelse refuse(fd, "502 Bad Gateway", "ECONNREFUSED"));
+        carry(fd, &head, port);
     }
     if (std.mem.eql(u8, place, "accept")) {
         acceptInner(fd, &head, context.inner orelse refuse(fd, "404 Not Found", "no inner port"));
@@ -110,10 +110,14 @@ fn placeOf(path: []const u8, nonce: []const u8) ?[]const u8 {
     return if (difference == 0) path[nonce.len + 2 ..] else null;
 }
 
-fn carry(fd: sys.Fd, head: *const websocket.Head, peer: sys.Fd) noreturn {
+/// Carry a connection to a port. A proxy on the way need not pass on an HTTP status, so that a text says a refusal.
+fn carry(fd: sys.Fd, head: *const websocket.Head, port: u16) noreturn {
     websocket.accept(fd, head.key);
     var connection = websocket.Connection.init(fd, head.rest);
-    relayTcp(&connection, peer);
+    if (connect(port)) |peer| relayTcp(&connection, peer);
+    connection.send(.text, "refused");
+    relay.sendEnd(&connection);
+    sys.exit(0);
 }
 
 fn relayTcp(connection: *websocket.Connection, peer: sys.Fd) noreturn {

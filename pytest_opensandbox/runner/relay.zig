@@ -174,4 +174,12 @@ fn finish(connection: *websocket.Connection) void {
         sys.poll(&entries, 100);
         if (entries[0].revents != 0 and !connection.flush()) return;
     }
+    // A close with bytes unread would be a reset, which may overtake what was just sent.
+    _ = linux.shutdown(connection.fd, 1); // SHUT_WR
+    while (sys.now() < until) {
+        var entries = [_]sys.Poll{.{ .fd = connection.fd, .events = sys.poll_in, .revents = 0 }};
+        sys.poll(&entries, 100);
+        connection.input_start = connection.input_end;
+        if (entries[0].revents != 0 and !connection.receive()) return;
+    }
 }

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from pytest_opensandbox.errors import ApiError, OpenSandboxError
+from pytest_opensandbox.errors import OpenSandboxError
 from pytest_opensandbox.sandbox.bridge import Bridge
 from pytest_opensandbox.transport.websocket import WebSocket
 
 EOF = "eof"
 RESET = "reset"
+REFUSED = "refused"
 OPEN = "open"
 STANDBY = 4
 """Connections of a bridge that wait for one from the sandbox; each that is used is replaced at once."""
@@ -48,12 +49,12 @@ class Connections:
             self._threads.add(thread)
         thread.start()
 
-    def carry(self, web_socket: WebSocket, sock: socket.socket) -> None:
-        """Carry one connection to its end, and close both."""
+    def carry(self, web_socket: WebSocket, sock: socket.socket) -> bool:
+        """Carry one connection to its end, and close both; return False where the sandbox has refused it."""
         pair = (web_socket, sock)
-        if self._note(pair):
-            relay(web_socket, sock)
+        is_accepted = relay(web_socket, sock) if self._note(pair) else True
         self._forget(pair)
+        return is_accepted
 
     def hold(self, web_socket: WebSocket) -> bool:
         """Close this connection, too, when all is closed; return False if that was before."""
@@ -129,11 +130,11 @@ class ForwardedPort:
         try:
             web_socket = self._bridge.open(f"tcp/{self._port}")
         except OpenSandboxError as exc:
-            is_refused = isinstance(exc, ApiError) and exc.status == 502
-            self._note(f"no server listens on port {self._port}" if is_refused else str(exc))
+            self._note(str(exc))
             _reset(sock)
             return
-        self._connections.carry(web_socket, sock)
+        if not self._connections.carry(web_socket, sock):
+            self._note(f"no server listens on port {self._port}")
 
 
 class ExposedPort:
@@ -176,12 +177,13 @@ class ExposedPort:
         self._connections.carry(web_socket, sock)
 
 
-def relay(web_socket: WebSocket, sock: socket.socket) -> None:
-    """Carry bytes both ways until each direction has ended, or one end is lost."""
-    back = threading.Thread(target=_receive, args=(web_socket, sock), name="opensandbox-forwarding", daemon=True)
-    back.start()
-    _send(web_socket, sock)
-    back.join()
+def relay(web_socket: WebSocket, sock: socket.socket) -> bool:
+    """Carry bytes both ways until each direction has ended, or one end is lost; return False for a refusal."""
+    there = threading.Thread(target=_send, args=(web_socket, sock), name="opensandbox-forwarding", daemon=True)
+    there.start()
+    is_accepted = _receive(web_socket, sock)
+    there.join()
+    return is_accepted
 
 
 def _send(web_socket: WebSocket, sock: socket.socket) -> None:
@@ -195,9 +197,9 @@ def _send(web_socket: WebSocket, sock: socket.socket) -> None:
             web_socket.close()
 
 
-def _receive(web_socket: WebSocket, sock: socket.socket) -> None:
+def _receive(web_socket: WebSocket, sock: socket.socket) -> bool:
     has_ended = False
-    while (message := web_socket.receive()) is not None and message != RESET:
+    while (message := web_socket.receive()) is not None and message not in (RESET, REFUSED):
         try:
             if isinstance(message, bytes):
                 sock.sendall(message)
@@ -213,6 +215,7 @@ def _receive(web_socket: WebSocket, sock: socket.socket) -> None:
         _shut(sock)
     else:
         _reset(sock)
+    return message != REFUSED
 
 
 def _reset(sock: socket.socket) -> None:
