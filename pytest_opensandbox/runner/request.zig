@@ -30,6 +30,8 @@ pub const Request = struct {
     most_kept: usize = 1 << 24,
     limit_ms: ?u32 = null,
     is_live: bool = false,
+    /// What the paths of the two files begin with that take long output.
+    output_path: ?[]const u8 = null,
     process_group: sys.Pid = 0,
     signal: sys.Signal = 0,
     port: u16 = 0,
@@ -103,6 +105,7 @@ fn set(request: *Request, field: Field) bool {
         'm' => request.most_kept = number(usize, value) orelse return false,
         't' => request.limit_ms = number(u32, value) orelse return false,
         'l' => request.is_live = true,
+        'f' => request.output_path = value,
         'j' => request.process_group = number(u31, value) orelse return false,
         'z' => request.signal = number(sys.Signal, value) orelse return false,
         'o' => request.port = number(u16, value) orelse return false,

@@ -4,10 +4,13 @@ const std = @import("std");
 const sys = @import("sys.zig");
 const processes = @import("processes.zig");
 const program = @import("program.zig");
+const OutputFile = @import("output_file.zig").OutputFile;
 const Request = @import("request.zig").Request;
 const Report = @import("report.zig").Report;
 
 const read_bytes = 48 * 1024;
+/// How much of each stream is reported in lines, before the rest goes to a file.
+const line_bytes = 2 * read_bytes;
 /// How long an interrupted command may take to end by itself; the agent kills the runner after 3 s.
 const interrupt_us = 2_000_000;
 /// How long output is read after everything that could be found was killed.
@@ -17,7 +20,7 @@ const interrupts = sys.maskOf(&.{ sys.sigterm, sys.sigint, sys.sighup });
 
 /// Run the command of a request, report, and end this process.
 pub fn run(request: *const Request, environ: [*:null]?[*:0]u8, report: *Report) noreturn {
-    sys.setMask(sys.maskOf(&.{ sys.sigchld, sys.sigpipe }) | interrupts);
+    sys.setMask(sys.maskOf(&.{ sys.sigchld, sys.sigpipe, sys.sigxfsz }) | interrupts);
     processes.adoptOrphans();
     program.makeDefaultDirectory(request);
     const signals = sys.signalFd(sys.maskOf(&.{sys.sigchld}) | interrupts) orelse failed(report, "memory", sys.enomem);
@@ -35,8 +38,10 @@ pub fn run(request: *const Request, environ: [*:null]?[*:0]u8, report: *Report) 
         .kill_at = if (request.limit_ms) |limit| started + @as(i64, limit) * 1000 else never,
     };
     command.follow();
-    command.out.reportTail(report);
-    command.err.reportTail(report);
+    for ([_]*Stream{ &command.out, &command.err }) |stream| {
+        stream.reportTail(report);
+        stream.file.finish(stream.word, report);
+    }
     report.write("end {d} {d} {d} {d} {d}", .{
         command.status orelse sys.sigkill,
         @intFromBool(command.has_timed_out),
@@ -117,11 +122,14 @@ const Input = struct {
     }
 };
 
-/// One stream of the command. Its beginning is reported as it comes; of the rest, the last part is kept.
+/// One stream of the command. Its beginning is passed on as it comes; of the rest, the last part is kept.
 const Stream = struct {
     word: []const u8,
     fd: ?sys.Fd,
+    file: OutputFile,
     total: usize = 0,
+    /// How much was passed on in lines.
+    in_lines: usize = 0,
     head_bytes: usize,
     tail: []u8,
     piece: []u8,
@@ -132,6 +140,7 @@ const Stream = struct {
         return .{
             .word = word,
             .fd = fd,
+            .file = OutputFile.init(request.output_path, word),
             .head_bytes = if (request.is_live) std.math.maxInt(usize) else request.most_kept - tail_bytes,
             .tail = sys.allocate(u8, tail_bytes),
             .piece = sys.allocate(u8, read_bytes),
@@ -153,7 +162,7 @@ const Stream = struct {
 
     fn take(self: *Stream, content: []const u8, report: *Report) void {
         const first = content[0..@min(content.len, self.head_bytes -| self.total)];
-        report.writeStream(self.word, first);
+        self.pass(first, report);
         self.total += first.len;
         var rest = content[first.len..];
         while (rest.len > 0 and self.tail.len > 0) {
@@ -169,11 +178,23 @@ const Stream = struct {
     /// Report the last part.
     fn reportTail(self: *Stream, report: *Report) void {
         const kept = self.total -| self.head_bytes;
-        if (kept <= self.tail.len) return report.writeStream(self.word, self.tail[0..kept]);
+        if (kept <= self.tail.len) return self.pass(self.tail[0..kept], report);
         if (self.tail.len == 0) return;
         const position = kept % self.tail.len;
-        report.writeStream(self.word, self.tail[position..]);
-        report.writeStream(self.word, self.tail[0..position]);
+        self.pass(self.tail[position..], report);
+        self.pass(self.tail[0..position], report);
+    }
+
+    /// Pass bytes on: the first ones in lines, the rest by the file, and in lines again where that takes no more.
+    fn pass(self: *Stream, content: []const u8, report: *Report) void {
+        const first = content[0..@min(content.len, line_bytes -| self.in_lines)];
+        report.writeStream(self.word, first);
+        self.in_lines += first.len;
+        if (first.len == content.len) return;
+        const rest = self.file.take(content[first.len..]);
+        if (rest.len == 0) return;
+        self.file.finish(self.word, report);
+        report.writeStream(self.word, rest);
     }
 };
 

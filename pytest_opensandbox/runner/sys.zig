@@ -85,6 +85,7 @@ pub fn sleepMs(milliseconds: i32) void {
 
 pub const read_only = 0;
 pub const write_only = 1;
+pub const read_write = 2;
 pub const create_new = 0o100 | 0o200 | noFollow; // O_CREAT, O_EXCL
 pub const append = 0o2000;
 pub const nonblocking = 0o4000;
@@ -178,6 +179,7 @@ pub const sigpipe: Signal = 13;
 pub const sigterm: Signal = 15;
 pub const sigchld: Signal = 17;
 pub const sigstop: Signal = 19;
+pub const sigxfsz: Signal = 25;
 
 /// Return a mask for signals.
 pub fn maskOf(signals: []const Signal) u64 {

@@ -55,6 +55,7 @@ _VARIABLE_BYTES = 64 * 1024
 _NOISE_BYTES = 4096
 # After its own time limit the runner still reads and reports; the agent ends it where it does not.
 _REPORT_SECONDS = 3.0
+_LEAST_BYTES_A_SECOND = 1024 * 1024
 _UNWRITTEN, _SPILLED, _NO_MEMORY = 97, 98, 95
 _NOT_EXECUTED = (2, 126, 127)
 _ENOENT, _ENOTDIR, _EACCES, _ENOEXEC, _EISDIR = 2, 20, 13, 8, 21
@@ -169,7 +170,8 @@ class Runner:
         """Run a command by the runner at a path; None where there is no runner that can be executed."""
         nonce = secrets.token_hex(8)
         report = Report(nonce, invocation)
-        with self._request(path, invocation, nonce) as variable:
+        output_path = f"{os.path.dirname(path)}/.opensandbox-{nonce}-"
+        with self._request(path, invocation, nonce, output_path) as variable:
             try:
                 outer = self._execute(path, variable, report, invocation, limit=invocation.timeout)
             except CommandStartError:
@@ -177,10 +179,14 @@ class Runner:
             except CommandTimeoutError as exc:
                 raise self._timeout_error(invocation, report) from exc
             except CommandLostError as exc:
+                self._read_files(report, output_path)
                 if not report.is_whole:
                     raise
                 outer = CommandResult(invocation.command, 0, sandbox_id=exc.sandbox_id, command_id=exc.command_id)
-        return self._result(outer, invocation, report, nonce)
+        if outer.exit_code == _SPILLED:
+            self._read_spilled(report, nonce)
+        self._read_files(report, output_path)
+        return self._result(outer, invocation, report)
 
     def _execute(
         self, path: str, variable: str, report: Report, invocation: Invocation, *, limit: float | None
@@ -197,9 +203,11 @@ class Runner:
         )
 
     @contextmanager
-    def _request(self, path: str, invocation: Invocation, nonce: str) -> Iterator[str]:
+    def _request(self, path: str, invocation: Invocation, nonce: str, output_path: str) -> Iterator[str]:
         """Yield the value of the variable that carries the request: itself, or where a file has it."""
-        request = invocation.request(nonce, self._endpoint.sandbox_id, makes_workspace=not self._has_workspace)
+        request = invocation.request(
+            nonce, self._endpoint.sandbox_id, output_path=output_path, makes_workspace=not self._has_workspace
+        )
         if len(request) * 4 < _VARIABLE_BYTES * 3:
             yield base64.b64encode(request).decode()
             return
@@ -213,13 +221,11 @@ class Runner:
             yield f"@{file}"
         except BaseException:
             # The runner removes the file when it begins.
-            self._remove_quietly(file)
+            self._remove_quietly([file])
             raise
 
-    def _result(self, outer: CommandResult, invocation: Invocation, report: Report, nonce: str) -> CommandResult | None:
+    def _result(self, outer: CommandResult, invocation: Invocation, report: Report) -> CommandResult | None:
         """Turn what the runner said into the command's result; None where no runner could be executed."""
-        if outer.exit_code == _SPILLED:
-            self._read_spilled(report, nonce)
         if report.other_sandbox:
             raise SharedAgentError(self._endpoint.sandbox_id, other_id=report.other_sandbox)
         if report.failure is not None:
@@ -242,7 +248,20 @@ class Runner:
         ):
             for line in download.read().decode("ascii", "replace").split("\n"):
                 report.add_line(line)
-        self._remove_quietly(path)
+        self._remove_quietly([path])
+
+    def _read_files(self, report: Report, output_path: str) -> None:
+        """Read the output that was too long for the report; what cannot be read is missed by the report."""
+        files = [(f"{output_path}{word}", stream) for word, stream in report.files]
+        for path, stream in files:
+            with (
+                suppress(OpenSandboxError),
+                time_limit(self._client.timeouts.fetch_seconds + stream.file_bytes / _LEAST_BYTES_A_SECOND),
+                self._client.download_file(self._endpoint, path, known_file=True) as download,
+            ):
+                stream.add_file(download)
+        if files:
+            self._remove_quietly([path for path, _ in files])
 
     def _timeout_error(self, invocation: Invocation, report: Report) -> CommandTimeoutError:
         return CommandTimeoutError(
@@ -253,10 +272,10 @@ class Runner:
             sandbox_id=self._endpoint.sandbox_id,
         )
 
-    def _remove_quietly(self, path: str) -> None:
-        """Remove a file; a sandbox that cannot do it any more must not hide the command's result."""
+    def _remove_quietly(self, paths: Sequence[str]) -> None:
+        """Remove files; a sandbox that cannot do it any more must not hide the command's result."""
         with suppress(OpenSandboxError), time_limit(self._client.timeouts.tidy_seconds):
-            self._client.remove_files(self._endpoint, [path])
+            self._client.remove_files(self._endpoint, paths)
 
 
 def _ended(outer: CommandResult, invocation: Invocation, report: Report) -> CommandResult:
@@ -314,7 +333,7 @@ def _not_started(outer: CommandResult, invocation: Invocation, report: Report) -
 def _lost(outer: CommandResult, report: Report) -> OpenSandboxError:
     """Return the error for a runner that did not report how the command ended."""
     if report.ending is not None:
-        why = "a part of what it wrote did not arrive"
+        why = "a part of what it wrote did not arrive; a process in the sandbox may have removed the file that held it"
     elif outer.exit_code == _UNWRITTEN:
         why = "the sandbox's disk is full, so that nothing could report how it ended; remove what is not needed"
     elif outer.exit_code == _SPILLED:

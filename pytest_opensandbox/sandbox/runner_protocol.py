@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import NamedTuple, Protocol
 
 from pytest_opensandbox.client.command_run import (
     Callback,
-    HeadTailBuffer,
     check_byte_limit,
     check_command,
     check_directory,
@@ -24,6 +22,7 @@ from pytest_opensandbox.client.command_run import (
     check_user,
 )
 from pytest_opensandbox.client.sandbox_opts import check_env
+from pytest_opensandbox.sandbox.stream_reader import StreamReader
 
 Value = str | bytes | int
 Field = tuple[str, Value]
@@ -33,11 +32,6 @@ VARIABLE = "OPENSANDBOX_RUNNER_REQUEST"
 VERSION = 1
 WORKSPACE = "/workspace"
 """Where commands run whose image names no working directory of its own; the first command makes it."""
-
-MAX_LINE_BYTES = 16 * 1024 * 1024
-"""Longest line that a callback gets as one."""
-
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class Observer(Protocol):
@@ -105,12 +99,13 @@ class Invocation:
         """Whether output is passed on while the command runs."""
         return any(callback is not None for callback in (self.on_stdout, self.on_stderr, self.observer))
 
-    def request(self, nonce: str, sandbox_id: str, *, makes_workspace: bool) -> bytes:
+    def request(self, nonce: str, sandbox_id: str, *, output_path: str = "", makes_workspace: bool) -> bytes:
         """Return the request that the runner reads.
 
         Args:
             nonce: begins each line of the report.
             sandbox_id: the sandbox that is meant; in another the runner runs nothing.
+            output_path: what the paths of the two files begin with that take long output; "" for none.
             makes_workspace: whether to make the directory that every sandbox has, where the image lacks it.
         """
         if self.bridges:
@@ -128,6 +123,7 @@ class Invocation:
             "t": None if self.timeout is None else milliseconds(self.timeout),
             "p": "" if makes_workspace else None,
             "l": "" if self.is_live else None,
+            "f": None if self.is_live else output_path or None,
         }
         fields += [(tag, value) for tag, value in optional.items() if value is not None]
         return encode_request("run", nonce, sandbox_id, fields)
@@ -208,10 +204,11 @@ class Report:
         """Why nothing was run."""
         self.other_sandbox = ""
         """The sandbox whose agent answered, where that is another; nothing was run there."""
-        self.stdout = _StreamReader(invocation.max_bytes, invocation.on_stdout)
+        self.stdout = StreamReader(invocation.max_bytes, invocation.on_stdout)
         """Standard output."""
-        self.stderr = _StreamReader(invocation.max_bytes, invocation.on_stderr)
+        self.stderr = StreamReader(invocation.max_bytes, invocation.on_stderr)
         """Standard error."""
+        self._streams = {"out": self.stdout, "err": self.stderr}
         self._nonce = nonce
         self._invocation = invocation
 
@@ -241,14 +238,23 @@ class Report:
         sizes = (min(self.ending.stdout_bytes, limit), min(self.ending.stderr_bytes, limit))
         return (self.stdout.received, self.stderr.received) == sizes
 
+    @property
+    def files(self) -> list[tuple[str, StreamReader]]:
+        """What the runner has written to files and was not read yet: the end of the path, and the stream."""
+        return [(word, stream) for word, stream in self._streams.items() if stream.file_bytes]
+
     def add_line(self, line: str) -> None:
         """Add one line, without its end."""
         nonce, _, rest = line.partition(" ")
         if nonce != self._nonce or self.ending is not None:
             return
         word, *arguments = rest.split(" ")
-        if word in ("out", "err"):
+        if word in self._streams:
             self._add_output(word, arguments)
+        elif word == "file" and len(arguments) == 2 and not self._invocation.is_live:
+            most = self._invocation.max_bytes
+            if (sizes := _numbers(arguments[1:], below=most + 1)) and arguments[0] in self._streams:
+                self._streams[arguments[0]].expect_file(sizes[0])
         elif word == "refuse":
             self.other_sandbox = " ".join(arguments)[:200]
         elif word == "fail" and len(arguments) == 2 and (numbers := _numbers(arguments[1:], below=4096)):
@@ -265,10 +271,9 @@ class Report:
         # A line that was cut off, because a disk was full, comes again as a whole.
         if str(len(piece)) != size:
             return
-        stream, name = (self.stdout, "stdout") if word == "out" else (self.stderr, "stderr")
-        stream.add(piece)
+        self._streams[word].add(piece)
         if self._invocation.observer is not None:
-            self._invocation.observer.on_output(name, piece)
+            self._invocation.observer.on_output(f"std{word}", piece)
 
     def _add_numbers(self, word: str, numbers: Sequence[int]) -> None:
         observer = self._invocation.observer
@@ -283,86 +288,6 @@ class Report:
             self.ending = Ending(numbers[0], numbers[1] != 0, numbers[2], numbers[3])
             self.stdout.finish()
             self.stderr.finish()
-
-
-class LineSplitter:
-    r"""Cuts a stream into lines for a callback; ``\n``, ``\r`` and ``\r\n`` end one.
-
-    A line of more than ``MAX_LINE_BYTES`` is passed on in parts.
-
-    Args:
-        callback: called with each line, without its end; bytes that are not UTF-8 become U+FFFD.
-    """
-
-    def __init__(self, callback: Callback) -> None:
-        self._callback = callback
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._is_after_return = False
-
-    def feed(self, piece: bytes) -> None:
-        """Pass on the lines that end in a piece, which is not empty."""
-        if self._is_after_return:
-            piece = piece.removeprefix(b"\n")
-        self._is_after_return = piece.endswith(b"\r") or (self._is_after_return and not piece)
-        *ended, rest = _LINE_END.split(piece)
-        for line in ended:
-            self._hold(line)
-            self._pass_on()
-        if rest:
-            self._hold(rest)
-        if self._held_bytes > MAX_LINE_BYTES:
-            self._pass_on()
-
-    def finish(self) -> None:
-        """Pass on the last line, if it has no end."""
-        if self._held:
-            self._pass_on()
-
-    def _hold(self, part: bytes) -> None:
-        self._held.append(part)
-        self._held_bytes += len(part)
-
-    def _pass_on(self) -> None:
-        line = b"".join(self._held)
-        self._held.clear()
-        self._held_bytes = 0
-        self._callback(line.decode("utf-8", "replace"))
-
-
-class _StreamReader:
-    """One stream: its beginning and its end, and its lines for a callback.
-
-    Args:
-        max_bytes: most that is kept; bytes.
-        callback: called with each line.
-    """
-
-    def __init__(self, max_bytes: int, callback: Callback | None) -> None:
-        self.received = 0
-        """How much has arrived; bytes."""
-        self._buffer = HeadTailBuffer(max_bytes)
-        self._lines = None if callback is None else LineSplitter(callback)
-
-    def content(self) -> bytes:
-        """Return what was kept."""
-        return self._buffer.content()
-
-    def text(self) -> str:
-        """Return what was kept as text; bytes that are not UTF-8 become U+FFFD."""
-        return self._buffer.text()
-
-    def add(self, piece: bytes) -> None:
-        """Add to the end."""
-        self.received += len(piece)
-        self._buffer.write(piece)
-        if self._lines is not None and piece:
-            self._lines.feed(piece)
-
-    def finish(self) -> None:
-        """Pass on the last line, if it has no end."""
-        if self._lines is not None:
-            self._lines.finish()
 
 
 def _numbers(words: Sequence[str], *, below: int = 2**63) -> list[int] | None:

@@ -218,7 +218,7 @@ def run(bench: Bench) -> Iterator[None]:
     assert (result.stdout_bytes, result.stderr_bytes) == (b"a\0b\r\n\xff", b"wrong")
 
 
-@operation("run, long output", seconds=COMMAND_SECONDS + ASKING_SECONDS, counts=True)
+@operation("run, long output", seconds=COMMAND_SECONDS + 4 * ASKING_SECONDS, counts=True, requests=3)
 def run_long(bench: Bench) -> Iterator[None]:
     command = bench.counting("seq 20000; seq 7 >&2; exit 3")
     yield

@@ -31,9 +31,9 @@ def program(request, tmp_path_factory):
     return [*emulator, path]
 
 
-def environment(command, **how):
+def environment(command, output_path="", **how):
     invocation = Invocation(command=command, **{"max_bytes": 1_000_000, **how})
-    request = invocation.request(NONCE, "", makes_workspace=False)
+    request = invocation.request(NONCE, "", output_path=output_path, makes_workspace=False)
     return {"PATH": os.environ["PATH"], VARIABLE: base64.b64encode(request).decode()}
 
 
@@ -87,6 +87,67 @@ def test_a_report_has_its_space_before_the_command_fills_the_disk(program, tmp_p
 
     assert (done.returncode, report.ending.exit_code, report.is_whole) == (0, 7, True)
     assert b"No space left" in report.stderr.content()
+
+
+def read_with_files(text, output_path, **how):
+    report = read(text, **how)
+    for word, stream in report.files:
+        stream.add_file([Path(f"{output_path}{word}").read_bytes()])
+    return report
+
+
+def numbers(last):
+    return b"".join(b"%d\n" % number for number in range(1, last + 1))
+
+
+@pytest.mark.parametrize("most", [100_000, 150_000, 1_000_000])
+def test_long_output_lies_in_a_file_for_each_stream(program, tmp_path, most):
+    command = "seq 40000; seq 50000 >&2; seq 40001 50000; exit 7"
+    path = f"{tmp_path}/long-"
+    done = subprocess.run(program, env=environment(command, path, max_bytes=most), capture_output=True, check=True)
+
+    report = read_with_files(done.stdout, path, max_bytes=most)
+    content = numbers(50_000)
+    kept = content if len(content) <= most else content[: most - most // 2] + content[-(most // 2) :]
+    assert (report.stdout.received, report.stderr.received) == (len(kept), len(kept))
+    assert (report.ending.exit_code, report.is_whole, report.truncated) == (7, True, len(content) > most)
+    if not report.truncated:
+        assert report.stdout.content() == report.stderr.content() == content
+    assert len(done.stdout) < 300_000
+    assert {oct(file.stat().st_mode) for file in tmp_path.iterdir()} == {"0o100600"}
+
+
+@pytest.mark.parametrize("place", ["missing/long-", "taken-"])
+def test_without_a_file_all_lies_in_the_report(program, tmp_path, place):
+    (tmp_path / "taken-out").write_text("another's")
+    done = subprocess.run(program, env=environment("seq 50000", f"{tmp_path}/{place}"), capture_output=True, check=True)
+
+    report = read(done.stdout)
+    assert (report.stdout.content(), report.files, report.is_whole) == (numbers(50_000), [], True)
+    assert (tmp_path / "taken-out").read_text() == "another's"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_output_goes_on_in_lines_where_the_file_takes_no_more(program, tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=True)
+    try:
+        environ = environment("seq 50000", f"{tmp_path}/long-")
+        done = subprocess.run(program, env=environ, capture_output=True, check=True)
+        report = read_with_files(done.stdout, f"{tmp_path}/long-")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+    assert (report.stdout.content(), report.is_whole) == (numbers(50_000), True)
+
+
+def test_a_limit_of_the_size_of_files_ends_only_the_file(program, tmp_path):
+    limited = ["prlimit", "--fsize=200000", *map(str, program)]
+    environ = environment("seq 70000; exit 7", f"{tmp_path}/long-")
+    done = subprocess.run(limited, env=environ, capture_output=True, check=True)
+
+    report = read_with_files(done.stdout, f"{tmp_path}/long-")
+    assert (tmp_path / "long-out").stat().st_size == 200_000
+    assert (report.stdout.content(), report.ending.exit_code, report.is_whole) == (numbers(70_000), 7, True)
 
 
 def test_a_report_whose_file_was_removed_is_found_by_its_name(program, tmp_path):

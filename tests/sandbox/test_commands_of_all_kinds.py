@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_opensandbox import CommandStartError, CommandTimeoutError
+from pytest_opensandbox import CommandLostError, CommandStartError, CommandTimeoutError
 from pytest_opensandbox.settings.options import EMBEDDED
 
 GIB = 1024**3
@@ -197,6 +197,25 @@ def test_lines_arrive_in_order_and_the_result_is_exact(shared_sandbox):
     assert err == ["1", "2", "3"]
     assert out == ["1", "p1", "2", "p2", "3", "p3", "x"]
     assert (result.stdout, result.exact) == ("1\np1\r2\np2\r3\np3\rx", True)
+
+
+def test_long_output_leaves_no_file(shared_sandbox):
+    result = shared_sandbox.run("seq 50000; seq 50000 >&2")
+
+    assert (result.stdout, result.stderr) == ("".join(f"{number}\n" for number in range(1, 50_001)),) * 2
+    assert "-out" not in shared_sandbox.run("ls -A /var/tmp /tmp").stdout
+
+
+def test_long_output_survives_the_removal_of_its_file(shared_sandbox):
+    result = shared_sandbox.run("seq 100000; rm /var/tmp/.opensandbox-*-out; seq 100001 150000")
+
+    assert (result.stdout, result.exact) == ("".join(f"{number}\n" for number in range(1, 150_001)), True)
+
+
+def test_long_output_that_is_moved_away_is_an_error(shared_sandbox):
+    moving = "exec 2>/dev/null; while sleep 0.01; do mv /var/tmp/.opensandbox-*-out /tmp/; done"
+    with shared_sandbox.start(moving), pytest.raises(CommandLostError, match="did not arrive"):
+        shared_sandbox.run("seq 300000; sleep 0.5")
 
 
 def test_a_list_runs_in_a_sandbox_without_any_shell(sandbox_factory, opensandbox_settings):

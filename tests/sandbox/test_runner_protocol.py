@@ -5,7 +5,8 @@ import base64
 import pytest
 
 from pytest_opensandbox.errors import ConfigError
-from pytest_opensandbox.sandbox.runner_protocol import MAX_LINE_BYTES, Invocation, LineSplitter, Report
+from pytest_opensandbox.sandbox.runner_protocol import Invocation, Report
+from pytest_opensandbox.sandbox.stream_reader import MAX_LINE_BYTES, LineSplitter
 
 NONCE = "0123456789abcdef"
 
@@ -98,6 +99,50 @@ def test_what_comes_after_the_ending_changes_nothing():
 )
 def test_output_that_did_not_arrive_is_noticed(lines, whole):
     assert report_of(*lines).is_whole is whole
+
+
+def test_what_lies_in_a_file_keeps_its_place():
+    report = report_of(out(b"ab"), "file out 3", out(b"fg"), "end 0 0 7 0 1")
+    (word, stream), *others = report.files
+
+    assert (word, others, report.is_whole) == ("out", [], False)
+    stream.add_file([b"cd", b"e"])
+    assert (report.stdout.content(), report.is_whole, report.files) == (b"abcdefg", True, [])
+
+
+@pytest.mark.parametrize("content", [[b"cd"], [b"cdef"], [], [b"cd"] * 50], ids=["short", "long", "empty", "endless"])
+def test_a_file_of_another_length_is_noticed(content):
+    report = report_of(out(b"ab"), "file out 3", out(b"fg"), "end 0 0 7 0 1")
+
+    report.files[0][1].add_file(content)
+
+    assert not report.is_whole
+    assert report.stdout.received < 12
+
+
+@pytest.mark.parametrize(
+    ("line", "how"),
+    [
+        pytest.param("file out 101", {}, id="more than is kept"),
+        pytest.param("file in 3", {}, id="another stream"),
+        pytest.param("file out", {}, id="no length"),
+        pytest.param("file out -3", {}, id="a negative length"),
+        pytest.param("file out 3", {"on_stdout": print}, id="a live command"),
+    ],
+)
+def test_a_file_that_was_not_asked_for_is_not_read(line, how):
+    assert report_of(line, **how).files == []
+
+
+def test_a_live_request_names_no_file():
+    requests = [
+        Invocation(command="x", max_bytes=9, on_stdout=callback).request(
+            NONCE, "s1", output_path="/var/tmp/long-", makes_workspace=False
+        )
+        for callback in (None, print)
+    ]
+
+    assert [b"f14:/var/tmp/long-" in request for request in requests] == [True, False]
 
 
 def test_a_sandbox_that_sends_more_than_was_asked_for_fills_nothing():
